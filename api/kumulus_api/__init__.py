@@ -1,0 +1,65 @@
+"""The Kumulus API: one pydantic model per kind, from which CRDs and reference pages are made."""
+
+from kumulus_api.base import (
+    API_VERSION,
+    FINALIZER,
+    GROUP,
+    PROJECT_LABEL,
+    PUBLIC_NAMESPACE,
+    VERSION,
+    Condition,
+    Kind,
+    Reference,
+    Resource,
+)
+from kumulus_api.claims import AddressClaim, NetworkIDClaim
+from kumulus_api.flavor import Flavor
+from kumulus_api.host import Host
+from kumulus_api.image import Image
+from kumulus_api.network import Network, NetworkEndpoints
+from kumulus_api.port import Port
+from kumulus_api.server import Server
+from kumulus_api.tenancy import KeyPair, Project
+from kumulus_api.volume import Volume
+
+KINDS: tuple[type[Kind], ...] = (
+    Project,
+    Flavor,
+    Host,
+    Image,
+    KeyPair,
+    Network,
+    NetworkEndpoints,
+    Port,
+    Volume,
+    Server,
+    AddressClaim,
+    NetworkIDClaim,
+)
+"""All kinds, in the order in which they are documented."""
+
+__all__ = [
+    "API_VERSION",
+    "FINALIZER",
+    "GROUP",
+    "KINDS",
+    "PROJECT_LABEL",
+    "PUBLIC_NAMESPACE",
+    "VERSION",
+    "AddressClaim",
+    "Condition",
+    "Flavor",
+    "Host",
+    "Image",
+    "KeyPair",
+    "Kind",
+    "Network",
+    "NetworkEndpoints",
+    "NetworkIDClaim",
+    "Port",
+    "Project",
+    "Reference",
+    "Resource",
+    "Server",
+    "Volume",
+]

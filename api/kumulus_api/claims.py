@@ -1,0 +1,104 @@
+"""Claims: a scarce value is an object that is named by the value, so that its creation is the lock."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kumulus_api.base import (
+    Column,
+    Definition,
+    IPAddressText,
+    Kind,
+    Model,
+    Name,
+    ObjectName,
+    Reference,
+    Rule,
+    Timestamp,
+    rules,
+)
+
+
+class ClaimReference(Model):
+    """Who holds the claim: the object and the instance of it."""
+
+    kind: Annotated[str, Field(max_length=63)]
+    namespace: Name
+    name: ObjectName
+    instance: Annotated[str, Field(max_length=36)]
+    """The claimant's identity: a Port's `portID`, a Network's `metadata.uid` at the time."""
+
+
+class AddressClaimSpec(Model):
+    """An address of a network and who holds it."""
+
+    network: Reference
+    vni: Annotated[int, Field(ge=1, le=16777215)]
+    address: IPAddressText
+    claim_ref: ClaimReference
+    released_at: Timestamp | None = None
+    """When the claimant was found gone; the claim goes after the quarantine."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule("self.address == oldSelf.address && self.vni == oldSelf.vni", "a claim keeps its value"),
+        )
+    }
+
+
+class AddressClaim(Kind):
+    """An address of a network, held for a port. Its name is made of the two: `vni-4097-10-0-0-5`."""
+
+    definition: ClassVar = Definition(
+        plural="addressclaims",
+        namespaced=False,
+        columns=(
+            Column("Address", ".spec.address"),
+            Column("Namespace", ".spec.claimRef.namespace"),
+            Column("Port", ".spec.claimRef.name"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        in_all=False,
+    )
+
+    spec: AddressClaimSpec
+
+
+class NetworkIDClaimSpec(Model):
+    """A VXLAN network identifier and the network that holds it."""
+
+    vni: Annotated[int, Field(ge=1, le=16777215)]
+    claim_ref: ClaimReference
+    released_at: Timestamp | None = None
+
+    model_config = {"json_schema_extra": rules(Rule("self.vni == oldSelf.vni", "a claim keeps its value"))}
+
+
+class NetworkIDClaim(Kind):
+    """A VXLAN network identifier, held for a network. Its name is `vni-4097`."""
+
+    definition: ClassVar = Definition(
+        plural="networkidclaims",
+        namespaced=False,
+        columns=(
+            Column("VNI", ".spec.vni", "integer"),
+            Column("Namespace", ".spec.claimRef.namespace"),
+            Column("Network", ".spec.claimRef.name"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        in_all=False,
+    )
+
+    spec: NetworkIDClaimSpec
+
+
+def network_id_claim_name(vni: int) -> str:
+    """Give the name of the claim on a VXLAN network identifier."""
+    return f"vni-{vni}"
+
+
+def address_claim_name(vni: int, address: str) -> str:
+    """Give the name of the claim on an address of a network: dots and colons become dashes."""
+    return f"vni-{vni}-{address.replace('.', '-').replace(':', '-')}".rstrip("-")

@@ -1,0 +1,146 @@
+"""Host: a machine that runs servers (Nova's hypervisor, Placement's resource provider)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kumulus_api.base import (
+    Column,
+    Definition,
+    IPAddressText,
+    Kind,
+    Model,
+    Name,
+    ObjectName,
+    Quantity,
+    Rule,
+    Status,
+    UUIDText,
+    list_map,
+    rules,
+)
+
+
+class RevokedInstance(Model):
+    """An instance that this host must not run any more; it acknowledges by reporting it gone."""
+
+    instance_id: UUIDText = Field(alias="instanceID")
+    epoch: Annotated[int, Field(ge=0)]
+
+
+class HostSpec(Model):
+    """What administrators and the operator want of the host."""
+
+    schedulable: bool = True
+    """Whether new servers are placed here (Nova: `compute service set --disable`)."""
+    maintenance: bool = False
+    """Whether the host is to be emptied. Without migration it only keeps new servers away."""
+    decommissioned: bool = False
+    """An administrator's word that this host never returns: its instances are revoked and may start elsewhere."""
+    revoked: Annotated[
+        list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
+    ] = Field(default_factory=list)
+    """Written by the operator only."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule(
+                "!(oldSelf.decommissioned && !self.decommissioned)",
+                "a decommissioned host does not return under its name",
+            )
+        )
+    }
+
+
+class Virtualization(StrEnum):
+    """How guests run: by KVM, or emulated by QEMU's TCG."""
+
+    KVM = "kvm"
+    QEMU = "qemu"
+
+
+class Inventory(Model):
+    """What the host has, before overcommit."""
+
+    vcpus: Annotated[int, Field(ge=0)]
+    memory: Quantity
+    disk: Quantity
+
+
+class Versions(Model):
+    """The versions of what the host runs."""
+
+    kernel: Annotated[str, Field(max_length=128)] = ""
+    libvirt: Annotated[str, Field(max_length=64)] = ""
+    qemu: Annotated[str, Field(max_length=64)] = ""
+    agent: Annotated[str, Field(max_length=64)] = ""
+
+
+class UnclaimedInstance(Model):
+    """A domain of ours on the host for which the API has no Server: reported, never removed."""
+
+    instance_id: UUIDText = Field(alias="instanceID")
+    namespace: Name
+    name: ObjectName
+    epoch: int = 0
+    running: bool = True
+
+
+class HostStatus(Status):
+    """What the agent found; renewed once a minute."""
+
+    boot_id: Annotated[str, Field(max_length=36)] | None = Field(default=None, alias="bootID")
+    tunnel_address: IPAddressText | None = None
+    """Where other hosts send VXLAN to (RFC 7348)."""
+    virtualization: Virtualization | None = None
+    architecture: Annotated[str, Field(max_length=32)] = ""
+    inventory: Inventory | None = None
+    versions: Versions = Field(default_factory=Versions)
+    missing_packages: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64)] = Field(
+        default_factory=list
+    )
+    unclaimed_instances: Annotated[
+        list[UnclaimedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID"))
+    ] = Field(default_factory=list)
+    observed_revoked: Annotated[
+        list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
+    ] = Field(default_factory=list)
+    """Those of `spec.revoked` that this host has shown to be gone."""
+
+
+class HostConditionType(StrEnum):
+    """Conditions of a Host."""
+
+    READY = "Ready"
+    SELF_TEST_PASSED = "SelfTestPassed"
+    PACKAGES_PRESENT = "PackagesPresent"
+    HYPERVISOR_CONNECTED = "HypervisorConnected"
+    DISK_HEALTHY = "DiskHealthy"
+
+
+class Host(Kind):
+    """A machine that runs servers; its agent makes it (Nova's hypervisor and Placement's resource provider)."""
+
+    definition: ClassVar = Definition(
+        plural="hosts",
+        namespaced=False,
+        short_names=("khost",),
+        columns=(
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
+            Column("Schedulable", ".spec.schedulable", "boolean"),
+            Column("Virt", ".status.virtualization"),
+            Column("VCPUs", ".status.inventory.vcpus", "integer"),
+            Column("Memory", ".status.inventory.memory"),
+            Column("Disk", ".status.inventory.disk", priority=1),
+            Column("Tunnel", ".status.tunnelAddress", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        in_all=False,
+    )
+
+    spec: HostSpec = Field(default_factory=HostSpec)
+    status: HostStatus | None = None

@@ -1,0 +1,86 @@
+"""Port: a network interface of a server (Neutron's port)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kumulus_api.base import (
+    Column,
+    Definition,
+    IPAddressText,
+    Kind,
+    MACAddress,
+    Model,
+    Reference,
+    Rule,
+    Status,
+    UUIDText,
+    rules,
+)
+
+
+class PortAssignment(Model):
+    """What the operator decided for the port."""
+
+    port_id: UUIDText = Field(alias="portID")
+    """The port's identity; its address claims name it."""
+    mac: MACAddress
+    addresses: Annotated[list[IPAddressText], Field(min_length=1, max_length=16)]
+
+
+class PortSpec(Model):
+    """The network, and what the user fixes; what is left open the operator decides."""
+
+    network: Reference
+    mac: MACAddress | None = None
+    addresses: Annotated[list[IPAddressText], Field(max_length=16)] = Field(default_factory=list)
+    assignment: PortAssignment | None = None
+    """Written by the operator only."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule("self.network == oldSelf.network", "network cannot change: make another port", ".network"),
+            Rule(
+                "has(self.mac) == has(oldSelf.mac) && (!has(self.mac) || self.mac == oldSelf.mac)",
+                "mac cannot change: make another port",
+                ".mac",
+            ),
+            Rule("self.addresses == oldSelf.addresses", "addresses cannot change: make another port", ".addresses"),
+            Rule("self.addresses.all(a, isIP(a))", "an address is not an IP address", ".addresses"),
+            Rule(
+                "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment == oldSelf.assignment)",
+                "assignment cannot change",
+                ".assignment",
+            ),
+        )
+    }
+
+
+class PortStatus(Status):
+    """What the agent found."""
+
+    wired: bool | None = None
+    """Whether the interface is connected to its network on `host`."""
+    host: Annotated[str, Field(max_length=63)] | None = None
+
+
+class Port(Kind):
+    """A network interface: network, MAC and addresses (Neutron's port)."""
+
+    definition: ClassVar = Definition(
+        plural="ports",
+        short_names=("kport",),
+        columns=(
+            Column("Network", ".spec.network.name"),
+            Column("MAC", ".spec.assignment.mac"),
+            Column("Address", ".spec.assignment.addresses[0]"),
+            Column("Wired", ".status.wired", "boolean"),
+            Column("Host", ".status.host", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+    )
+
+    spec: PortSpec
+    status: PortStatus | None = None

@@ -1,0 +1,328 @@
+"""Server: a virtual machine (Nova's server)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kumulus_api.base import (
+    Column,
+    Definition,
+    Digest,
+    IPAddressText,
+    Kind,
+    LocalReference,
+    MACAddress,
+    Model,
+    Name,
+    ObjectName,
+    Quantity,
+    Reference,
+    Rule,
+    Status,
+    UUIDText,
+    list_map,
+    rules,
+)
+from kumulus_api.flavor import Resources
+from kumulus_api.image import ImageFormat
+
+
+class PowerState(StrEnum):
+    """What the user wants the server to do."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+
+
+class ObservedPowerState(StrEnum):
+    """What libvirt says that the server does (Nova's power states)."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+    CRASHED = "Crashed"
+    UNKNOWN = "Unknown"
+
+
+class GuestShutdownPolicy(StrEnum):
+    """What follows when the guest shuts itself down."""
+
+    STOP = "Stop"
+    RESTART = "Restart"
+
+
+class NetworkInterface(Model):
+    """A network interface: a network on which a port is made, or a port that exists."""
+
+    name: Name
+    network: Reference | None = None
+    port: LocalReference | None = None
+    address: IPAddressText | None = None
+    """A fixed address on `network`."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule("has(self.network) != has(self.port)", "give either network or port"),
+            Rule("!has(self.address) || has(self.network)", "address goes with network; a port has its own", ".address"),
+            Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
+        )
+    }
+
+
+class VolumeAttachment(Model):
+    """A volume of the server's namespace; the guest finds it by its serial, the start of the volume's id."""
+
+    name: Name
+    volume: LocalReference
+
+
+class KeySelector(Model):
+    """A key of a Secret or ConfigMap in the server's namespace."""
+
+    name: ObjectName
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "userData"
+
+
+class UserData(Model):
+    """What cloud-init gets as user-data: inline, or from a Secret or ConfigMap of the same namespace."""
+
+    inline: Annotated[str, Field(max_length=4096)] | None = None
+    secret: KeySelector | None = None
+    config_map: KeySelector | None = None
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule(
+                "[has(self.inline), has(self.secret), has(self.configMap)].filter(x, x).size() == 1",
+                "give exactly one of inline (up to 4096 characters), secret or configMap",
+            )
+        )
+    }
+
+
+class Placement(Model):
+    """Where the server may run."""
+
+    host: Name | None = None
+    """This host only; for those who may update Hosts."""
+
+
+class AssignedImage(Model):
+    """The image as it was when the server was placed."""
+
+    name: ObjectName
+    namespace: Name
+    url: Annotated[str, Field(max_length=2048)]
+    format: ImageFormat
+    digest: Digest
+    virtual_size: Annotated[int, Field(ge=0)]
+
+
+class AssignedPort(Model):
+    """A port that was given to the server."""
+
+    name: Name
+    """The interface's name in `spec.networks`."""
+    port: ObjectName
+    port_id: UUIDText = Field(alias="portID")
+    network: ObjectName
+    network_namespace: Name
+    vni: Annotated[int, Field(ge=1, le=16777215)]
+    mac: MACAddress
+    addresses: Annotated[list[IPAddressText], Field(max_length=16)]
+
+
+class AssignedVolume(Model):
+    """A volume that was given to the server."""
+
+    name: Name
+    volume: ObjectName
+    volume_id: UUIDText = Field(alias="volumeID")
+    size: Quantity
+
+
+class ServerAssignment(Model):
+    """What the operator decided. It survives a restore from a backup, as the guest does."""
+
+    instance_id: UUIDText = Field(alias="instanceID")
+    """The server's identity: the domain's UUID. Unlike metadata.uid it is the same after a restore."""
+    host: Name
+    target: Name | None = None
+    """Where the server is migrating to."""
+    epoch: Annotated[int, Field(ge=1)]
+    """Grows with each change of host: the lower one never acts."""
+    resources: Resources
+    image: AssignedImage | None = None
+    ports: Annotated[list[AssignedPort], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    volumes: Annotated[list[AssignedVolume], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
+            Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
+            Rule(
+                "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
+                "a new host needs a higher epoch",
+                ".host",
+            ),
+        )
+    }
+
+
+_IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
+
+
+class ServerSpec(Model):
+    """What the server is made of and whether it runs."""
+
+    flavor: LocalReference
+    image: Reference
+    networks: Annotated[list[NetworkInterface], Field(max_length=16, json_schema_extra=list_map("name"))] | None = None
+    """Interfaces. If it is absent, one is made on the namespace's only Network."""
+    volumes: Annotated[list[VolumeAttachment], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    key_pair: LocalReference | None = None
+    user_data: UserData | None = None
+    power_state: PowerState = PowerState.RUNNING
+    on_guest_shutdown: GuestShutdownPolicy = GuestShutdownPolicy.STOP
+    placement: Placement = Field(default_factory=Placement)
+    assignment: ServerAssignment | None = None
+    """Written by the operator only."""
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule("self.flavor == oldSelf.flavor", "flavor cannot change yet", ".flavor"),
+            Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
+            Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
+            Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
+            Rule(_IMMUTABLE.format("keyPair"), "keyPair is used at the first boot only", ".keyPair"),
+            Rule(_IMMUTABLE.format("userData"), "userData is used at the first boot only", ".userData"),
+            Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
+            Rule(
+                "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
+                "a volume is attached twice",
+                ".volumes",
+            ),
+        )
+    }
+
+
+class ServerAddress(Model):
+    """An address of the server."""
+
+    network: ObjectName
+    address: IPAddressText
+    mac: MACAddress
+
+
+class StartDuration(Model):
+    """How long a step of the last start took."""
+
+    step: Annotated[str, Field(max_length=32)]
+    milliseconds: Annotated[int, Field(ge=0)]
+
+
+class ServerStatus(Status):
+    """What the agent found; the operator's word where no agent can speak."""
+
+    power_state: ObservedPowerState | None = None
+    addresses: Annotated[list[ServerAddress], Field(max_length=64)] = Field(default_factory=list)
+    start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
+        default_factory=list
+    )
+
+
+class ServerConditionType(StrEnum):
+    """Conditions of a Server; Ready sums the others up."""
+
+    READY = "Ready"
+    SCHEDULED = "Scheduled"
+    IMAGE_READY = "ImageReady"
+    VOLUMES_READY = "VolumesReady"
+    NETWORK_READY = "NetworkReady"
+
+
+class ScheduledReason(StrEnum):
+    """Why a Server is placed, or is not (all of the latter are lifted by a change that the message names)."""
+
+    ASSIGNED = "Assigned"
+    ADOPTED = "Adopted"
+    NOT_IN_PROJECT = "NotInProject"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NO_VALID_HOST = "NoValidHost"
+    FLAVOR_NOT_FOUND = "FlavorNotFound"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_NOT_READY = "ImageNotReady"
+    DISK_TOO_SMALL = "FlavorDiskTooSmall"
+    NETWORK_NOT_FOUND = "NetworkNotFound"
+    NETWORK_NOT_READY = "NetworkNotReady"
+    NETWORK_AMBIGUOUS = "NetworkAmbiguous"
+    PORT_NOT_FOUND = "PortNotFound"
+    PORT_IN_USE = "PortInUse"
+    ADDRESS_IN_USE = "AddressInUse"
+    ADDRESS_INVALID = "AddressInvalid"
+    ADDRESSES_EXHAUSTED = "AddressesExhausted"
+    VOLUME_NOT_FOUND = "VolumeNotFound"
+    VOLUME_IN_USE = "VolumeInUse"
+    KEY_PAIR_NOT_FOUND = "KeyPairNotFound"
+    USER_DATA_NOT_FOUND = "UserDataNotFound"
+    USER_DATA_TOO_LARGE = "UserDataTooLarge"
+    INSTANCE_CONFLICT = "InstanceConflict"
+    FINALIZER_MISSING = "FinalizerMissing"
+
+
+class ReadyReason(StrEnum):
+    """Reasons of a Server's Ready condition."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    STOPPED_BY_GUEST = "StoppedByGuest"
+    STARTING = "Starting"
+    STOPPING = "Stopping"
+    CRASHED = "Crashed"
+    PAUSED = "Paused"
+    PENDING = "Pending"
+    HOST_SILENT = "HostSilent"
+    HOST_FULL = "HostFull"
+    IMAGE_FAILED = "ImageFailed"
+    BOOT_DATA_FAILED = "BootDataFailed"
+    NETWORK_FAILED = "NetworkFailed"
+    START_FAILED = "StartFailed"
+
+
+class Server(Kind):
+    """A virtual machine: flavor, image, networks, volumes (Nova's server)."""
+
+    definition: ClassVar = Definition(
+        plural="servers",
+        short_names=("ksrv",),
+        columns=(
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Power", ".status.powerState"),
+            Column("Address", ".status.addresses[0].address"),
+            Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
+            Column("Host", ".spec.assignment.host"),
+            Column("Flavor", ".spec.flavor.name", priority=1),
+            Column("Image", ".spec.image.name", priority=1),
+            Column("Instance", ".spec.assignment.instanceID", priority=1),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        selectable=(".spec.assignment.host", ".spec.assignment.target"),
+        rules=(
+            Rule(
+                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "a server's name becomes its hostname: at most 63 characters, no dots",
+            ),
+        ),
+    )
+
+    spec: ServerSpec
+    status: ServerStatus | None = None

@@ -1,0 +1,140 @@
+"""Project: a tenant, and KeyPair: a public SSH key (Keystone's project, Nova's keypair)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from kumulus_api.base import Column, Definition, Kind, Model, Name, Quantity, Rule, Status, list_map, rules
+
+
+class ProjectRole(StrEnum):
+    """What the subjects of a binding may do in the project (Keystone's default roles)."""
+
+    ADMIN = "admin"
+    MEMBER = "member"
+    READER = "reader"
+
+
+class SubjectKind(StrEnum):
+    """The kinds of RBAC subjects."""
+
+    USER = "User"
+    GROUP = "Group"
+    SERVICE_ACCOUNT = "ServiceAccount"
+
+
+class Subject(Model):
+    """Somebody who is given a role: a user, a group, or a ServiceAccount with its namespace."""
+
+    kind: SubjectKind
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    namespace: Name | None = None
+
+    model_config = {
+        "json_schema_extra": rules(
+            Rule(
+                "(self.kind == 'ServiceAccount') == has(self.namespace)",
+                "a ServiceAccount needs a namespace, a User or Group has none",
+            )
+        )
+    }
+
+
+class RoleAssignment(Model):
+    """A role and who holds it."""
+
+    role: ProjectRole
+    subjects: Annotated[list[Subject], Field(max_length=64)]
+
+
+class Quota(Model):
+    """Upper limits of what the project's objects use together; what is not given is not limited."""
+
+    servers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    vcpus: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    memory: Quantity | None = None
+    volumes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    gigabytes: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    """GiB of all volumes together."""
+    ports: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+
+class ProjectSpec(Model):
+    """What the project is called, who works in it and how much it may use."""
+
+    description: Annotated[str, Field(max_length=1024)] = ""
+    roles: Annotated[list[RoleAssignment], Field(max_length=3, json_schema_extra=list_map("role"))] = Field(
+        default_factory=list
+    )
+    quota: Quota = Field(default_factory=Quota)
+
+
+class ProjectStatus(Status):
+    """The namespace that was made, and conditions."""
+
+    namespace: Name | None = None
+
+
+class Project(Kind):
+    """A tenant: makes a namespace of its name, with roles and quota (Keystone's project)."""
+
+    definition: ClassVar = Definition(
+        plural="projects",
+        namespaced=False,
+        short_names=("kproj",),
+        columns=(
+            Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
+            Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        in_all=False,
+        rules=(
+            Rule(
+                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "a project's name becomes a namespace: at most 63 characters, no dots",
+            ),
+        ),
+    )
+
+    spec: ProjectSpec = Field(default_factory=ProjectSpec)
+    status: ProjectStatus | None = None
+
+
+class ProjectReason(StrEnum):
+    """Reasons of a Project's Ready condition."""
+
+    NAMESPACE_READY = "NamespaceReady"
+    NAMESPACE_RESERVED = "NamespaceReserved"
+    NAMESPACE_FOREIGN = "NamespaceForeign"
+
+
+class KeyPairSpec(Model):
+    """An OpenSSH public key in one line (RFC 4253, section 6.6)."""
+
+    public_key: Annotated[
+        str,
+        Field(
+            min_length=20,
+            max_length=16384,
+            pattern=r"^(ssh-(rsa|ed25519)|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
+            r" [A-Za-z0-9+/]+={0,2}( [^\n\r]*)?$",
+        ),
+    ]
+
+    model_config = {"json_schema_extra": rules(Rule("self == oldSelf", "a key pair cannot change: make a new one"))}
+
+
+class KeyPair(Kind):
+    """A public SSH key that is put into servers (Nova's keypair)."""
+
+    definition: ClassVar = Definition(
+        plural="keypairs",
+        short_names=("kkey",),
+        columns=(Column("Age", ".metadata.creationTimestamp", "date"),),
+        in_all=False,
+    )
+
+    spec: KeyPairSpec

@@ -1,0 +1,1 @@
+"""The operator: decides. Tenancy, quota, addresses, placement."""
