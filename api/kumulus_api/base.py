@@ -71,9 +71,9 @@ class Rule:
     message: str
     field_path: str = ""
 
-    def schema(self) -> dict[str, str]:
+    def schema(self) -> dict[str, Any]:
         """Give the rule as it stands in the schema."""
-        out = {"rule": self.rule, "message": self.message}
+        out: dict[str, Any] = {"rule": self.rule, "message": self.message}
         return out | ({"fieldPath": self.field_path} if self.field_path else {})
 
 
@@ -111,9 +111,9 @@ class Definition:
     rules: tuple[Rule, ...] = field(default=())
 
 
-def rules(*items: Rule) -> dict[str, Any]:
-    """Give the `json_schema_extra` that puts CEL rules on a model or a field."""
-    return {"x-kubernetes-validations": [item.schema() for item in items]}
+def validated(*rules: Rule) -> ConfigDict:
+    """Give the `model_config` that puts CEL rules on a model."""
+    return ConfigDict(json_schema_extra={"x-kubernetes-validations": [rule.schema() for rule in rules]})
 
 
 def list_map(*keys: str) -> dict[str, Any]:

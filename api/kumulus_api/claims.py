@@ -17,7 +17,7 @@ from kumulus_api.base import (
     Reference,
     Rule,
     Timestamp,
-    rules,
+    validated,
 )
 
 
@@ -41,11 +41,9 @@ class AddressClaimSpec(Model):
     released_at: Timestamp | None = None
     """When the claimant was found gone; the claim goes after the quarantine."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.address == oldSelf.address && self.vni == oldSelf.vni", "a claim keeps its value"),
-        )
-    }
+    model_config = validated(
+        Rule("self.address == oldSelf.address && self.vni == oldSelf.vni", "a claim keeps its value"),
+    )
 
 
 class AddressClaim(Kind):
@@ -73,7 +71,7 @@ class NetworkIDClaimSpec(Model):
     claim_ref: ClaimReference
     released_at: Timestamp | None = None
 
-    model_config = {"json_schema_extra": rules(Rule("self.vni == oldSelf.vni", "a claim keeps its value"))}
+    model_config = validated(Rule("self.vni == oldSelf.vni", "a claim keeps its value"))
 
 
 class NetworkIDClaim(Kind):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Kind, Model, Quantity, Rule, rules
+from kumulus_api.base import Column, Definition, Kind, Model, Quantity, Rule, validated
 
 _POSITIVE = "quantity(self.{0}).isGreaterThan(quantity('0'))"
 
@@ -22,15 +22,13 @@ class Resources(Model):
 class FlavorSpec(Resources):
     """The size. It cannot change: servers were placed by it."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
-            Rule("!quantity(self.memory).isLessThan(quantity('16Mi'))", "memory is at least 16Mi"),
-            Rule(_POSITIVE.format("rootDisk"), "rootDisk is more than 0"),
-            Rule("!quantity(self.memory).isGreaterThan(quantity('16Ti'))", "memory is at most 16Ti"),
-            Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
-        )
-    }
+    model_config = validated(
+        Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
+        Rule("!quantity(self.memory).isLessThan(quantity('16Mi'))", "memory is at least 16Mi"),
+        Rule(_POSITIVE.format("rootDisk"), "rootDisk is more than 0"),
+        Rule("!quantity(self.memory).isGreaterThan(quantity('16Ti'))", "memory is at most 16Ti"),
+        Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
+    )
 
 
 class Flavor(Kind):

@@ -20,7 +20,7 @@ from kumulus_api.base import (
     Status,
     UUIDText,
     list_map,
-    rules,
+    validated,
 )
 
 
@@ -45,14 +45,12 @@ class HostSpec(Model):
     ] = Field(default_factory=list)
     """Written by the operator only."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule(
-                "!(oldSelf.decommissioned && !self.decommissioned)",
-                "a decommissioned host does not return under its name",
-            )
+    model_config = validated(
+        Rule(
+            "!(oldSelf.decommissioned && !self.decommissioned)",
+            "a decommissioned host does not return under its name",
         )
-    }
+    )
 
 
 class Virtualization(StrEnum):

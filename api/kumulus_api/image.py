@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Digest, Kind, Model, Name, Quantity, Rule, Status, rules
+from kumulus_api.base import Column, Definition, Digest, Kind, Model, Name, Quantity, Rule, Status, validated
 
 
 class ImageFormat(StrEnum):
@@ -33,16 +33,14 @@ class ImageSpec(Model):
     min_disk: Quantity | None = None
     min_memory: Quantity | None = None
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule(
-                "self.source == oldSelf.source && self.format == oldSelf.format"
-                " && has(self.checksum) == has(oldSelf.checksum)"
-                " && (!has(self.checksum) || self.checksum == oldSelf.checksum)",
-                "source, format and checksum cannot change, since hosts keep copies: make a new image",
-            )
+    model_config = validated(
+        Rule(
+            "self.source == oldSelf.source && self.format == oldSelf.format"
+            " && has(self.checksum) == has(oldSelf.checksum)"
+            " && (!has(self.checksum) || self.checksum == oldSelf.checksum)",
+            "source, format and checksum cannot change, since hosts keep copies: make a new image",
         )
-    }
+    )
 
 
 class ImageStatus(Status):

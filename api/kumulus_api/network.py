@@ -21,7 +21,7 @@ from kumulus_api.base import (
     Rule,
     Status,
     list_map,
-    rules,
+    validated,
 )
 
 
@@ -50,42 +50,40 @@ class Subnet(Model):
     dns_servers: Annotated[list[IPAddressText], Field(max_length=3)] = Field(default_factory=list)
     """Where the network's own DNS server forwards names that it does not know."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule(
-                "isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",
-                "cidr is not an IPv4 network such as 10.0.0.0/24",
-                ".cidr",
-            ),
-            Rule(
-                "!isCIDR(self.cidr) || cidr(self.cidr) == cidr(self.cidr).masked()",
-                "cidr has bits set behind its prefix",
-                ".cidr",
-            ),
-            Rule(
-                "!isCIDR(self.cidr) || (cidr(self.cidr).prefixLength() >= 8 && cidr(self.cidr).prefixLength() <= 29)",
-                "cidr's prefix is between /8 and /29",
-                ".cidr",
-            ),
-            Rule(
-                "!has(self.gateway) || (isIP(self.gateway) && isCIDR(self.cidr)"
-                " && cidr(self.cidr).containsIP(self.gateway))",
-                "gateway is not an address inside cidr",
-                ".gateway",
-            ),
-            Rule(
-                "!isCIDR(self.cidr) || self.pools.all(p, isIP(p.start) && isIP(p.end)"
-                " && cidr(self.cidr).containsIP(p.start) && cidr(self.cidr).containsIP(p.end))",
-                "a pool lies outside cidr",
-                ".pools",
-            ),
-            Rule(
-                "self.dnsServers.all(s, isIP(s))",
-                "a DNS server is not an IP address",
-                ".dnsServers",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule(
+            "isCIDR(self.cidr) && cidr(self.cidr).ip().family() == 4",
+            "cidr is not an IPv4 network such as 10.0.0.0/24",
+            ".cidr",
+        ),
+        Rule(
+            "!isCIDR(self.cidr) || cidr(self.cidr) == cidr(self.cidr).masked()",
+            "cidr has bits set behind its prefix",
+            ".cidr",
+        ),
+        Rule(
+            "!isCIDR(self.cidr) || (cidr(self.cidr).prefixLength() >= 8 && cidr(self.cidr).prefixLength() <= 29)",
+            "cidr's prefix is between /8 and /29",
+            ".cidr",
+        ),
+        Rule(
+            "!has(self.gateway) || (isIP(self.gateway) && isCIDR(self.cidr)"
+            " && cidr(self.cidr).containsIP(self.gateway))",
+            "gateway is not an address inside cidr",
+            ".gateway",
+        ),
+        Rule(
+            "!isCIDR(self.cidr) || self.pools.all(p, isIP(p.start) && isIP(p.end)"
+            " && cidr(self.cidr).containsIP(p.start) && cidr(self.cidr).containsIP(p.end))",
+            "a pool lies outside cidr",
+            ".pools",
+        ),
+        Rule(
+            "self.dnsServers.all(s, isIP(s))",
+            "a DNS server is not an IP address",
+            ".dnsServers",
+        ),
+    )
 
 
 class NetworkSpec(Model):
@@ -94,16 +92,14 @@ class NetworkSpec(Model):
     type: NetworkType = NetworkType.OVERLAY
     subnets: Annotated[list[Subnet], Field(min_length=1, max_length=1, json_schema_extra=list_map("name"))]
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.type == oldSelf.type", "type cannot change", ".type"),
-            Rule(
-                "oldSelf.subnets.all(o, self.subnets.exists(s, s.name == o.name && s.cidr == o.cidr))",
-                "a subnet's cidr cannot change, and a subnet cannot be removed: servers have addresses in it",
-                ".subnets",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule("self.type == oldSelf.type", "type cannot change", ".type"),
+        Rule(
+            "oldSelf.subnets.all(o, self.subnets.exists(s, s.name == o.name && s.cidr == o.cidr))",
+            "a subnet's cidr cannot change, and a subnet cannot be removed: servers have addresses in it",
+            ".subnets",
+        ),
+    )
 
 
 class NetworkStatus(Status):

@@ -17,7 +17,7 @@ from kumulus_api.base import (
     Rule,
     Status,
     UUIDText,
-    rules,
+    validated,
 )
 
 
@@ -39,23 +39,21 @@ class PortSpec(Model):
     assignment: PortAssignment | None = None
     """Written by the operator only."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.network == oldSelf.network", "network cannot change: make another port", ".network"),
-            Rule(
-                "has(self.mac) == has(oldSelf.mac) && (!has(self.mac) || self.mac == oldSelf.mac)",
-                "mac cannot change: make another port",
-                ".mac",
-            ),
-            Rule("self.addresses == oldSelf.addresses", "addresses cannot change: make another port", ".addresses"),
-            Rule("self.addresses.all(a, isIP(a))", "an address is not an IP address", ".addresses"),
-            Rule(
-                "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment == oldSelf.assignment)",
-                "assignment cannot change",
-                ".assignment",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule("self.network == oldSelf.network", "network cannot change: make another port", ".network"),
+        Rule(
+            "has(self.mac) == has(oldSelf.mac) && (!has(self.mac) || self.mac == oldSelf.mac)",
+            "mac cannot change: make another port",
+            ".mac",
+        ),
+        Rule("self.addresses == oldSelf.addresses", "addresses cannot change: make another port", ".addresses"),
+        Rule("self.addresses.all(a, isIP(a))", "an address is not an IP address", ".addresses"),
+        Rule(
+            "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment == oldSelf.assignment)",
+            "assignment cannot change",
+            ".assignment",
+        ),
+    )
 
 
 class PortStatus(Status):

@@ -24,7 +24,7 @@ from kumulus_api.base import (
     Status,
     UUIDText,
     list_map,
-    rules,
+    validated,
 )
 from kumulus_api.flavor import Resources
 from kumulus_api.image import ImageFormat
@@ -63,13 +63,11 @@ class NetworkInterface(Model):
     address: IPAddressText | None = None
     """A fixed address on `network`."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("has(self.network) != has(self.port)", "give either network or port"),
-            Rule("!has(self.address) || has(self.network)", "address goes with network; a port has its own", ".address"),
-            Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
-        )
-    }
+    model_config = validated(
+        Rule("has(self.network) != has(self.port)", "give either network or port"),
+        Rule("!has(self.address) || has(self.network)", "address goes with network; a port has its own", ".address"),
+        Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
+    )
 
 
 class VolumeAttachment(Model):
@@ -93,14 +91,12 @@ class UserData(Model):
     secret: KeySelector | None = None
     config_map: KeySelector | None = None
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule(
-                "[has(self.inline), has(self.secret), has(self.configMap)].filter(x, x).size() == 1",
-                "give exactly one of inline (up to 4096 characters), secret or configMap",
-            )
+    model_config = validated(
+        Rule(
+            "[has(self.inline), has(self.secret), has(self.configMap)].filter(x, x).size() == 1",
+            "give exactly one of inline (up to 4096 characters), secret or configMap",
         )
-    }
+    )
 
 
 class Placement(Model):
@@ -163,17 +159,15 @@ class ServerAssignment(Model):
         default_factory=list
     )
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
-            Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
-            Rule(
-                "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
-                "a new host needs a higher epoch",
-                ".host",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
+        Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
+        Rule(
+            "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
+            "a new host needs a higher epoch",
+            ".host",
+        ),
+    )
 
 
 _IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
@@ -197,22 +191,20 @@ class ServerSpec(Model):
     assignment: ServerAssignment | None = None
     """Written by the operator only."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.flavor == oldSelf.flavor", "flavor cannot change yet", ".flavor"),
-            Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
-            Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
-            Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
-            Rule(_IMMUTABLE.format("keyPair"), "keyPair is used at the first boot only", ".keyPair"),
-            Rule(_IMMUTABLE.format("userData"), "userData is used at the first boot only", ".userData"),
-            Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
-            Rule(
-                "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
-                "a volume is attached twice",
-                ".volumes",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule("self.flavor == oldSelf.flavor", "flavor cannot change yet", ".flavor"),
+        Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
+        Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
+        Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
+        Rule(_IMMUTABLE.format("keyPair"), "keyPair is used at the first boot only", ".keyPair"),
+        Rule(_IMMUTABLE.format("userData"), "userData is used at the first boot only", ".userData"),
+        Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
+        Rule(
+            "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
+            "a volume is attached twice",
+            ".volumes",
+        ),
+    )
 
 
 class ServerAddress(Model):

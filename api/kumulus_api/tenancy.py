@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Kind, Model, Name, Quantity, Rule, Status, list_map, rules
+from kumulus_api.base import Column, Definition, Kind, Model, Name, Quantity, Rule, Status, list_map, validated
 
 
 class ProjectRole(StrEnum):
@@ -33,14 +33,12 @@ class Subject(Model):
     name: Annotated[str, Field(min_length=1, max_length=253)]
     namespace: Name | None = None
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule(
-                "(self.kind == 'ServiceAccount') == has(self.namespace)",
-                "a ServiceAccount needs a namespace, a User or Group has none",
-            )
+    model_config = validated(
+        Rule(
+            "(self.kind == 'ServiceAccount') == has(self.namespace)",
+            "a ServiceAccount needs a namespace, a User or Group has none",
         )
-    }
+    )
 
 
 class RoleAssignment(Model):
@@ -124,7 +122,7 @@ class KeyPairSpec(Model):
         ),
     ]
 
-    model_config = {"json_schema_extra": rules(Rule("self == oldSelf", "a key pair cannot change: make a new one"))}
+    model_config = validated(Rule("self == oldSelf", "a key pair cannot change: make a new one"))
 
 
 class KeyPair(Kind):

@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Kind, Model, Name, ObjectName, Quantity, Rule, Status, UUIDText, rules
+from kumulus_api.base import (
+    Column,
+    Definition,
+    Kind,
+    Model,
+    Name,
+    ObjectName,
+    Quantity,
+    Rule,
+    Status,
+    UUIDText,
+    validated,
+)
 
 
 class VolumeAssignment(Model):
@@ -26,20 +38,18 @@ class VolumeSpec(Model):
     assignment: VolumeAssignment | None = None
     """Written by the operator only."""
 
-    model_config = {
-        "json_schema_extra": rules(
-            Rule("self.size == oldSelf.size", "size cannot change yet", ".size"),
-            Rule("!quantity(self.size).isLessThan(quantity('1Mi'))", "size is at least 1Mi", ".size"),
-            Rule("!quantity(self.size).isGreaterThan(quantity('64Ti'))", "size is at most 64Ti", ".size"),
-            Rule(
-                "!has(oldSelf.assignment) || (has(self.assignment)"
-                " && self.assignment.volumeID == oldSelf.assignment.volumeID"
-                " && self.assignment.host == oldSelf.assignment.host)",
-                "a volume keeps its identity and its host",
-                ".assignment",
-            ),
-        )
-    }
+    model_config = validated(
+        Rule("self.size == oldSelf.size", "size cannot change yet", ".size"),
+        Rule("!quantity(self.size).isLessThan(quantity('1Mi'))", "size is at least 1Mi", ".size"),
+        Rule("!quantity(self.size).isGreaterThan(quantity('64Ti'))", "size is at most 64Ti", ".size"),
+        Rule(
+            "!has(oldSelf.assignment) || (has(self.assignment)"
+            " && self.assignment.volumeID == oldSelf.assignment.volumeID"
+            " && self.assignment.host == oldSelf.assignment.host)",
+            "a volume keeps its identity and its host",
+            ".assignment",
+        ),
+    )
 
 
 class VolumeStatus(Status):
