@@ -1,0 +1,76 @@
+"""Writes as the API server's audit log counts them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+
+@dataclass(frozen=True)
+class Write:
+    """A write that the API server carried out."""
+
+    verb: str
+    resource: str
+    subresource: str
+    namespace: str
+    name: str
+    user: str
+    code: int
+
+    def __str__(self) -> str:
+        """Give it in one line, as `patch servers/status demo/web (agent)`."""
+        resource = f"{self.resource}/{self.subresource}" if self.subresource else self.resource
+        return f"{self.verb} {resource} {self.namespace}/{self.name} ({self.user.rsplit(':', 1)[-1]})"
+
+
+class AuditLog:
+    """The log from a moment on; make one before the act."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size
+
+    def writes(self) -> list[Write]:
+        """Give the successful writes since the making of this object."""
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            events = [json.loads(line) for line in log if line.endswith(b"\n")]
+        return [
+            _write(event)
+            for event in events
+            if event["verb"] in _WRITES and event.get("responseStatus", {}).get("code", 500) < 300
+        ]
+
+
+def _write(event: dict[str, Any]) -> Write:
+    ref = event.get("objectRef", {})
+    return Write(
+        verb=event["verb"],
+        resource=ref.get("resource", ""),
+        subresource=ref.get("subresource", ""),
+        namespace=ref.get("namespace", ""),
+        name=ref.get("name", ""),
+        user=event["user"]["username"],
+        code=event["responseStatus"]["code"],
+    )
+
+
+def of_servers(writes: list[Write]) -> list[Write]:
+    """Give those writes that a server costs: Events, Leases, per-Network batches and per-host heartbeats are apart."""
+    apart = {"events", "leases", "networkendpoints", "hosts", "projects", "networks", "namespaces", "tokenreviews"}
+    return [write for write in writes if write.resource not in apart and not write.subresource.startswith("token")]
+
+
+def summary(writes: list[Write]) -> str:
+    """Give the writes by kind with their counts, most first."""
+    counts = Counter(
+        f"{w.verb} {w.resource}{'/' + w.subresource if w.subresource else ''} ({w.user.rsplit(':', 1)[-1]})"
+        for w in writes
+    )
+    return ", ".join(f"{count}x {what}" for what, count in counts.most_common())

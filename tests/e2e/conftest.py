@@ -1,0 +1,36 @@
+"""The running lab that the tests act on. `make up` has made it; without one the tests fail, they do not skip."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing.cloud import Cloud
+from kumulus_runtime.api_client import KubeClient
+
+
+@pytest.fixture(scope="session")
+def lab() -> LabSettings:
+    """Settings of the running lab."""
+    settings = LabSettings.from_environment()
+    assert settings.kubeconfig.exists(), f"no lab runs here ({settings.kubeconfig} is missing): start it with `make up`"
+    return settings
+
+
+@pytest.fixture
+async def cloud(lab: LabSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
+    """The lab's cloud, with the tiny flavor and image."""
+    monkeypatch.setenv("KUBECONFIG", str(lab.kubeconfig))
+    client = await KubeClient.connect("kumulus-tests")
+    cloud = Cloud(client)
+    await cloud.base(f"http://{lab.gateway}:8098/tiny.qcow2")
+    try:
+        yield cloud
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def project(cloud: Cloud) -> AsyncIterator[str]:
+    """An empty project of the test's own."""
+    async with cloud.project() as name:
+        yield name
