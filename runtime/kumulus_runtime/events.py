@@ -1,0 +1,110 @@
+"""Kubernetes Events: what ``kubectl describe`` shows. Helpful, never needed."""
+
+import asyncio
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import ApiError
+from kumulus_runtime.logs import reference
+from kumulus_runtime.resources import EVENT
+
+_SILENCE_SECONDS = 600.0
+_REMEMBERED = 4096
+_TIMEOUT = 5.0
+# Limits of the events.k8s.io API.
+_LONGEST_NOTE = 1024
+_LONGEST_NAME = 200
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class EventRecorder:
+    """Writes Events, each at most once in ten minutes per object, reason and message.
+
+    Args:
+        client: to reach the API server.
+        component: who reports, e.g. ``kumulus.dev/operator``.
+        instance: which of its processes; default the host name.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        component: str,
+        *,
+        instance: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._component = component
+        self._instance = (instance or socket.gethostname())[:128]
+        self._clock = clock
+        self._written: dict[tuple[str, ...], float] = {}
+
+    async def event(
+        self, obj: Mapping[str, Any], reason: str, message: str, *, warning: bool = False, action: str = ""
+    ) -> bool:
+        """Write one Event; the API server's errors are logged, not raised.
+
+        Args:
+            obj: the object it is about, with apiVersion, kind and metadata.
+            reason: one CamelCase word.
+            message: a sentence for people, shortened to 1024 characters.
+            warning: type Warning instead of Normal.
+            action: what was being done, one CamelCase word; default the reason.
+
+        Returns:
+            Whether one was written.
+        """
+        metadata = obj["metadata"]
+        key = (str(metadata.get("uid") or reference(obj)), reason, message)
+        now = self._clock()
+        if now - self._written.get(key, float("-inf")) < _SILENCE_SECONDS:
+            return False
+        self._forget(now)
+        self._written[key] = now
+        body = self._body(obj, reason, message) | {
+            "type": "Warning" if warning else "Normal",
+            "action": action or reason,
+        }
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                await self._client.create(EVENT, body)
+        except (ApiError, TimeoutError) as error:
+            _log.debug("event not written", object=reference(obj), reason=reason, error=str(error))
+            # Not written, so it may be tried again when it is reported again.
+            self._written.pop(key, None)
+            return False
+        return True
+
+    def _body(self, obj: Mapping[str, Any], reason: str, message: str) -> dict[str, Any]:
+        metadata = obj["metadata"]
+        regarding = {part: metadata[part] for part in ("name", "namespace", "uid") if metadata.get(part)}
+        return {
+            "metadata": {
+                "name": f"{metadata['name'][:_LONGEST_NAME]}.{uuid.uuid4().hex[:16]}",
+                # Events about cluster-scoped objects live in the namespace "default", where kubectl looks for them.
+                "namespace": metadata.get("namespace") or "default",
+            },
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": self._component,
+            "reportingInstance": self._instance,
+            "reason": reason,
+            "note": message[:_LONGEST_NOTE],
+            "regarding": {"apiVersion": obj["apiVersion"], "kind": obj["kind"]} | regarding,
+        }
+
+    def _forget(self, now: float) -> None:
+        """Drop what is too old to matter; of a flood, also the oldest."""
+        if len(self._written) < _REMEMBERED:
+            return
+        fresh = {key: at for key, at in self._written.items() if now - at < _SILENCE_SECONDS}
+        self._written = dict(list(fresh.items())[-_REMEMBERED // 2 :])
