@@ -1,0 +1,41 @@
+"""Running a host command: an argument list, a deadline, no shell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from kumulus_agent.network.errors import CommandFailed
+
+DEADLINE_SECONDS = 20.0
+
+
+async def run(argv: Sequence[str], *, stdin: bytes = b"", allowed: Collection[int] = (0,)) -> bytes:
+    """Run `argv` and return its standard output.
+
+    Args:
+        argv: the command and its arguments.
+        stdin: what it reads.
+        allowed: the exit codes that count as success.
+
+    Raises:
+        CommandFailed: it could not be started, ended with another exit code, or took longer than DEADLINE_SECONDS.
+    """
+    pipe = asyncio.subprocess.PIPE
+    try:
+        process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    except OSError as error:
+        raise CommandFailed(f"{argv[0]} could not be started: {error}; is it installed on the host?") from error
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            output, errors = await process.communicate(stdin)
+    except TimeoutError as error:
+        raise CommandFailed(f"{' '.join(argv)} did not end within {DEADLINE_SECONDS:.0f} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode not in allowed:
+        said = errors.decode(errors="replace").strip()
+        raise CommandFailed(f"{' '.join(argv)} ended with {process.returncode}: {said}")
+    return output

@@ -1,0 +1,193 @@
+"""The host's datapath: what the rest of the agent calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import AsyncIPRoute
+
+from kumulus_agent.network import bridge, firewall, link, names, namespace, plan, service_link, tap, vxlan
+from kumulus_agent.network.errors import NetworkAbsent
+from kumulus_agent.network.observe import observe
+from kumulus_agent.network.plan import Step
+from kumulus_agent.network.state import NetworkDesired, Observed
+from kumulus_agent.network.tap import Counters
+from kumulus_agent.services.dnsmasq import Dnsmasq
+from kumulus_agent.services.host_service import HostServices
+
+
+class ServiceStep(Step):
+    """Something that was done to the network's DHCP and DNS server."""
+
+
+class Datapath:
+    """Networks and ports of this host. Every method may be repeated; methods may run at once.
+
+    Args:
+        services: where DHCP servers are started.
+        directory: where their files are kept.
+        namespace: name of the datapath's network namespace.
+        host_namespace: name of the namespace with the underlay and libvirt's taps; None for the present one.
+        service_prefix: prefix of the names of the DHCP servers' namespaces.
+    """
+
+    def __init__(
+        self,
+        services: HostServices,
+        directory: Path = Path("/run/kumulus/dns"),
+        *,
+        namespace: str = "kumulus",
+        host_namespace: str | None = None,
+        service_prefix: str = "kd",
+    ) -> None:
+        self._namespace = namespace
+        self._host_namespace = host_namespace
+        self._service_prefix = service_prefix
+        self._dnsmasq = Dnsmasq(services, directory)
+        # One change of the datapath at a time: numbers of networks are given by what was observed.
+        self._changing = asyncio.Lock()
+        self._serving: dict[int, asyncio.Lock] = {}
+        self._open = AsyncExitStack()
+        self._host: AsyncIPRoute
+        self._datapath: AsyncIPRoute
+
+    async def start(self) -> None:
+        """Make the namespace if it is not there, put the fixed rules in place, and open netlink.
+
+        Raises:
+            DatapathUnavailable: the host lacks something.
+        """
+        await namespace.ensure(self._namespace)
+        await namespace.configure_datapath(self._namespace)
+        self._host = await self._netlink(self._host_namespace)
+        self._datapath = await self._netlink(self._namespace)
+        async with self._changing:
+            await self._apply(plan.plan_base(await self.observe()))
+
+    async def _netlink(self, name: str | None) -> AsyncIPRoute:
+        # No multicast groups: messages that nobody reads would pile up.
+        where = {"netns": str(namespace.path(name)), "flags": 0} if name else {}
+        return await self._open.enter_async_context(AsyncIPRoute(groups=0, **where))
+
+    async def close(self) -> None:
+        """Close netlink; networks, ports and servers stay."""
+        await self._open.aclose()
+
+    async def observe(self) -> Observed:
+        """Read what is in the datapath."""
+        return await observe(self._datapath, self._namespace)
+
+    async def ensure_network(self, desired: NetworkDesired) -> list[Step]:
+        """Make the network as desired on this host; return the steps that were needed."""
+        async with self._changing:
+            steps = plan.plan(desired, await self.observe())
+            await self._apply(steps)
+        async with self._serving.setdefault(desired.vni, asyncio.Lock()):
+            return [*steps, *await self._serve(desired, steps)]
+
+    async def _serve(self, desired: NetworkDesired, steps: tuple[Step, ...]) -> list[Step]:
+        target = self._service_namespace(desired.vni)
+        if desired.subnet is None or desired.service_link is None:
+            return await self._stop_serving(desired.vni, "no port here needs DHCP")
+        anew = any(isinstance(step, plan.CreateServiceLink) for step in steps)
+        done = await self._dnsmasq.ensure(desired, desired.subnet, namespace.path(target), restart=anew)
+        return [ServiceStep(target, reason) for reason in done]
+
+    async def _stop_serving(self, vni: int, reason: str) -> list[Step]:
+        target = self._service_namespace(vni)
+        stopped = await self._dnsmasq.absent(vni)
+        removed = await namespace.absent(target)
+        return [ServiceStep(target, reason)] if stopped or removed else []
+
+    async def remove_network(self, vni: int) -> list[Step]:
+        """Remove the network and all its ports from this host; return the steps that were needed."""
+        async with self._serving.setdefault(vni, asyncio.Lock()):
+            served = await self._stop_serving(vni, "its network is no longer on this host")
+        async with self._changing:
+            steps = plan.plan_removal(vni, await self.observe())
+            await self._apply(steps)
+        self._serving.pop(vni, None)
+        return [*served, *steps]
+
+    async def prepare_tap(self, name: str, mtu: int) -> None:
+        """Make the tap for a domain that is about to start (never for one that runs): a used one is replaced."""
+        await link.absent(self._datapath, name)
+        await tap.ensure(self._host, self._host_namespace, name, mtu)
+
+    async def plug(self, name: str, vni: int) -> bool:
+        """Move the started domain's tap to the network's bridge; False if it was there.
+
+        The network's rules judge the port from its first frame on: without `ensure_network` naming it, it is closed.
+
+        Raises:
+            NetworkAbsent: `ensure_network` has not run for the network, or the tap is nowhere.
+        """
+        master = names.bridge(vni)
+        bridge_mtu = await self._mtu(master)
+        if bridge_mtu is None:
+            raise NetworkAbsent(f"asked to plug {name}: bridge {master} is not there; ensure the network first")
+        moved = await link.move(self._host, name, self._namespace)
+        found = (await self.observe()).links.get(name)
+        if found is None:
+            raise NetworkAbsent(f"asked to plug {name}: there is no such tap; prepare it and start the domain first")
+        if not moved and (found.master, found.up, found.mtu) == (master, True, bridge_mtu):
+            return False
+        await link.configure(self._datapath, name, bridge_mtu, master)
+        return True
+
+    async def _mtu(self, name: str) -> int | None:
+        number = await link.index(self._datapath, name)
+        if number is None:
+            return None
+        (answer,) = [message async for message in await self._datapath.get_links(number)]
+        return int(answer.get_attr("IFLA_MTU"))
+
+    async def unplug(self, name: str) -> bool:
+        """Delete the tap, wherever it is; False if there was none."""
+        here, there = await link.absent(self._datapath, name), await link.absent(self._host, name)
+        return here or there
+
+    async def counters(self, name: str) -> Counters | None:
+        """Read a plugged tap's counters; None if it is not plugged."""
+        return await tap.counters(self._datapath, name)
+
+    def _service_namespace(self, vni: int) -> str:
+        return f"{self._service_prefix}{vni:06x}"
+
+    async def _apply(self, steps: tuple[Step, ...]) -> None:
+        for step in steps:
+            await self._actuators()[type(step)](step)
+
+    def _actuators(self) -> dict[type[Step], Callable[[Any], Awaitable[object]]]:
+        """Return the verb of each kind of step."""
+        ipr = self._datapath
+        return {
+            plan.CreateBridge: lambda s: bridge.ensure(ipr, s.target, s.mtu),
+            plan.CreateVxlan: lambda s: vxlan.ensure(
+                self._host, ipr, self._namespace, vxlan.Tunnel(s.target, s.vni, s.mtu, s.local)
+            ),
+            plan.CreateServiceLink: lambda s: service_link.ensure(ipr, self._service_link(s)),
+            plan.SetLink: lambda s: link.configure(ipr, s.target, s.mtu, s.master),
+            plan.DeleteLink: lambda s: link.absent(ipr, s.target),
+            plan.AddPeer: lambda s: vxlan.ensure_peer(ipr, s.target, s.peer),
+            plan.RemovePeer: lambda s: vxlan.absent_peer(ipr, s.target, s.peer),
+            plan.AddNeighbour: lambda s: vxlan.ensure_neighbour(ipr, s.target, s.mac, s.peer),
+            plan.RemoveNeighbour: lambda s: vxlan.absent_neighbour(ipr, s.target, s.mac),
+            plan.ChangeFirewall: lambda s: firewall.apply(self._namespace, s.change),
+            plan.FlushZone: lambda s: firewall.flush_zone(self._namespace, s.zone),
+        }
+
+    def _service_link(self, step: plan.CreateServiceLink) -> service_link.ServiceLink:
+        return service_link.ServiceLink(
+            name=step.target,
+            namespace=self._service_namespace(step.vni),
+            mac=names.service_mac(step.vni),
+            address=step.address,
+            gateway=step.gateway,
+            mtu=step.mtu,
+            note=step.note,
+        )

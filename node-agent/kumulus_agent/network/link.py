@@ -1,0 +1,53 @@
+"""Interfaces of any kind: find, set, move, delete."""
+
+from __future__ import annotations
+
+import errno
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from kumulus_agent.network.errors import netlink_errors
+
+
+async def index(ipr: AsyncIPRoute, name: str) -> int | None:
+    """Return the interface's index, None if it is not in the namespace of `ipr`."""
+    try:
+        async for link in await ipr.get_links(ifname=name):
+            return int(link["index"])
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+    return None
+
+
+async def configure(ipr: AsyncIPRoute, name: str, mtu: int, master: str | None) -> None:
+    """Set MTU in bytes and bridge (None: of no bridge), and bring the interface up."""
+    with netlink_errors(f"set {name} to mtu {mtu}, bridge {master}, up"):
+        settings: dict[str, int | str] = {"mtu": mtu, "state": "up"}
+        settings["master"] = (await index(ipr, master) or -1) if master else 0
+        await ipr.link("set", index=await index(ipr, name), **settings)
+
+
+async def move(ipr: AsyncIPRoute, name: str, namespace: str) -> bool:
+    """Move the interface from the namespace of `ipr` to the named one; False if it is not there."""
+    number = await index(ipr, name)
+    if number is None:
+        return False
+    with netlink_errors(f"move {name} to namespace {namespace}"):
+        await ipr.link("set", index=number, net_ns_fd=namespace)
+    return True
+
+
+async def absent(ipr: AsyncIPRoute, name: str) -> bool:
+    """Delete the interface; False if there was none."""
+    number = await index(ipr, name)
+    if number is None:
+        return False
+    with netlink_errors(f"delete {name}"):
+        try:
+            await ipr.link("del", index=number)
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+    return True

@@ -1,0 +1,63 @@
+"""The namespace of a network's DHCP and DNS server, and the veth that joins it to the bridge."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netns import create_socket
+
+from kumulus_agent.network import link, namespace
+from kumulus_agent.network.errors import netlink_errors
+
+INNER = "eth0"
+SIOCETHTOOL = 0x8946
+ETHTOOL_STXCSUM = 0x17
+
+
+@dataclass(frozen=True)
+class ServiceLink:
+    """The link: bridge's end, the server's namespace, MAC, address/prefix, gateway ("" for none), MTU, and a note."""
+
+    name: str
+    namespace: str
+    mac: str
+    address: str
+    gateway: str
+    mtu: int
+    note: str
+
+
+async def ensure(datapath: AsyncIPRoute, wanted: ServiceLink) -> None:
+    """Make namespace and link anew; the note is written last, so that a half-made link is seen."""
+    await namespace.ensure(wanted.namespace)
+    await link.absent(datapath, wanted.name)
+    peer = {"ifname": INNER, "address": wanted.mac, "mtu": wanted.mtu, "net_ns_fd": wanted.namespace}
+    with netlink_errors(f"make the veth {wanted.name} to namespace {wanted.namespace}"):
+        await datapath.link("add", ifname=wanted.name, kind="veth", mtu=wanted.mtu, peer=peer)
+        async with AsyncIPRoute(netns=str(namespace.path(wanted.namespace)), flags=0, groups=0) as inner:
+            await _configure(inner, wanted)
+        _compute_checksums(wanted.namespace)
+        await datapath.link("set", index=await link.index(datapath, wanted.name), IFLA_IFALIAS=wanted.note)
+
+
+async def _configure(inner: AsyncIPRoute, wanted: ServiceLink) -> None:
+    number = await link.index(inner, INNER)
+    address, prefix = wanted.address.split("/")
+    await inner.link("set", index=await link.index(inner, "lo"), state="up")
+    await inner.addr("add", index=number, address=address, prefixlen=int(prefix))
+    await inner.link("set", index=number, state="up")
+    if wanted.gateway:
+        await inner.route("replace", dst="default", gateway=wanted.gateway)
+
+
+def _compute_checksums(name: str) -> None:
+    """Let the kernel fill in UDP checksums: DHCP clients read raw packets and drop those without."""
+    with create_socket(str(namespace.path(name)), socket.AF_INET, socket.SOCK_DGRAM, flags=0) as handle:
+        value = array.array("B", struct.pack("II", ETHTOOL_STXCSUM, 0))
+        request = struct.pack("16sP", INNER.encode(), value.buffer_info()[0])
+        fcntl.ioctl(handle, SIOCETHTOOL, request)

@@ -1,0 +1,1 @@
+"""Processes of the host that outlive the agent's pod."""
