@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Cloud
 from kumulus_runtime.api_client import KubeClient

@@ -1,6 +1,7 @@
 """Budgets that a release must keep, counted by the API server's audit log."""
 
 import pytest
+
 from kumulus_api import Port, Server
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.audit import AuditLog, of_servers, summary

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from kumulus_api import AddressClaim, Image, KeyPair, Port, Server
 from kumulus_api.base import Kind
 from kumulus_lab.settings import LabSettings

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from kumulus_api import Port, Server
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console

@@ -1,0 +1,148 @@
+"""Measure the running lab: prints a table and writes build/bench.json.
+
+Method: ten servers (cached image, one automatic interface), one after the other, timed from the request to the watch
+event that shows the end; writes are counted from the API server's audit log, the deferred release of the addresses
+included; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from proc(5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from kumulus_api import AddressClaim, Port, Server
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing import processes
+from kumulus_lab.testing.audit import AuditLog, of_servers, summary
+from kumulus_lab.testing.cloud import Cloud, Stopwatch
+from kumulus_runtime.api_client import KubeClient
+
+SERVERS = 10
+IDLE_SERVERS = 20
+IDLE_SECONDS = 120
+SETTLE_SECONDS = 15
+RELEASE_SECONDS = 180
+PROGRAMS = ("kumulus-operator", "kumulus-agent")
+
+
+@dataclass
+class Result:
+    """A figure: the median of its samples."""
+
+    name: str
+    unit: str
+    samples: list[float] = field(default_factory=list)
+
+    def row(self) -> dict[str, object]:
+        """Give it as bench.json has it."""
+        return {"value": statistics.median(self.samples), **asdict(self)}
+
+
+async def single(cloud: Cloud, project: str, audit: Path) -> list[Result]:
+    """Time and count servers one by one, and then their deletions."""
+    ready = Result("server_ready_seconds", "s")
+    gone = Result("server_gone_seconds", "s")
+    created = Result("server_api_writes", "writes")
+    deleted = Result("server_delete_api_writes", "writes")
+    cpu = Result("cpu_seconds_per_server", "s")
+    await warm(cloud, project)
+    before, log = cpu_seconds(), AuditLog(audit)
+    for index in range(SERVERS):
+        watch = Stopwatch()
+        await cloud.make_server(project, f"b{index}")
+        await cloud.server_ready(project, f"b{index}")
+        ready.samples.append(watch.seconds)
+    await asyncio.sleep(1)  # what is written late counts too
+    writes = of_servers(log.writes())
+    print("creation:", summary(writes), file=sys.stderr)
+    created.samples.append(len(writes) / SERVERS)
+    ports, _ = await cloud.client.list(Port, namespace=project)
+    log = AuditLog(audit)
+    for index in range(SERVERS):
+        watch = Stopwatch()
+        await cloud.delete(Server, f"b{index}", project)
+        gone.samples.append(watch.seconds)
+    cpu.samples.append((cpu_seconds() - before) / SERVERS)
+    for port in ports:
+        await cloud.gone(Port, port["metadata"]["name"], project)
+    await released(cloud, project)
+    writes = of_servers(log.writes())
+    print("deletion:", summary(writes), file=sys.stderr)
+    deleted.samples.append(len(writes) / SERVERS)
+    return [ready, created, gone, deleted, cpu]
+
+
+async def warm(cloud: Cloud, project: str) -> None:
+    """Have the image in each host's cache and the network on each host, which is not what is measured."""
+    await asyncio.gather(*(cloud.make_server(project, f"w{index}") for index in range(4)))
+    await asyncio.gather(*(cloud.server_ready(project, f"w{index}") for index in range(4)))
+    await asyncio.gather(*(cloud.delete(Server, f"w{index}", project) for index in range(4)))
+    await released(cloud, project)
+
+
+async def released(cloud: Cloud, project: str) -> None:
+    """Watch until no address of the project is claimed any more."""
+    claims, _ = await cloud.client.list(AddressClaim)
+    for claim in claims:
+        if claim["spec"]["claimRef"]["namespace"] == project:
+            await cloud.gone(AddressClaim, claim["metadata"]["name"], seconds=RELEASE_SECONDS)
+
+
+async def idle(cloud: Cloud, project: str, audit: Path) -> list[Result]:
+    """Count writes and memory while nothing changes."""
+    names = [f"i{index}" for index in range(IDLE_SERVERS)]
+    await asyncio.gather(*(cloud.make_server(project, name) for name in names))
+    await asyncio.gather(*(cloud.server_ready(project, name, 120) for name in names))
+    await asyncio.sleep(SETTLE_SECONDS)
+    log = AuditLog(audit)
+    await asyncio.sleep(IDLE_SECONDS)
+    ours = [w for w in log.writes() if "kumulus" in w.user and w.resource != "leases"]
+    beats = [w for w in ours if w.resource == "hosts"]
+    print("idle:", summary(ours), f"({len(beats)} host heartbeats are not counted)", file=sys.stderr)
+    operators, agents = (processes.of(program) for program in PROGRAMS)
+    pss = max(usage.pss_mib for usage in operators) + max(usage.pss_mib for usage in agents)
+    return [
+        Result("idle_api_writes_per_minute", "writes/min", [(len(ours) - len(beats)) * 60 / IDLE_SECONDS]),
+        Result("pss_operator_agent_mib", "MiB", [pss]),
+    ]
+
+
+def cpu_seconds() -> float:
+    """Give the CPU time of operator and agents so far."""
+    return sum(usage.cpu_seconds for program in PROGRAMS for usage in processes.of(program))
+
+
+async def measure() -> list[Result]:
+    """Run all measurements on the running lab."""
+    lab = LabSettings.from_environment()
+    os.environ["KUBECONFIG"] = str(lab.kubeconfig)
+    client = await KubeClient.connect("kumulus-bench")
+    cloud = Cloud(client)
+    try:
+        await cloud.base(f"http://{lab.gateway}:8098/tiny.qcow2")
+        async with cloud.project() as project:
+            await cloud.make_network(project)
+            return await single(cloud, project, lab.audit_log) + await idle(cloud, project, lab.audit_log)
+    finally:
+        await client.close()
+
+
+def main() -> None:
+    """Measure, print the table, write build/bench.json."""
+    rows = [result.row() for result in asyncio.run(measure())]
+    target = Path("build/bench.json")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(rows, indent=2) + "\n")
+    for row in rows:
+        samples = row["samples"]
+        assert isinstance(samples, list)
+        print(f"{row['name']:<28} {row['value']:>9.2f} {row['unit']:<11} min {min(samples):.2f} max {max(samples):.2f}")
+
+
+if __name__ == "__main__":
+    main()
