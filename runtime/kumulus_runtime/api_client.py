@@ -8,7 +8,7 @@ Errors are translated once, here; their tree is in ``kumulus_runtime.errors``. N
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
-from kubernetes.aio.client.api_client import ApiClient  # after connection, which prepares its import
+from kubernetes.aio.client.api_client import ApiClient
 
 from kumulus_runtime import watch as _watch
 from kumulus_runtime.connection import load_configuration
@@ -115,7 +115,7 @@ class KubeClient(Transport):
     async def get(self, kind: KindRef, name: str, namespace: str | None = None) -> Object | None:
         """Read one object, live; None if it, its kind or its namespace does not exist."""
         try:
-            return await self._object("GET", object_path(resource_of(kind), namespace, name))
+            return await self.request_object("GET", object_path(resource_of(kind), namespace, name))
         except NotFound:
             return None
 
@@ -140,7 +140,7 @@ class KubeClient(Transport):
         items: Objects = []
         query = dict(selectors) | ({"limit": str(limit)} if limit else {})
         while True:
-            page = await self._object("GET", object_path(resource, namespace), query=query)
+            page = await self.request_object("GET", object_path(resource, namespace), query=query)
             items += [with_type(resource, item) for item in page.get("items") or ()]
             metadata = page["metadata"]
             token = metadata.get("continue")
@@ -156,7 +156,7 @@ class KubeClient(Transport):
         """
         resource = resource_of(kind)
         path = object_path(resource, _namespace(body))
-        return await self._object("POST", path, with_type(resource, body))
+        return await self.request_object("POST", path, with_type(resource, body))
 
     async def delete(self, kind: KindRef, name: str, namespace: str | None = None, uid: str | None = None) -> bool:
         """Ask for deletion, dependents in the background.
@@ -214,7 +214,7 @@ class KubeClient(Transport):
         self, resource: ResourceLike, body: Object, query: Mapping[str, str], subresource: str = ""
     ) -> Object:
         path = object_path(resource, _namespace(body), body["metadata"]["name"], subresource)
-        return await self._object("PATCH", path, with_type(resource, body), _APPLY, query)
+        return await self.request_object("PATCH", path, with_type(resource, body), _APPLY, query)
 
     async def patch_merge(
         self, kind: KindRef, name: str, patch: Object, namespace: str | None = None, *, subresource: str = ""
@@ -226,7 +226,7 @@ class KubeClient(Transport):
             Conflict: the patch names another resourceVersion than the stored one.
         """
         path = object_path(resource_of(kind), namespace, name, subresource)
-        return await self._object("PATCH", path, patch, _MERGE)
+        return await self.request_object("PATCH", path, patch, _MERGE)
 
     async def remove_finalizer(
         self, kind: KindRef, name: str, finalizer: str, namespace: str | None = None, *, uid: str | None = None
@@ -280,7 +280,7 @@ class KubeClient(Transport):
                 f"update of {resource.kind} {metadata['name']!r} needs metadata.resourceVersion: read first"
             )
         path = object_path(resource, _namespace(body), metadata["name"], subresource)
-        return await self._object("PUT", path, with_type(resource, body))
+        return await self.request_object("PUT", path, with_type(resource, body))
 
     async def watch(
         self, kind: KindRef, *, namespace: str | None = None, field_selector: str = "", label_selector: str = ""

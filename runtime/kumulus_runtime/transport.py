@@ -94,6 +94,20 @@ class Transport:
             return json.loads(content)
         return content.decode(errors="replace")
 
+    async def request_object(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        content_type: str | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Send one request whose answer is an object; as `request` otherwise."""
+        answer = await self.request(method, path, body, content_type, query)
+        if not isinstance(answer, dict):
+            raise Retryable(0, "NotAnObject", f"{method} {path}: expected an object, got {type(answer).__name__}")
+        return answer
+
     async def stream(
         self, path: str, query: Mapping[str, str] | None = None, *, idle_timeout: float | None = None
     ) -> AsyncIterator[bytes]:
