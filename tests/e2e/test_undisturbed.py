@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ PINGER = """#!/bin/sh
 
 
 @pytest.fixture
-async def pinging(cloud: Cloud, project: str, lab: LabSettings) -> AsyncIterator[Path]:
+async def pinging(cloud: Cloud, project: str, lab: LabSettings) -> Path:
     """The console of a guest on h1 that pings one on h2 ten times a second, 20 pings a line."""
     await cloud.make_network(project)
     await cloud.make_server(project, "b", placement={"host": "h2"})
@@ -31,7 +31,7 @@ async def pinging(cloud: Cloud, project: str, lab: LabSettings) -> AsyncIterator
     server = await cloud.server_ready(project, "a")
     log = console.path(lab, server)
     await console.says(log, "pings-received=20", 90)
-    yield log
+    return log
 
 
 DISTURBANCES: dict[str, Callable[[Cloud, LabSettings], Awaitable[None]]] = {
@@ -46,11 +46,11 @@ DISTURBANCES: dict[str, Callable[[Cloud, LabSettings], Awaitable[None]]] = {
 @pytest.mark.parametrize("what", list(DISTURBANCES))
 async def test_guests_go_on(cloud: Cloud, project: str, lab: LabSettings, pinging: Path, what: str) -> None:
     """While a part of ours is restarted no ping of ten a second is lost, DNS answers, and no guest boots again."""
-    before = len(pinging.read_text(errors="replace"))
+    before = len(_text(pinging))
     boots = _boots(pinging)
     await DISTURBANCES[what](cloud, lab)
     await _rounds(pinging, before, 3)
-    during = pinging.read_text(errors="replace")[before:]
+    during = _text(pinging)[before:]
     received = re.findall(r"pings-received=(\d+)", during)
     assert set(received) == {"20"}, f"pings lost: {received}"
     assert "dns-silent" not in during
@@ -82,4 +82,8 @@ async def _rounds(log: Path, offset: int, count: int) -> None:
 
 
 def _boots(log: Path) -> int:
-    return len(re.findall("kumulus-guest: boot-id=", log.read_text(errors="replace")))
+    return len(re.findall("kumulus-guest: boot-id=", _text(log)))
+
+
+def _text(log: Path) -> str:
+    return log.read_text(errors="replace")
