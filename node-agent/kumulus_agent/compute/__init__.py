@@ -1,0 +1,1 @@
+"""Everything that speaks to libvirt: the domain's XML, the connection and its verbs."""

@@ -1,0 +1,254 @@
+"""The libvirt domain of one instance, as a pure function of its specification.
+
+Nothing here reads the host. Whatever depends on it (whether a directory supports O_DIRECT, whether KVM works) is
+decided by the caller and handed over in the :class:`DomainSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from lxml import etree
+from lxml.builder import ElementMaker  # type: ignore[import-not-found]
+
+METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
+METADATA_PREFIX = "kumulus"
+SEED_TARGET = "vdz"
+"""Far from the letters of root disk and volumes, so that plugging a volume never collides with the seed."""
+
+
+class _Maker(Protocol):
+    """lxml publishes no types for its element factory."""
+
+    def __getattr__(self, tag: str) -> Callable[..., etree._Element]: ...
+
+
+E: _Maker = ElementMaker()
+_META: _Maker = ElementMaker(namespace=METADATA_URI, nsmap={METADATA_PREFIX: METADATA_URI})
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A virtio-blk disk.
+
+    Attributes:
+        path: absolute path of the image file on the host.
+        format: the image's format, never guessed by QEMU.
+        target: device name in the guest, ``vda`` … ``vdy``.
+        serial: at most 20 characters, seen in the guest as ``/dev/disk/by-id/virtio-<serial>``.
+        readonly: the guest cannot write.
+        cache: ``none`` bypasses the host's page cache; ``writeback`` where the file system has no O_DIRECT
+            (see :func:`kumulus_agent.storage.direct_io.cache_mode`).
+    """
+
+    path: str
+    format: Literal["qcow2", "raw"]
+    target: str
+    serial: str
+    readonly: bool = False
+    cache: Literal["none", "writeback"] = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """A virtio NIC on a tap that exists already in libvirtd's network namespace; ``mtu`` in bytes goes to the guest."""
+
+    tap: str
+    mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSpec:
+    """All that a domain is made of.
+
+    Attributes:
+        instance_id: the Server's immutable id, a UUID; also the domain's uuid.
+        namespace: the Server's namespace.
+        name: the Server's name.
+        epoch: the assignment's epoch.
+        vcpus: number of virtual CPUs.
+        memory_bytes: guest memory; rounded up to a KiB.
+        virt: ``kvm`` or ``qemu`` (emulation).
+        disks: in boot order.
+        nics: in the guest's order.
+        seed_path: a NoCloud ISO image, or None.
+        console_log: file that receives the serial console, written and rotated by virtlogd; or None.
+        image_digest: ``sha256:…`` of the root disk's base, or empty.
+        guest_shutdown: RFC 3339 time at which the guest powered itself off, or empty.
+        machine: QEMU machine type.
+    """
+
+    instance_id: str
+    namespace: str
+    name: str
+    epoch: int
+    vcpus: int
+    memory_bytes: int
+    virt: Literal["kvm", "qemu"]
+    disks: tuple[Disk, ...]
+    nics: tuple[Nic, ...] = ()
+    seed_path: str | None = None
+    console_log: str | None = None
+    image_digest: str = ""
+    guest_shutdown: str = ""
+    machine: Literal["pc", "q35"] = "pc"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRecord:
+    """What a domain's metadata says about its instance; see :class:`DomainSpec` for the fields."""
+
+    instance_id: str
+    namespace: str
+    name: str
+    epoch: int
+    image_digest: str = ""
+    guest_shutdown: str = ""
+
+
+def domain_name(instance_id: str) -> str:
+    """Return libvirt's name for the domain of an instance."""
+    return f"k-{instance_id}"
+
+
+def domain_xml(spec: DomainSpec) -> bytes:
+    """Build the domain XML of ``spec``.
+
+    Returns:
+        UTF-8 XML without a declaration, valid against libvirt's ``domain.rng``.
+    """
+    record = InstanceRecord(
+        spec.instance_id, spec.namespace, spec.name, spec.epoch, spec.image_digest, spec.guest_shutdown
+    )
+    root = E.domain(
+        E.name(domain_name(spec.instance_id)),
+        E.uuid(spec.instance_id),
+        E.metadata(_META.instance(**_record_attributes(record))),
+        E.memory(str(-(-spec.memory_bytes // 1024)), unit="KiB"),
+        E.vcpu(str(spec.vcpus)),
+        # No bootmenu and no serial output of the firmware: the console starts with the guest's first byte.
+        E.os(E.type("hvm", arch="x86_64", machine=spec.machine), E.boot(dev="hd")),
+        E.features(E.acpi(), E.apic()),
+        _cpu(spec.virt),
+        E.clock(
+            E.timer(name="rtc", tickpolicy="catchup"),
+            E.timer(name="pit", tickpolicy="delay"),
+            E.timer(name="hpet", present="no"),
+            offset="utc",
+        ),
+        E.on_poweroff("destroy"),
+        E.on_reboot("restart"),
+        E.on_crash("destroy"),
+        _devices(spec),
+        type=spec.virt,
+    )
+    etree.cleanup_namespaces(root, keep_ns_prefixes=[METADATA_PREFIX])
+    return etree.tostring(root, pretty_print=True)
+
+
+def record_xml(record: InstanceRecord) -> str:
+    """Return the metadata element alone as libvirt's setMetadata takes it: without the namespace, which it adds."""
+    return etree.tostring(E.instance(**_record_attributes(record)), encoding="unicode")
+
+
+def parse_record(xml: str) -> InstanceRecord | None:
+    """Read a metadata element as libvirt's metadata() gives it back.
+
+    Returns:
+        The record, or None if the element lacks what identifies an instance (somebody else wrote it).
+    """
+    try:
+        attributes: Mapping[str, str] = dict(etree.fromstring(xml).attrib)  # type: ignore[arg-type]
+        return InstanceRecord(
+            instance_id=attributes["instanceID"],
+            namespace=attributes["namespace"],
+            name=attributes["name"],
+            epoch=int(attributes["epoch"]),
+            image_digest=attributes.get("imageDigest", ""),
+            guest_shutdown=attributes.get("guestShutdown", ""),
+        )
+    except (KeyError, ValueError, etree.XMLSyntaxError):
+        return None
+
+
+def _record_attributes(record: InstanceRecord) -> dict[str, str]:
+    attributes = {
+        "instanceID": record.instance_id,
+        "namespace": record.namespace,
+        "name": record.name,
+        "epoch": str(record.epoch),
+    }
+    if record.image_digest:
+        attributes["imageDigest"] = record.image_digest
+    if record.guest_shutdown:
+        attributes["guestShutdown"] = record.guest_shutdown
+    return attributes
+
+
+def _cpu(virt: str) -> etree._Element:
+    # host-model keeps guests movable between hosts; under emulation 'maximum' is what QEMU can offer (x86-64-v2
+    # distributions do not start on QEMU's default model).
+    return E.cpu(mode="host-model" if virt == "kvm" else "maximum", check="partial" if virt == "kvm" else "none")
+
+
+def _devices(spec: DomainSpec) -> etree._Element:
+    devices = E.devices(*(_disk(disk) for disk in spec.disks))
+    if spec.seed_path is not None:
+        devices.append(_seed(spec.seed_path))
+    # A guest without USB and VGA starts faster and offers less to attack.
+    devices.append(E.controller(type="usb", model="none"))
+    devices.extend(_interface(nic) for nic in spec.nics)
+    devices.append(_serial(spec.console_log))
+    devices.append(E.console(E.target(type="serial", port="0"), type="pty"))
+    devices.append(E.memballoon(E.stats(period="30"), model="virtio"))
+    devices.append(E.rng(E.backend("/dev/urandom", model="random"), model="virtio"))
+    return devices
+
+
+def _disk(disk: Disk) -> etree._Element:
+    element = E.disk(
+        E.driver(name="qemu", type=disk.format, cache=disk.cache, discard="unmap"),
+        E.source(file=disk.path),
+        E.target(dev=disk.target, bus="virtio"),
+        type="file",
+        device="disk",
+    )
+    if disk.readonly:
+        element.append(E.readonly())
+    element.append(E.serial(disk.serial))
+    return element
+
+
+def _seed(path: str) -> etree._Element:
+    # A virtio disk, as the tiny guests know no IDE or SATA; cloud-init finds it by its label.
+    return E.disk(
+        E.driver(name="qemu", type="raw"),
+        E.source(file=path),
+        E.target(dev=SEED_TARGET, bus="virtio"),
+        E.readonly(),
+        E.serial("cidata"),
+        type="file",
+        device="disk",
+    )
+
+
+def _interface(nic: Nic) -> etree._Element:
+    return E.interface(
+        E.mac(address=nic.mac),
+        E.target(dev=nic.tap, managed="no"),
+        E.model(type="virtio"),
+        E.mtu(size=str(nic.mtu)),
+        # No option ROM: servers boot from disk, and loading it costs the firmware time for each NIC.
+        E.rom(enabled="no"),
+        type="ethernet",
+    )
+
+
+def _serial(console_log: str | None) -> etree._Element:
+    serial = E.serial(E.target(type="isa-serial", port="0"), type="pty")
+    if console_log is not None:
+        serial.insert(0, E.log(file=console_log, append="on"))
+    return serial

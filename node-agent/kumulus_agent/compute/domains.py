@@ -1,0 +1,120 @@
+"""Blocking verbs on libvirt's objects; they run in the connection's executor and raise libvirtError."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import libvirt
+
+from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One domain as read; ``state`` and ``reason`` are libvirt's numbers, ``record`` is ours or None."""
+
+    uuid: str
+    name: str
+    state: int
+    reason: int
+    persistent: bool
+    record: InstanceRecord | None
+
+
+NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
+
+
+def version_triple(number: int) -> tuple[int, int, int]:
+    """Split libvirt's version number."""
+    return number // 1_000_000, number // 1000 % 1000, number % 1000
+
+
+def read_domains(conn: Any) -> list[Row]:
+    """Read all domains, without those that vanish meanwhile."""
+    rows = []
+    for domain in conn.listAllDomains():
+        try:
+            rows.append(read_domain(domain))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went while we looked
+                raise
+    return rows
+
+
+def read_domain(domain: Any) -> Row:
+    """Read one domain."""
+    state, reason = domain.state()
+    uuid = domain.UUIDString()
+    record = read_record(domain)
+    # A copied definition carries a foreign record: the id must be the domain's own.
+    own = record if record is not None and record.instance_id == uuid else None
+    return Row(uuid, domain.name(), state, reason, bool(domain.isPersistent()), own)
+
+
+def read_record(domain: Any) -> InstanceRecord | None:
+    """Read our metadata; None if it has none."""
+    try:
+        return parse_record(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, METADATA_URI))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+
+
+def write_record(domain: Any, xml: str) -> None:
+    """Write our metadata to the running and to the stored definition."""
+
+    def write(flags: int) -> None:
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml, METADATA_PREFIX, METADATA_URI, flags)
+
+    stored = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+    if domain.isActive():
+        try:
+            write(libvirt.VIR_DOMAIN_AFFECT_LIVE | stored)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not stored:
+                raise
+        else:
+            return
+    write(libvirt.VIR_DOMAIN_AFFECT_CONFIG)  # off, or it went off between the question and the write
+
+
+def define_and_start(conn: Any, xml: bytes) -> str:
+    """Define and run a domain; if it does not start, what was not defined before is undefined again."""
+    before = {domain.UUIDString() for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)}
+    domain = conn.defineXMLFlags(xml.decode(), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    uuid = str(domain.UUIDString())
+    try:
+        start(domain)
+    except libvirt.libvirtError:
+        if uuid not in before:
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.undefine()
+        raise
+    return uuid
+
+
+def start(domain: Any) -> None:
+    """Run a domain; running already is success."""
+    try:
+        domain.create()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
+            raise
+
+
+def if_active(verb: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Apply ``verb`` to a running domain; being off, also from now on, is success."""
+
+    def act(domain: Any) -> None:
+        try:
+            if domain.isActive():
+                verb(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or domain.isActive():
+                raise
+
+    return act

@@ -1,0 +1,222 @@
+"""The verbs on domains: each says what shall be, and absent is success where something shall be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import libvirt
+
+from kumulus_agent.compute import domains
+from kumulus_agent.compute.connection import Connection
+from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record_xml
+from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
+from kumulus_agent.compute.qemu_process import kill_qemu
+from kumulus_agent.compute.state import InstanceState, Observed, UnknownDomain, Versions, instance_state
+
+DEFAULT_URI: Final = "qemu:///system"
+OnEvent = Callable[[str], None]
+
+
+class Hypervisor:
+    """libvirtd of this host.
+
+    Args:
+        uri: libvirt URI; the socket of a private libvirtd is ``qemu+unix:///system?socket=PATH``.
+        on_event: receives an instance id whenever its domain may have changed; a key to requeue, nothing else.
+        on_reconnect: called after a lost connection is back: look at everything again.
+        workers: concurrent libvirt calls.
+    """
+
+    def __init__(
+        self,
+        uri: str = DEFAULT_URI,
+        *,
+        on_event: OnEvent = lambda _instance_id: None,
+        on_reconnect: Callable[[], None] = lambda: None,
+        workers: int = 8,
+    ) -> None:
+        self._on_event = on_event
+        self._asked_off: set[str] = set()
+        self._records: set[asyncio.Task[None]] = set()
+        self._connection = Connection(uri, on_lifecycle=self._lifecycle, on_reconnect=on_reconnect, workers=workers)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._connection.connected
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            HypervisorUnavailable: libvirtd does not answer.
+        """
+        await self._connection.open()
+
+    async def close(self) -> None:
+        """Disconnect and leave every guest alone."""
+        if self._records:
+            await asyncio.wait(self._records, timeout=5)
+        await self._connection.close()
+
+    async def versions(self) -> Versions:
+        """Return the versions of libvirtd and of the QEMU it runs."""
+
+        def read(conn: Any) -> Versions:
+            return Versions(domains.version_triple(conn.getLibVersion()), domains.version_triple(conn.getVersion()))
+
+        return await self._connection.call("read the hypervisor's version", read)
+
+    async def observe(self) -> Observed:
+        """Look at every domain of the host."""
+        rows = await self._connection.call("list domains", domains.read_domains)
+        instances: dict[str, InstanceState] = {}
+        unknown: list[UnknownDomain] = []
+        for row in rows:
+            if row.record is None:
+                unknown.append(UnknownDomain(row.uuid, row.name, row.state not in domains.NOT_RUNNING))
+            else:
+                instances[row.uuid] = self._instance(row, row.record)
+        return Observed(instances, tuple(sorted(unknown, key=lambda domain: domain.name)))
+
+    async def list_instances(self) -> dict[str, InstanceState]:
+        """Return our domains by instance id."""
+        return (await self.observe()).instances
+
+    async def get_instance(self, instance_id: str) -> InstanceState | None:
+        """Look at one instance; None if it has no domain here."""
+        try:
+            row = await self._on_domain(f"look at instance {instance_id}", instance_id, domains.read_domain)
+        except InstanceNotFound:
+            return None
+        return None if row.record is None else self._instance(row, row.record)
+
+    async def define_and_start(self, xml: bytes) -> str:
+        """Define the domain (or redefine it) and run it; a running one keeps running.
+
+        Args:
+            xml: from :func:`kumulus_agent.compute.domain_xml.domain_xml`.
+
+        Returns:
+            The instance id.
+
+        Raises:
+            InvalidDomain: libvirt refuses the XML.
+            Retryable: QEMU did not start; nothing newly defined is left behind.
+        """
+        instance_id = await self._connection.call(
+            "define and start a domain", lambda conn: domains.define_and_start(conn, xml)
+        )
+        self._asked_off.discard(instance_id)
+        return instance_id
+
+    async def start(self, instance_id: str) -> None:
+        """Run a defined domain and forget that its guest had turned itself off.
+
+        Raises:
+            InstanceNotFound: it is not defined here.
+        """
+        await self._record(instance_id, lambda record: replace(record, guest_shutdown=""))
+        await self._on_domain(f"start instance {instance_id}", instance_id, domains.start)
+        self._asked_off.discard(instance_id)
+
+    async def shutdown_graceful(self, instance_id: str) -> None:
+        """Press the guest's power button and return at once; off or absent is success."""
+        self._asked_off.add(instance_id)
+        await self._unless_absent(
+            f"shut instance {instance_id} down", instance_id, domains.if_active(lambda d: d.shutdown())
+        )
+
+    async def destroy(self, instance_id: str) -> None:
+        """End the guest at once, without mercy for what it has not written; off or absent is success.
+
+        QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest.
+        """
+        self._asked_off.add(instance_id)
+        asked = f"destroy instance {instance_id}"
+        await asyncio.to_thread(kill_qemu, domain_name(instance_id), instance_id)
+        await self._unless_absent(asked, instance_id, domains.if_active(lambda domain: domain.destroy()))
+
+    async def undefine(self, instance_id: str) -> None:
+        """Forget a domain that is off; absent is success."""
+        flags = (
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        )
+        await self._unless_absent(
+            f"undefine instance {instance_id}", instance_id, lambda domain: domain.undefineFlags(flags)
+        )
+        self._asked_off.discard(instance_id)
+
+    async def set_metadata(self, record: InstanceRecord) -> None:
+        """Replace our record in the domain, both in the running and in the stored definition.
+
+        Raises:
+            InstanceNotFound: no such domain.
+        """
+        xml = record_xml(record)
+        await self._on_domain(
+            f"record metadata of instance {record.instance_id}",
+            record.instance_id,
+            lambda domain: domains.write_record(domain, xml),
+        )
+
+    async def record_guest_shutdown(self, instance_id: str) -> None:
+        """Remember across host boots that the guest turned itself off; absent is success."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with contextlib.suppress(InstanceNotFound):
+            await self._record(
+                instance_id, lambda record: record if record.guest_shutdown else replace(record, guest_shutdown=now)
+            )
+
+    async def run_transient(self, xml: bytes) -> None:
+        """Run a domain that libvirt forgets when it ends (the self-test)."""
+        await self._connection.call(
+            "run a transient domain",
+            lambda conn: conn.createXML(xml.decode(), libvirt.VIR_DOMAIN_START_VALIDATE),
+        )
+
+    # Events.
+
+    def _lifecycle(self, instance_id: str, event: int, detail: int) -> None:
+        by_guest = event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN and detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST
+        if by_guest and instance_id not in self._asked_off:
+            task = asyncio.ensure_future(self._record_then_report(instance_id))
+            self._records.add(task)
+            task.add_done_callback(self._records.discard)
+        else:
+            self._on_event(instance_id)
+
+    async def _record_then_report(self, instance_id: str) -> None:
+        # If this fails, the reason that libvirt keeps says the same until the host boots, and observe() reports it.
+        with contextlib.suppress(HypervisorError):
+            await self.record_guest_shutdown(instance_id)
+        self._on_event(instance_id)
+
+    # How a verb reaches its domain.
+
+    def _instance(self, row: domains.Row, record: InstanceRecord) -> InstanceState:
+        asked_off = row.uuid in self._asked_off
+        return instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
+
+    async def _record(self, instance_id: str, change: Callable[[InstanceRecord], InstanceRecord]) -> None:
+        def rewrite(domain: Any) -> None:
+            old = domains.read_record(domain)
+            if old is not None and (new := change(old)) != old:
+                domains.write_record(domain, record_xml(new))
+
+        await self._on_domain(f"record metadata of instance {instance_id}", instance_id, rewrite)
+
+    def _on_domain(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> Awaitable[Any]:
+        return self._connection.call(asked, lambda conn: verb(conn.lookupByUUIDString(instance_id)))
+
+    async def _unless_absent(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> None:
+        with contextlib.suppress(InstanceNotFound):
+            await self._on_domain(asked, instance_id, verb)

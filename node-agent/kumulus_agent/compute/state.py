@@ -1,0 +1,132 @@
+"""What a domain's state means to us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import libvirt
+
+from kumulus_agent.compute.domain_xml import InstanceRecord
+
+
+class PowerState(StrEnum):
+    """What libvirt says of a domain, as far as anybody asks."""
+
+    RUNNING = "Running"
+    PAUSED = "Paused"
+    STOPPING = "Stopping"
+    OFF = "Off"
+    CRASHED = "Crashed"
+    SUSPENDED = "Suspended"
+
+
+_STATES: Final = {
+    libvirt.VIR_DOMAIN_RUNNING: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: PowerState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: PowerState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: PowerState.STOPPING,
+    libvirt.VIR_DOMAIN_SHUTOFF: PowerState.OFF,
+    libvirt.VIR_DOMAIN_CRASHED: PowerState.CRASHED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: PowerState.SUSPENDED,
+}
+_OFF_REASONS: Final = {
+    libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "GuestShutdown",
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "Destroyed",
+    libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "Crashed",
+    libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "Migrated",
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "Saved",
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "Failed",
+    libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "FromSnapshot",
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "HypervisorDaemon",
+}
+_PAUSED_REASONS: Final = {
+    libvirt.VIR_DOMAIN_PAUSED_USER: "User",
+    libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "Migration",
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR: "DiskError",
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "Migration",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceState:
+    """One of our domains as libvirt sees it now.
+
+    Attributes:
+        instance_id: from our metadata, equal to the domain's uuid.
+        namespace: the Server's namespace at definition.
+        name: the Server's name at definition.
+        epoch: the assignment's epoch at definition.
+        state: power state.
+        reason: why, in CamelCase; ``Unknown`` after a host boot or where libvirt gives none.
+        shutdown_by_guest: the guest turned itself off without our asking, recorded or seen.
+        guest_shutdown: the recorded RFC 3339 time, or empty.
+        image_digest: base image of its root disk, or empty.
+        persistent: False for a domain that libvirt forgets when it ends (an incoming migration).
+    """
+
+    instance_id: str
+    namespace: str
+    name: str
+    epoch: int
+    state: PowerState
+    reason: str
+    shutdown_by_guest: bool
+    guest_shutdown: str
+    image_digest: str
+    persistent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownDomain:
+    """A domain without our metadata, or whose metadata is not its own; it is reported and never touched."""
+
+    uuid: str
+    name: str
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """All domains of the host: ours by instance id, and the rest."""
+
+    instances: dict[str, InstanceState]
+    unknown: tuple[UnknownDomain, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Versions as ``(major, minor, patch)``."""
+
+    libvirt: tuple[int, int, int]
+    qemu: tuple[int, int, int]
+
+
+def instance_state(
+    record: InstanceRecord, code: int, reason: int, *, persistent: bool, asked_off: bool
+) -> InstanceState:
+    """Interpret libvirt's numbers.
+
+    Args:
+        record: our metadata in the domain.
+        code: ``virDomainState``.
+        reason: the state's reason, of the enumeration that belongs to ``code``.
+        persistent: the domain is defined, not only running.
+        asked_off: we asked this guest to stop, so that its going off says nothing about the guest's will.
+    """
+    state = _STATES.get(code, PowerState.OFF)
+    went_off = state is PowerState.OFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN
+    reasons = {PowerState.OFF: _OFF_REASONS, PowerState.PAUSED: _PAUSED_REASONS}.get(state, {})
+    return InstanceState(
+        instance_id=record.instance_id,
+        namespace=record.namespace,
+        name=record.name,
+        epoch=record.epoch,
+        state=state,
+        reason=reasons.get(reason, "Unknown"),
+        shutdown_by_guest=bool(record.guest_shutdown) or (went_off and not asked_off),
+        guest_shutdown=record.guest_shutdown,
+        image_digest=record.image_digest,
+        persistent=persistent,
+    )

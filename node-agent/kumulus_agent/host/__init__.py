@@ -1,0 +1,1 @@
+"""What the agent knows and proves about the host it runs on."""

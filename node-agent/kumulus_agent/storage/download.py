@@ -1,0 +1,196 @@
+"""One HTTP download to a file, resumed where a former one stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import aiohttp
+
+from kumulus_agent.storage.errors import CacheFull, DownloadFailed, SourceRefused, TooLarge
+
+_CHUNK_BYTES: Final = 1 << 20
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read=60)
+# Answers that stay the same however often one asks; 404 and 403 are often a mirror that lags.
+_REFUSALS: Final = frozenset({HTTPStatus.GONE, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What identifies one version of a URL's content."""
+
+    url: str
+    etag: str = ""
+    last_modified: str = ""
+
+    @property
+    def if_range(self) -> str:
+        """The value of If-Range; empty if no strong validator is known, for then nothing may be resumed."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
+
+
+@dataclass(slots=True)
+class Digests:
+    """Running hashes of a stream."""
+
+    sha256: Any = field(default_factory=hashlib.sha256)
+    sha512: Any = field(default_factory=hashlib.sha512)
+    size: int = 0
+
+    def update(self, chunk: bytes) -> None:
+        """Add the next bytes."""
+        self.sha256.update(chunk)
+        self.sha512.update(chunk)
+        self.size += len(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """A complete file, not yet inspected; ``not_modified`` if the server said that ``known`` is still valid."""
+
+    validators: Validators
+    size: int = 0
+    sha256: str = ""
+    sha512: str = ""
+    not_modified: bool = False
+
+
+async def download(
+    session: aiohttp.ClientSession, url: str, part: Path, *, size_limit: int, known: Validators | None = None
+) -> Downloaded:
+    """Fetch ``url`` into ``part``.
+
+    Args:
+        session: an open client session.
+        url: http or https.
+        part: grows by what arrives and stays after a failure; beside it ``<part>.json`` says which version it is of.
+        size_limit: bytes; more is refused.
+        known: a version that is at hand already; the server may answer that it is still the current one.
+
+    Raises:
+        DownloadFailed: retryable; the next call resumes.
+        SourceRefused: the URL or the server's answer is final.
+        TooLarge: more than ``size_limit``.
+        CacheFull: no room.
+    """
+    try:
+        headers, digests = await _resume_point(part, url)
+        if known is not None and not digests.size:
+            headers |= _conditions(known)
+        async with session.get(url, headers=headers, timeout=_TIMEOUT) as response:
+            if response.status == HTTPStatus.NOT_MODIFIED and known is not None:
+                return Downloaded(known, not_modified=True)
+            await _check_status(response, url, part)
+            if response.status == HTTPStatus.OK:
+                digests = Digests()
+            validators = _validators(response, url)
+            if size_limit < digests.size + (response.content_length or 0):
+                raise TooLarge(f"{url} has {digests.size + (response.content_length or 0)} bytes, limit {size_limit}")
+            await asyncio.to_thread(_sidecar(part).write_text, json.dumps(asdict(validators)))
+            await _receive(response, part, digests, size_limit)
+    except aiohttp.InvalidURL as error:
+        raise SourceRefused(f"{url!r} is not a URL that can be fetched") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise DownloadFailed(f"download {url}: {type(error).__name__}: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheFull(f"download {url}: no space left for {part.name}", delay=60.0) from error
+        raise
+    return Downloaded(validators, digests.size, digests.sha256.hexdigest(), digests.sha512.hexdigest())
+
+
+def discard(part: Path) -> None:
+    """Throw a partial download away."""
+    part.unlink(missing_ok=True)
+    _sidecar(part).unlink(missing_ok=True)
+
+
+def _sidecar(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+async def _resume_point(part: Path, url: str) -> tuple[dict[str, str], Digests]:
+    validators = await asyncio.to_thread(_read_validators, part)
+    if validators is None or validators.url != url or not validators.if_range:
+        return {}, Digests()
+    digests = await asyncio.to_thread(_hash_file, part)
+    if not digests.size:
+        return {}, digests
+    return {"Range": f"bytes={digests.size}-", "If-Range": validators.if_range}, digests
+
+
+def _read_validators(part: Path) -> Validators | None:
+    if not part.exists():
+        return None
+    try:
+        return Validators(**json.loads(_sidecar(part).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _hash_file(path: Path) -> Digests:
+    digests = Digests()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digests.update(chunk)
+    return digests
+
+
+def _conditions(known: Validators) -> dict[str, str]:
+    if known.etag:
+        return {"If-None-Match": known.etag}
+    return {"If-Modified-Since": known.last_modified} if known.last_modified else {}
+
+
+async def _check_status(response: aiohttp.ClientResponse, url: str, part: Path) -> None:
+    status = response.status
+    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        return
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        # The partial file is as long as the whole or longer: it is not of this version.
+        await asyncio.to_thread(discard, part)
+        raise DownloadFailed(f"download {url}: cannot be resumed, starts anew", status, delay=0.0)
+    if status in _REFUSALS:
+        raise SourceRefused(f"download {url}: the server answers {status} {response.reason}")
+    raise DownloadFailed(f"download {url}: the server answers {status} {response.reason}", status)
+
+
+def _validators(response: aiohttp.ClientResponse, url: str) -> Validators:
+    return Validators(url, response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
+
+
+async def _receive(response: aiohttp.ClientResponse, part: Path, digests: Digests, size_limit: int) -> None:
+    with await asyncio.to_thread(part.open, "ab" if digests.size else "wb") as file:
+        async for chunk in _blocks(response):
+            if digests.size + len(chunk) > size_limit:
+                raise TooLarge(f"{response.url} sends more than {size_limit} bytes")
+            await asyncio.to_thread(_store, file, digests, chunk)
+
+
+def _store(file: BinaryIO, digests: Digests, chunk: bytes) -> None:
+    file.write(chunk)
+    digests.update(chunk)
+
+
+async def _blocks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Gather the network's small reads: each block costs a change of thread. What came before a failure counts."""
+    gathered = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            gathered += chunk
+            if len(gathered) >= _CHUNK_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
+    except aiohttp.ClientError:
+        if gathered:
+            yield bytes(gathered)
+        raise
+    if gathered:
+        yield bytes(gathered)

@@ -1,0 +1,77 @@
+"""Look into an untrusted disk image without letting a tool open it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from oslo_utils.imageutils import format_inspector
+
+from kumulus_agent.storage.errors import FormatMismatch, TooLarge, UnsafeImage
+
+ImageFormat = Literal["qcow2", "raw"]
+
+_CHUNK_BYTES: Final = 64 * 1024
+_RAW_CONTENTS: Final = frozenset({"raw", "gpt", "iso"})
+"""What a raw disk may hold without being a container that QEMU follows: nothing known, partitions, a CD image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A safe image: its format, and its size in bytes as the guest sees it."""
+
+    format: ImageFormat
+    virtual_size: int
+
+
+def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) -> Inspected:
+    """Check a file before QEMU or qemu-img sees it. Blocks; reads at most the whole file once.
+
+    Args:
+        path: the file.
+        declared: the format that was promised.
+        virtual_size_limit: bytes that the guest's disk may have.
+
+    Raises:
+        FormatMismatch: the content is of another format.
+        UnsafeImage: it names a backing or data file, has unknown features, or is several formats at once.
+        TooLarge: its virtual size exceeds the limit.
+    """
+    found = _detect(path)
+    names = sorted(str(inspector) for inspector in found)
+    if declared == "raw":
+        if not set(names) <= _RAW_CONTENTS:
+            raise FormatMismatch(f"the image was declared raw, its content is {', '.join(names)}: correct spec.format")
+        virtual_size = path.stat().st_size
+    else:
+        if declared not in names:
+            raise FormatMismatch(f"the image was declared {declared}, its content is {', '.join(names)}")
+        if len(names) > 1:
+            raise UnsafeImage(f"the image is {' and '.join(names)} at once; convert it with qemu-img to one format")
+        virtual_size = _safe_size(found[0])
+    if virtual_size > virtual_size_limit:
+        raise TooLarge(f"the image's disk has {virtual_size} bytes, {virtual_size_limit} are allowed")
+    return Inspected(declared, virtual_size)
+
+
+def _detect(path: Path) -> list[Any]:
+    with path.open("rb") as file:
+        wrapper = format_inspector.InspectWrapper(file)
+        try:
+            while wrapper.formats is None and wrapper.read(_CHUNK_BYTES):
+                pass
+        except format_inspector.ImageFormatError as error:
+            raise UnsafeImage(f"the image cannot be understood: {error}") from error
+        finally:
+            wrapper.close()
+        return list(wrapper.formats or [])
+
+
+def _safe_size(inspector: Any) -> int:
+    try:
+        inspector.safety_check()
+    except format_inspector.SafetyCheckFailed as error:
+        reasons = "; ".join(f"{name}: {failure}" for name, failure in sorted(error.failures.items()))
+        raise UnsafeImage(f"the image is refused ({reasons}); flatten it with qemu-img convert") from error
+    return int(inspector.virtual_size)

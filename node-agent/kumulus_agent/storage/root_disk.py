@@ -1,0 +1,77 @@
+"""An instance's root disk: a qcow2 overlay on a cached image."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from kumulus_agent.storage.atomic import publish
+from kumulus_agent.storage.errors import DiskTooSmall, Retryable
+from kumulus_agent.storage.image_cache import CachedImage
+
+QEMU_IMG: Final = "qemu-img"
+_DEADLINE_SECONDS: Final = 60
+
+
+async def ensure_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
+    """Make the overlay unless it is there already; an existing one holds the guest's data and is left alone.
+
+    Args:
+        path: the overlay; its directory exists.
+        base: the image below it, already inspected.
+        size_bytes: the disk's size in the guest.
+
+    Raises:
+        DiskTooSmall: ``size_bytes`` is below the image's own size.
+        Retryable: qemu-img failed.
+    """
+    if await asyncio.to_thread(path.exists):
+        return
+    if size_bytes < base.virtual_size:
+        raise DiskTooSmall(
+            f"a root disk of {size_bytes} bytes was asked for, the image needs {base.virtual_size}: use a larger flavor"
+        )
+    part = path.with_name(f".{path.name}.part")
+    # No option beyond compat: the host's QEMU may be older than this qemu-img and must know every feature.
+    await qemu_img(
+        "create", "-q", "-f", "qcow2", "-o", "compat=1.1",
+        "-F", base.format, "-b", str(base.path), str(part), str(size_bytes),
+    )  # fmt: skip
+    await asyncio.to_thread(publish, part, path)
+
+
+async def delete_root_disk(path: Path) -> None:
+    """Remove the overlay; absent is success."""
+    await asyncio.to_thread(path.unlink, missing_ok=True)
+
+
+async def root_disk_info(path: Path) -> dict[str, Any]:
+    """Return ``qemu-img info`` of an overlay of ours, also while a guest runs on it."""
+    answer: dict[str, Any] = json.loads(await qemu_img("info", "-U", "-f", "qcow2", "--output=json", str(path)))
+    return answer
+
+
+async def qemu_img(*arguments: str) -> bytes:
+    """Run qemu-img and return its output.
+
+    Raises:
+        Retryable: it failed or did not end in time.
+    """
+    process = await asyncio.create_subprocess_exec(
+        QEMU_IMG, *arguments, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            output, errors = await process.communicate()
+    except TimeoutError as error:
+        raise Retryable(f"qemu-img {arguments[0]} did not end in {_DEADLINE_SECONDS} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise Retryable(f"qemu-img {arguments[0]} failed: {errors.decode(errors='replace').strip()}")
+    return output
