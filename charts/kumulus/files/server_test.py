@@ -55,8 +55,11 @@ async def until_ready(client: KubeClient, kind: type[Kind], name: str, namespace
 async def remove(client: KubeClient, kind: type[Kind], name: str, namespace: str | None = None) -> None:
     """Delete an object and wait until it is gone."""
     await client.delete(kind, name, namespace)
-    while await client.get(kind, name, namespace) is not None:
-        await asyncio.sleep(0.5)
+    seen = False
+    async for event, _ in client.watch(kind, namespace=namespace, field_selector=f"metadata.name={name}"):
+        if event == "DELETED" or (event == "SYNCED" and not seen):
+            break
+        seen = True
     say(f"{kind.__name__} {name} is gone")
 
 
