@@ -1,0 +1,5 @@
+"""``python -m kumulus_lab``."""
+
+from kumulus_lab.main import main
+
+main()

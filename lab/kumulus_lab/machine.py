@@ -1,0 +1,128 @@
+"""What the lab changes on the machine itself, and how it is undone: bridge, masquerading, sysctls, folders."""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from kumulus_lab import commands
+from kumulus_lab.settings import LabSettings
+
+_SYSCTLS = {
+    # Hosts and pods reach the outside through the machine.
+    "net/ipv4/ip_forward": "1",
+    # kubelet sets these; noting them here restores them.
+    "vm/overcommit_memory": "1",
+    "kernel/panic": None,
+    "kernel/panic_on_oops": None,
+    "kernel/keys/root_maxkeys": None,
+    "kernel/keys/root_maxbytes": None,
+}
+
+
+def ensure_link(name: str, *add: str) -> None:
+    """Make a link unless one of that name exists; ``add`` are the words after ``ip link add``."""
+    if not link_exists(name):
+        commands.run(["ip", "link", "add", name, *add])
+
+
+def link_exists(name: str) -> bool:
+    """Whether the machine has a link of that name."""
+    return Path("/sys/class/net", name).exists()
+
+
+def remove_link(name: str) -> None:
+    """Remove a link; absent is success."""
+    if link_exists(name):
+        commands.run(["ip", "link", "del", name])
+
+
+def ensure_network(lab: LabSettings) -> None:
+    """The bridge with the machine's address, routes to the pods, and masquerading towards the outside."""
+    ensure_link(lab.bridge, "type", "bridge")
+    commands.run(["ip", "addr", "replace", f"{lab.gateway}/{lab.subnet.prefixlen}", "dev", lab.bridge])
+    commands.run(["ip", "link", "set", lab.bridge, "up"])
+    for host in lab.host_specs:
+        commands.run(["ip", "route", "replace", host.pod_cidr, "via", host.address, "dev", lab.bridge])
+    commands.run(["nft", "--file", "-"], stdin=masquerading(lab))
+
+
+def masquerading(lab: LabSettings) -> str:
+    """An nftables script that replaces the lab's table as a whole."""
+    sources = f"{{ {lab.subnet}, {lab.pods} }}"
+    return f"""table ip {lab.name} {{}}
+delete table ip {lab.name}
+table ip {lab.name} {{
+  chain postrouting {{
+    type nat hook postrouting priority srcnat
+    ip saddr {sources} oifname != "{lab.bridge}" masquerade
+  }}
+}}
+"""
+
+
+def remove_network(lab: LabSettings) -> None:
+    """Remove what ``ensure_network`` made."""
+    commands.run(["nft", "delete", "table", "ip", lab.name], check=False)
+    remove_link(lab.bridge)
+
+
+def change_sysctls(lab: LabSettings) -> None:
+    """Set what the lab needs; note the values found, once."""
+    note = lab.state / "sysctls.json"
+    if not note.exists():
+        found = {name: _sysctl(name).read_text().strip() for name in _SYSCTLS if _sysctl(name).exists()}
+        note.write_text(json.dumps(found))
+    for name, value in _SYSCTLS.items():
+        if value is not None:
+            _sysctl(name).write_text(value)
+
+
+def restore_sysctls(lab: LabSettings) -> None:
+    """Write the noted values back where they differ."""
+    with contextlib.suppress(FileNotFoundError):
+        for name, value in json.loads((lab.state / "sysctls.json").read_text()).items():
+            if _sysctl(name).read_text().strip() != value:
+                _sysctl(name).write_text(value)
+
+
+def _sysctl(name: str) -> Path:
+    return Path("/proc/sys", name)
+
+
+def ensure_folders(lab: LabSettings, wanted: Iterable[Path]) -> None:
+    """Make the folders that hosts mount over, and note those that were not there."""
+    note = lab.state / "folders.json"
+    made = json.loads(note.read_text()) if note.exists() else []
+    for folder in wanted:
+        absent = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        made += [str(path) for path in reversed(absent)]
+    note.write_text(json.dumps(made))
+
+
+def remove_folders(lab: LabSettings) -> None:
+    """Remove the folders made here, as far as nobody has put anything into them."""
+    with contextlib.suppress(FileNotFoundError):
+        for folder in reversed(json.loads((lab.state / "folders.json").read_text())):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+
+
+def nameservers(resolv_conf: str) -> tuple[str, ...]:
+    """The IPv4 nameservers in a resolv.conf that hosts can reach: those on loopback they cannot."""
+    words = [line.split() for line in resolv_conf.splitlines()]
+    found = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
+    return tuple(address for address in found if not address.startswith("127.") and ":" not in address)
+
+
+def mounts_below(folder: Path, mountinfo: str) -> tuple[Path, ...]:
+    """Mount points at or below a folder in the text of /proc/self/mountinfo, the deepest last mounted first."""
+    points = [Path(line.split()[4].replace("\\040", " ")) for line in mountinfo.splitlines()]
+    return tuple(point for point in reversed(points) if point.is_relative_to(folder))
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmount everything at or below a folder."""
+    for point in mounts_below(folder, Path("/proc/self/mountinfo").read_text()):
+        commands.run(["umount", point])
