@@ -10,8 +10,8 @@ import kopf
 
 from kumulus_runtime.connection import NoCluster, authorization_header, load_configuration
 
-# A pod's token lives for an hour and its file is replaced after 48 minutes, so twelve minutes are always left.
-_LONGEST_USE = 600.0
+# A pod's token lives for an hour and its file is replaced after 48 minutes, so a token just read has twelve left.
+_LONGEST_USE = 1800.0
 _SPARE = 60.0
 
 
@@ -63,9 +63,8 @@ def _expiration(token: str, now: float) -> datetime:
     claims = _claims(token)
     issued = float(claims.get("iat", 0.0))
     periods = (now - issued) // _LONGEST_USE + 1
-    at = issued + periods * _LONGEST_USE
-    if "exp" in claims:
-        at = min(at, max(float(claims["exp"]) - _SPARE, issued))
+    ends = [issued + periods * _LONGEST_USE, float(claims.get("exp", float("inf"))) - _SPARE]
+    at = min(end for end in ends if end > now)
     return datetime.fromtimestamp(at, UTC)
 
 

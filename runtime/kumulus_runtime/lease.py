@@ -24,6 +24,10 @@ from kumulus_runtime.resources import LEASE
 _log = structlog.stdlib.get_logger(__name__)
 
 
+def _exit_at_once() -> None:
+    os._exit(3)
+
+
 class LeadershipLost(Exception):
     """This process must not act any more; its Lease is about to end or belongs to somebody else."""
 
@@ -57,7 +61,7 @@ class Leadership:
         clock: monotonic seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but two have defaults and names
         self,
         client: KubeClient,
         namespace: str,
@@ -66,10 +70,12 @@ class Leadership:
         identity: str = "",
         timing: LeaseTiming | None = None,
         clock: Callable[[], float] = time.monotonic,
+        give_up: Callable[[], None] = _exit_at_once,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = name
+        self._give_up = give_up
         self.identity = identity or f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._timing = timing or LeaseTiming()
         self._clock = clock
@@ -89,20 +95,29 @@ class Leadership:
         Raises:
             LeadershipLost: the Lease could not be kept; ``lead`` was cancelled before it ended.
         """
-        await self.acquire()
-        leading = asyncio.ensure_future(lead())
-        holding = asyncio.ensure_future(self.hold())
+        tasks: set[asyncio.Future[None]] = set()
         try:
-            await asyncio.wait({leading, holding}, return_when=asyncio.FIRST_COMPLETED)
+            await self.acquire()
+            leading, holding = asyncio.ensure_future(lead()), asyncio.ensure_future(self.hold())
+            tasks = {leading, holding}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if holding.done():
-                leading.cancel()
                 holding.result()
             await leading
         finally:
-            for task in (leading, holding):
-                task.cancel()
-            await asyncio.gather(leading, holding, return_exceptions=True)
+            await self._end(tasks)
             await self.release()
+
+    async def _end(self, tasks: set[asyncio.Future[None]]) -> None:
+        """Cancel what runs under the Lease; what does not stop before the Lease ends, ends with the process."""
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return
+        _done, running = await asyncio.wait(tasks, timeout=self._timing.margin)
+        if running:
+            _log.critical("cannot stop leading in time, exiting at once", lease=self._name)
+            self._give_up()
 
     async def acquire(self) -> None:
         """Return when this process is the leader.
@@ -118,7 +133,7 @@ class Leadership:
                 version = None if lease is None else (lease["metadata"]["uid"], lease["metadata"]["resourceVersion"])
                 if version != seen:
                     seen, seen_at = version, self._clock()
-                free = lease is None or not _holder(lease)
+                free = lease is None or _holder(lease) in {"", self.identity}
                 if free or self._clock() - seen_at >= _duration(lease, self._timing.duration):
                     await self._take(lease)
                     if not free:
