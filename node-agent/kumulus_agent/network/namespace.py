@@ -17,9 +17,8 @@ DATAPATH_SETTINGS = (
     "net.bridge.bridge-nf-call-arptables=0",
     # The namespace itself is no party to any network.
     "net.ipv4.ip_forward=0",
-    "net.ipv6.conf.all.disable_ipv6=1",
-    "net.ipv6.conf.default.disable_ipv6=1",
 )
+NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 
 
 def path(name: str) -> Path:
@@ -71,8 +70,13 @@ async def configure_datapath(name: str) -> None:
         DatapathUnavailable: br_netfilter is not loaded.
     """
     _require_bridge_filter()
-    await run((*entering(name), "sysctl", "--quiet", "--write", *DATAPATH_SETTINGS))
+    await run((*entering(name), "sysctl", "--quiet", "--write", *DATAPATH_SETTINGS, *NO_IPV6))
     await run(("ip", "-netns", name, "link", "set", "lo", "up"))
+
+
+async def disable_ipv6(name: str) -> None:
+    """Let the namespace's interfaces have no IPv6 addresses, not even their own link-local ones."""
+    await run((*entering(name), "sysctl", "--quiet", "--write", *NO_IPV6))
 
 
 def _require_bridge_filter() -> None:

@@ -35,6 +35,7 @@ class ServiceLink:
 async def ensure(datapath: AsyncIPRoute, wanted: ServiceLink) -> None:
     """Make namespace and link anew; the note is written last, so that a half-made link is seen."""
     await namespace.ensure(wanted.namespace)
+    await namespace.disable_ipv6(wanted.namespace)
     await link.absent(datapath, wanted.name)
     peer = {"ifname": INNER, "address": wanted.mac, "mtu": wanted.mtu, "net_ns_fd": wanted.namespace}
     with netlink_errors(f"make the veth {wanted.name} to namespace {wanted.namespace}"):

@@ -19,7 +19,11 @@ SUBNET = SubnetDesired(IPv4Network("10.0.0.0/24"), SERVICE)
 def make_port(number: int, **overrides) -> PortDesired:
     """A port with the address 10.0.0.<number>."""
     port = PortDesired(
-        f"kt{number:011x}", f"02:00:00:00:00:{number:02x}", (IPv4Address(f"10.0.0.{number}"),), f"i{number}", f"web-{number}"
+        f"kt{number:011x}",
+        f"02:00:00:00:00:{number:02x}",
+        (IPv4Address(f"10.0.0.{number}"),),
+        f"i{number}",
+        f"web-{number}",
     )
     return replace(port, **overrides)
 
@@ -84,7 +88,9 @@ async def test_a_spoofed_arp_sender_is_dropped(hosts):
     a, b = await connect(hosts)
     stolen = IPv4Address("10.0.0.77")
     await a.configure(stolen)
-    await a.run("busybox", "arping", "-U", "-c", "2", "-I", "eth0", "-s", str(stolen), str(b.port.addresses[0]), allowed=(0, 1))
+    await a.run(
+        "busybox", "arping", "-U", "-c", "2", "-I", "eth0", "-s", str(stolen), str(b.port.addresses[0]), allowed=(0, 1)
+    )
     assert str(stolen) not in await b.run("ip", "neighbour", "show")
 
 
@@ -179,7 +185,9 @@ async def test_dhcp_answers_only_ports(hosts):
     await first.datapath.ensure_network(make_network(first, second, [a], [b], subnet=SUBNET))
     await second.datapath.ensure_network(make_network(second, first, [b], [a]))
     guest = await second.boot(b, VNI)
-    output = await guest.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "2", "-T", "1", "-s", "/bin/true", allowed=(0, 1))
+    output = await guest.run(
+        "busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "2", "-T", "1", "-s", "/bin/true", allowed=(0, 1)
+    )
     assert "lease of" not in output
 
 
