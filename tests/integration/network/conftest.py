@@ -1,4 +1,4 @@
-"""Two hosts and their guests as network namespaces of this machine, all named ktest-…"""
+"""Two hosts and their guests: network namespaces of this machine whose names begin with ktest-."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 async def ip(*arguments: str) -> bytes:
-    """Run ip(8)."""
+    """Run the tool of iproute2."""
     return await run(("ip", *arguments))
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import NetworkAbsent
+from kumulus_agent.network.namespace import entering
 from kumulus_agent.network.state import HostRecord, NetworkDesired, PortDesired, SubnetDesired
 
 VNI = 0x2A
@@ -138,21 +140,9 @@ async def test_tenants_with_equal_addresses_do_not_meet(hosts):
         await guest.configure()
     assert await a.reaches(b.port.addresses[0], "-s", "4000")
     assert await c.reaches(d.port.addresses[0], "-s", "4000")
-    tracked = await Namespace(first.namespace).run("conntrack", "-L")
+    tracked = (await run((*entering(first.namespace), "conntrack", "-L"))).decode()
     assert "zone=1" in tracked
     assert "zone=2" in tracked
-
-
-class Namespace:
-    """A namespace to run commands in."""
-
-    def __init__(self, name):
-        self.name = name
-
-    async def run(self, *argv):
-        from kumulus_agent.network.command import run
-
-        return (await run(("nsenter", f"--net=/run/netns/{self.name}", "--", *argv))).decode()
 
 
 async def test_dhcp_and_dns(hosts, tmp_path: Path):
@@ -217,7 +207,7 @@ async def test_a_network_that_is_removed_leaves_nothing(hosts):
     assert await first.datapath.remove_network(VNI) == []
     assert not first.services.observe()
     assert not list((first.directory / "dns").iterdir())
-    assert not list(Path("/run/netns").glob(f"{first.name}-kd*"))
+    assert f"{first.name}-kd" not in (await run(("ip", "netns", "list"))).decode()
 
 
 async def test_a_tap_goes_from_the_host_to_the_bridge(hosts):

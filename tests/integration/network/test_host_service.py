@@ -1,0 +1,98 @@
+"""Host services as real processes of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kumulus_agent.services import process
+from kumulus_agent.services.host_service import HostServices, ServiceSpec
+
+
+@pytest.fixture
+async def services(tmp_path: Path):
+    """Services in a folder of the test, none of which is left behind."""
+    found = HostServices(tmp_path / "services", init_pid=None)
+    yield found
+    for unit in found.observe():
+        await found.absent(unit)
+
+
+@pytest.fixture
+def spec() -> ServiceSpec:
+    """A service that does nothing until it is ended."""
+    return ServiceSpec(f"kumulus-test-{os.getpid()}", ("sleep", "600"))
+
+
+async def test_a_service_is_started_once(services: HostServices, spec: ServiceSpec) -> None:
+    """Ensuring a service again finds the same process, a changed command line replaces it."""
+    assert await services.ensure(spec)
+    first = services.observe()[spec.unit].process
+    assert not await services.ensure(spec)
+    assert services.observe()[spec.unit].process == first
+    assert await services.ensure(replace(spec, argv=("sleep", "601")))
+    assert process.identify(first.pid) is None
+
+
+async def test_a_dead_service_is_started_again(services: HostServices, spec: ServiceSpec) -> None:
+    """A service that has died is not observed, and is started by the next ensure."""
+    await services.ensure(spec)
+    await process.stop(services.observe()[spec.unit].process)
+    assert not services.observe()
+    assert await services.ensure(spec)
+
+
+async def test_a_service_outlives_the_process_that_started_it(
+    services: HostServices, spec: ServiceSpec, tmp_path: Path
+) -> None:
+    """Another process finds the service by its record after the one that started it is gone."""
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from kumulus_agent.services.host_service import HostServices, ServiceSpec\n"
+        "services = HostServices(pathlib.Path(sys.argv[1]), init_pid=None)\n"
+        "asyncio.run(services.ensure(ServiceSpec(sys.argv[2], ('sleep', '600'))))\n"
+    )
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path / "services"), spec.unit, start_new_session=True
+    )
+    assert await starter.wait() == 0
+    assert spec.unit in services.observe()
+    assert not await services.ensure(spec)
+
+
+async def test_a_service_leaves_our_control_group_and_session(services: HostServices, spec: ServiceSpec) -> None:
+    """What ends the agent's pod does not reach the service."""
+    await services.ensure(spec)
+    pid = services.observe()[spec.unit].process.pid
+    assert os.getsid(pid) == pid
+    groups = await asyncio.to_thread(Path(f"/proc/{pid}/cgroup").read_text)
+    assert f"/kumulus/{spec.unit}" in groups
+
+
+async def test_a_service_that_ignores_the_request_is_killed(
+    services: HostServices, spec: ServiceSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service has ended when absent returns, whatever it does with signals."""
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.3)
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+    await services.ensure(replace(spec, argv=(sys.executable, "-c", program)))
+    identity = services.observe()[spec.unit].process
+    assert await services.absent(spec.unit)
+    assert process.identify(identity.pid) is None
+    assert not await services.absent(spec.unit)
+
+
+async def test_a_number_that_was_used_again_is_not_ended(services: HostServices, spec: ServiceSpec) -> None:
+    """A process with the recorded number but another start is left alone."""
+    await services.ensure(spec)
+    identity = services.observe()[spec.unit].process
+    other = replace(identity, started=identity.started + 1)
+    assert not process.send(other, signal.SIGTERM)
+    assert not await process.stop(other)
+    assert process.identify(identity.pid) == identity

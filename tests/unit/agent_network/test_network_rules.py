@@ -1,0 +1,82 @@
+"""nftables transactions: what is in them, and that reading them back gives the same state."""
+
+from __future__ import annotations
+
+from kumulus_agent.network.rules import BASE, Element, FirewallChange, FirewallState, parse
+
+STATE = FirewallState(
+    BASE,
+    frozenset(
+        {
+            Element("zones", ("kt1",), 7),
+            Element("guests", ("kt1",)),
+            Element("macs", ("kt1", "02:00:00:00:00:01")),
+            Element("addresses", ("kt1", "10.0.0.1")),
+            Element("zones", ("kt2",), 8),
+        }
+    ),
+    frozenset({7, 8}),
+)
+
+
+def listing(transaction: dict[str, list]) -> list[dict]:
+    """What nft would list after the transaction: sets with their elements, and chains."""
+    objects: dict[tuple, dict] = {}
+    for command in transaction["nftables"]:
+        for kind, item in command.get("add", {}).items():
+            key = (item["family"], item["name"]) if "name" in item and kind != "table" else None
+            if kind in {"set", "map", "chain"}:
+                objects[key] = {kind: dict(item, elem=[])}
+            elif kind == "element":
+                next(iter(objects[key].values()))["elem"] += item["elem"]
+    return list(objects.values())
+
+
+def test_a_rebuild_holds_everything() -> None:
+    """When the fixed rules are replaced, all elements and zones come back in the same transaction."""
+    old = FirewallState("older", STATE.elements, STATE.zones)
+    transaction = FirewallChange(old, STATE).transaction()
+    assert parse(listing(transaction)) == STATE
+    assert "delete" in transaction["nftables"][1]
+
+
+def test_an_unchanged_base_is_left_alone() -> None:
+    """A new element is one command: counters and other ports' rules stay."""
+    element = Element("addresses", ("kt1", "10.0.0.9"))
+    result = FirewallState(BASE, STATE.elements | {element}, STATE.zones)
+    added = {"family": "bridge", "table": "kumulus", "name": "addresses", "elem": [{"concat": ["kt1", "10.0.0.9"]}]}
+    assert FirewallChange(STATE, result).transaction() == {"nftables": [{"add": {"element": added}}]}
+
+
+def test_a_changed_value_is_deleted_before_it_is_added() -> None:
+    """A map cannot hold two values of one interface."""
+    moved = (STATE.elements - {Element("zones", ("kt1",), 7)}) | {Element("zones", ("kt1",), 8)}
+    commands = FirewallChange(STATE, FirewallState(BASE, moved, STATE.zones)).transaction()["nftables"]
+    assert [next(iter(command)) for command in commands] == ["delete", "add"]
+
+
+def test_a_zone_goes_after_what_refers_to_it() -> None:
+    """A zone's chain is deleted only once no map element jumps to it."""
+    commands = FirewallChange(STATE, FirewallState(BASE, STATE.elements, frozenset({7}))).transaction()["nftables"]
+    assert [(verb, next(iter(item))) for command in commands for verb, item in command.items()] == [
+        ("delete", "element"),
+        ("flush", "chain"),
+        ("delete", "chain"),
+    ]
+
+
+def test_foreign_rules_are_passed_over() -> None:
+    """Tables that are not ours change nothing of what is observed."""
+    foreign = [
+        {"metainfo": {}},
+        {"table": {"family": "ip", "name": "nat"}},
+        {"chain": {"table": "nat", "name": "zone-x"}},
+    ]
+    assert parse(foreign) == FirewallState()
+
+
+def test_elements_in_finds_all_of_a_network() -> None:
+    """A network's elements are those of the interfaces that carry its number."""
+    assert STATE.elements_in(8) == {Element("zones", ("kt2",), 8)}
+    assert {e.set for e in STATE.elements_in(7)} == {"zones", "guests", "macs", "addresses"}
+    assert STATE.elements_in(9) == frozenset()
