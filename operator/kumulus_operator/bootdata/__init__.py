@@ -1,0 +1,1 @@
+"""Boot data: user data for node agents, over TLS."""

@@ -1,0 +1,162 @@
+"""The TLS server from which node agents fetch the boot data of the servers that are assigned to them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+import ssl
+import tempfile
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from kumulus_api import KeyPair, Server
+from kumulus_operator.bootdata.certificate import Issued, issue
+from kumulus_operator.cloud import MANAGER, Cloud
+from kumulus_operator.metrics import BOOT_DATA_REQUESTS
+from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import ApiError
+from kumulus_runtime.resources import CONFIGMAP, TOKENREVIEW
+
+AUDIENCE = "kumulus-boot-data"
+CA_CONFIG_MAP = "kumulus-boot-data-ca"
+CA_KEY = "ca.crt"
+_NODE_NAME = "authentication.kubernetes.io/node-name"
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+class Denied(Exception):
+    """A request is answered with an error."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BootData:
+    """Answers agents. What it reads is live, and none of it is kept or logged.
+
+    Args:
+        client: to reach the API server.
+    """
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request."""
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        try:
+            node = await self._node_of(request.headers.get("Authorization", ""))
+            body: dict[str, Any] = await self.boot_data(node, namespace, name)
+            status = HTTPStatus.OK
+        except Denied as denied:
+            body, status = {"error": str(denied)}, denied.status
+            _LOG.info("boot data denied", namespace=namespace, name=name, status=int(status))
+        except ApiError as error:
+            body, status = {"error": "the API server cannot be asked now"}, HTTPStatus.SERVICE_UNAVAILABLE
+            _LOG.warning("boot data not served", namespace=namespace, name=name, status=error.status)
+        BOOT_DATA_REQUESTS.labels(code=str(int(status))).inc()
+        return web.json_response(body, status=int(status))
+
+    async def _node_of(self, authorization: str) -> str:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Denied(HTTPStatus.UNAUTHORIZED, "a ServiceAccount token is needed")
+        review = await self._client.create(
+            TOKENREVIEW, {"metadata": {}, "spec": {"token": token.strip(), "audiences": [AUDIENCE]}}
+        )
+        status = review.get("status", {})
+        if not status.get("authenticated") or AUDIENCE not in (status.get("audiences") or []):
+            raise Denied(HTTPStatus.UNAUTHORIZED, f"the token is not valid for the audience {AUDIENCE}")
+        nodes = (status.get("user", {}).get("extra") or {}).get(_NODE_NAME) or []
+        if len(nodes) != 1:
+            raise Denied(HTTPStatus.FORBIDDEN, "the token is not bound to a node")
+        return str(nodes[0])
+
+    async def boot_data(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give user data and SSH keys of a server that is assigned to a node.
+
+        Returns:
+            `userData` in base64 or None, and `sshKeys`.
+
+        Raises:
+            Denied: 404 if the server is not that node's (whether it exists is not told), or its data is missing.
+        """
+        if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
+            raise Denied(HTTPStatus.NOT_FOUND, "no such server on this node")
+        body = await self._client.get(Server, name, namespace)
+        server = Server.model_validate(body) if body is not None else None
+        assigned = server.spec.assignment if server is not None else None
+        if server is None or assigned is None or node not in (assigned.host, assigned.target):
+            raise Denied(HTTPStatus.FORBIDDEN, f"{namespace}/{name} is not assigned to node {node}")
+        return {"userData": await self._user_data(server), "sshKeys": await self._keys(server)}
+
+    async def _user_data(self, server: Server) -> str | None:
+        data = server.spec.user_data
+        if data is not None and data.inline is not None:
+            return base64.b64encode(data.inline.encode()).decode()
+        found = selector_of(server)
+        if found is None:
+            return None
+        resource, selector = found
+        body = await self._client.get(resource, selector.name, server.metadata.namespace)
+        content = content_of(body, resource.kind, selector.key) if body is not None else None
+        if content is None:
+            where = f"key {selector.key} of {resource.kind} {selector.name}"
+            raise Denied(HTTPStatus.NOT_FOUND, f"{where} was not found in {server.metadata.namespace}")
+        if len(content) > LARGEST:
+            raise Denied(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"user data is larger than {LARGEST} bytes")
+        return base64.b64encode(content).decode()
+
+    async def _keys(self, server: Server) -> list[str]:
+        if server.spec.key_pair is None:
+            return []
+        body = await self._client.get(KeyPair, server.spec.key_pair.name, server.metadata.namespace)
+        if body is None:
+            raise Denied(HTTPStatus.NOT_FOUND, f"key pair {server.spec.key_pair.name} was not found")
+        return [str(body["spec"]["publicKey"])]
+
+
+def application(client: KubeClient) -> web.Application:
+    """Give the web application."""
+    app = web.Application()
+    app.router.add_get("/v1/boot-data/{namespace}/{name}", BootData(client).handle)
+    return app
+
+
+async def serve_boot_data(cloud: Cloud) -> None:
+    """Make a certificate, publish its authority, serve until cancelled."""
+    settings = cloud.settings
+    service, namespace = settings.boot_data_service, settings.system_namespace
+    issued = await asyncio.to_thread(issue, [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local"])
+    runner = web.AppRunner(application(cloud.client), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, None, settings.boot_data_port, ssl_context=_context(issued)).start()
+        body = {
+            "metadata": {"name": CA_CONFIG_MAP, "namespace": namespace},
+            "data": {CA_KEY: issued.authority.decode()},
+        }
+        await cloud.client.apply(CONFIGMAP, body, manager=MANAGER)
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+def _context(issued: Issued) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Path(folder) / "chain.pem"
+        chain.touch(mode=0o600)
+        chain.write_bytes(issued.key + issued.certificate)
+        context.load_cert_chain(chain)
+    return context

@@ -1,0 +1,1 @@
+"""Claims whose claimant is gone: found, kept in quarantine, released."""

@@ -1,0 +1,164 @@
+"""What the operator knows and works with: views of all kinds, the books, the queues."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from kumulus_api import (
+    API_VERSION,
+    AddressClaim,
+    Flavor,
+    Host,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    NetworkEndpoints,
+    NetworkIDClaim,
+    Port,
+    Project,
+    Server,
+    Volume,
+)
+from kumulus_api.tenancy import Quota
+from kumulus_operator.hosts.facts import host_facts
+from kumulus_operator.hosts.liveness import Liveness
+from kumulus_operator.intake import take
+from kumulus_operator.ipam.claims import AddressBook
+from kumulus_operator.ledger.ledger import Ledger
+from kumulus_operator.placement.facts import HostFacts
+from kumulus_operator.settings import OperatorSettings
+from kumulus_operator.views import Key, View
+from kumulus_operator.waiting import CAPACITY, Need, Waiters
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.events import EventRecorder
+from kumulus_runtime.workqueue import WorkQueue
+
+MANAGER = "kumulus-operator"
+"""The field manager of all our writes."""
+
+
+class Queues:
+    """One work queue for each kind of work; keys are namespace and name."""
+
+    def __init__(self) -> None:
+        self.projects: WorkQueue[Key] = WorkQueue("projects")
+        self.networks: WorkQueue[Key] = WorkQueue("networks")
+        self.endpoints: WorkQueue[Key] = WorkQueue("endpoints")
+        self.ports: WorkQueue[Key] = WorkQueue("ports")
+        self.servers: WorkQueue[Key] = WorkQueue("servers")
+        self.volumes: WorkQueue[Key] = WorkQueue("volumes")
+        self.images: WorkQueue[Key] = WorkQueue("images")
+        self.hosts: WorkQueue[Key] = WorkQueue("hosts")
+        self.claims: WorkQueue[Key] = WorkQueue("claims")
+
+    def all(self) -> list[WorkQueue[Key]]:
+        """Give all queues."""
+        return list(vars(self).values())
+
+
+class Cloud:
+    """Everything that reconciles share. It decides nothing.
+
+    Args:
+        client: to reach the API server.
+        settings: of the process.
+    """
+
+    def __init__(self, client: KubeClient, settings: OperatorSettings) -> None:
+        self.client = client
+        self.settings = settings
+        self.events = EventRecorder(client, "kumulus.dev/operator")
+        self.projects = View(Project)
+        self.flavors = View(Flavor)
+        self.hosts = View(Host)
+        self.images = View(Image)
+        self.key_pairs = View(KeyPair)
+        self.networks = View(Network)
+        self.endpoints = View(NetworkEndpoints)
+        self.ports = View(Port)
+        self.volumes = View(Volume)
+        self.servers = View(Server)
+        self.address_claims = View(AddressClaim)
+        self.network_id_claims = View(NetworkIDClaim)
+        self.views: dict[type[Kind], View[Any]] = {
+            view.kind: view for view in vars(self).values() if isinstance(view, View)
+        }
+        self.queues = Queues()
+        self.liveness = Liveness(settings.host_silence)
+        self.addresses = AddressBook(client)
+        self.ledger = Ledger(self.host_facts, self.quota_of)
+        self.server_waiters = Waiters()
+        self.port_waiters = Waiters()
+        self.image_waiters = Waiters()
+        self.volume_waiters = Waiters()
+        self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
+        """Servers that have a port on a network."""
+        self.servers_on: dict[str, set[Key]] = defaultdict(set)
+        """Servers that are assigned to a host."""
+        self.abandoned: dict[str, float] = {}
+        """Claims whose claimant was found gone, by name, and when (monotonic seconds)."""
+
+    def take(self, kind: type[Kind], body: dict[str, Any], *, deleted: bool = False) -> None:
+        """Take in an object as seen; see `kumulus_operator.intake`."""
+        take(self, kind, body, deleted=deleted)
+
+    def host_facts(self) -> list[HostFacts]:
+        """Give all hosts as they are now."""
+        now = time.monotonic()
+        return [
+            host_facts(host, self.settings, fresh=self.liveness.fresh(host.metadata.name, now)) for host in self.hosts
+        ]
+
+    def quota_of(self, namespace: str) -> Quota:
+        """Give the limits of a project; a namespace without Project has none."""
+        project = self.projects.get("", namespace)
+        return project.spec.quota if project is not None else Quota()
+
+    def host_silent(self, name: str) -> bool:
+        """Give whether a host has not renewed its Lease for too long."""
+        return self.liveness.silent_in(name, time.monotonic()) <= 0
+
+    def host_speaks(self, name: str) -> None:
+        """Note that a host renews its Lease (again)."""
+        self.queues.hosts.add(("", name))
+        self.wake(CAPACITY, ("Host", "", name))
+
+    def wake(self, *needs: Need) -> None:
+        """Have everything looked at again that waits for one of the needs."""
+        for waiters, queue in (
+            (self.server_waiters, self.queues.servers),
+            (self.port_waiters, self.queues.ports),
+            (self.image_waiters, self.queues.images),
+            (self.volume_waiters, self.queues.volumes),
+        ):
+            enqueue(queue, waiters.woken_by(*needs))
+
+
+def enqueue(queue: WorkQueue[Key], keys: Iterable[Key]) -> None:
+    """Add several keys."""
+    for key in keys:
+        queue.add(key)
+
+
+def identity(item: Kind) -> dict[str, Any]:
+    """Give the start of a body that is applied to this very object; a successor of its name refuses it."""
+    metadata: dict[str, Any] = {"name": item.metadata.name, "uid": item.metadata.uid}
+    if item.metadata.namespace:
+        metadata["namespace"] = item.metadata.namespace
+    return {"apiVersion": API_VERSION, "kind": type(item).__name__, "metadata": metadata}
+
+
+def owner_reference(item: Kind) -> dict[str, Any]:
+    """Give the ownerReference that has the garbage collector delete a dependent with this object."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": type(item).__name__,
+        "name": item.metadata.name,
+        "uid": item.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }

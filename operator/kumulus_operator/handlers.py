@@ -1,0 +1,33 @@
+"""kopf's handlers: they take in what is seen and put keys into queues, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from kumulus_api import GROUP, KINDS, VERSION, Kind
+from kumulus_operator.cloud import Cloud
+from kumulus_runtime import kopf_login, kopf_settings
+
+
+def register(cloud: Cloud) -> kopf.OperatorRegistry:
+    """Give a registry with a handler for each kind."""
+    registry = kopf.OperatorRegistry()
+    kopf_login.register(registry)
+
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        kopf_settings.configure(settings)
+
+    kopf.on.startup(id="settings", registry=registry)(configure)
+    for kind in KINDS:
+        _watch(registry, cloud, kind)
+    return registry
+
+
+def _watch(registry: kopf.OperatorRegistry, cloud: Cloud, kind: type[Kind]) -> None:
+    async def seen(event: kopf.RawEvent, **_: Any) -> None:
+        cloud.take(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
+
+    plural = kind.definition.plural
+    kopf.on.event(GROUP, VERSION, plural, id=f"watch-{plural}", registry=registry)(seen)

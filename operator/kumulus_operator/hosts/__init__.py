@@ -1,0 +1,1 @@
+"""Hosts: whether they speak, and what they have."""

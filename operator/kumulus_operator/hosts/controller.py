@@ -1,0 +1,48 @@
+"""Reconcile a Host: notice its silence."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from kumulus_operator.cloud import Cloud, enqueue
+from kumulus_operator.views import Key
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+class HostController:
+    """Watches over the Leases of hosts by the own clock.
+
+    Args:
+        cloud: what the operator works with.
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._silent: set[str] = set()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look whether a host speaks; give the seconds until its silence would begin."""
+        cloud, name = self._cloud, key[1]
+        if cloud.hosts.get(*key) is None:
+            self._silent.discard(name)
+            return None
+        now = time.monotonic()
+        cloud.liveness.expect(name, now)
+        left = cloud.liveness.silent_in(name, now)
+        if left > 0:
+            self._silent.discard(name)
+            return left + 0.05
+        if name not in self._silent:
+            self._silent.add(name)
+            _LOG.warning("host is silent", host=name)
+            enqueue(cloud.queues.servers, cloud.servers_on[name])
+            enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
+        return None
+
+
+def _imports_on(image: object, host: str) -> bool:
+    status = getattr(image, "status", None)
+    return status is not None and status.import_host == host

@@ -1,0 +1,1 @@
+"""Images: which host imports them."""

@@ -1,0 +1,228 @@
+"""Take in what was seen, by a watch or as the answer to an own write: update the books, put keys into queues.
+
+Nothing is decided here. Each function gets the former and the new state of one object; None is "not there".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kumulus_api import (
+    AddressClaim,
+    Flavor,
+    Host,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    NetworkEndpoints,
+    NetworkIDClaim,
+    Port,
+    Project,
+    Server,
+    Volume,
+)
+from kumulus_operator.waiting import CAPACITY, any_of, quota
+
+if TYPE_CHECKING:
+    from kumulus_operator.cloud import Cloud
+
+Taker = Callable[["Cloud", Any, Any], None]
+
+
+def take(cloud: Cloud, kind: type[Kind], body: dict[str, Any], *, deleted: bool) -> None:
+    """Take one object in; what is not news changes nothing."""
+    view = cloud.views[kind]
+    former, new = (view.drop(body), None) if deleted else view.put(body)
+    if former is new:
+        return
+    _TAKERS[kind](cloud, former, new)
+
+
+def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
+    name = (new or former).metadata.name  # type: ignore[union-attr]
+    cloud.queues.projects.add(("", name))
+    if former is None or new is None or former.spec.quota != new.spec.quota:
+        cloud.wake(quota(name))
+
+
+def _flavor(cloud: Cloud, former: Flavor | None, new: Flavor | None) -> None:
+    if former is None and new is not None:
+        cloud.wake(("Flavor", "", new.metadata.name))
+
+
+def _key_pair(cloud: Cloud, former: KeyPair | None, new: KeyPair | None) -> None:
+    if former is None and new is not None:
+        cloud.wake(("KeyPair", *new.key))
+
+
+def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
+    host = new or former
+    if host is None:
+        return
+    name = host.metadata.name
+    cloud.queues.hosts.add(("", name))
+    if _placement_facts(former) != _placement_facts(new):
+        cloud.wake(CAPACITY, ("Host", "", name))
+    if _tunnel(former) != _tunnel(new):
+        for network, servers in cloud.users_of_network.items():
+            if servers & cloud.servers_on[name]:
+                cloud.queues.endpoints.add(network)
+    if new is not None and new.spec.decommissioned and not (former and former.spec.decommissioned):
+        for key in cloud.servers_on[name]:
+            cloud.queues.servers.add(key)
+        for volume in cloud.volumes:
+            cloud.queues.volumes.add(volume.key)
+
+
+def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
+    if host is None:
+        return None
+    status = host.status
+    conditions = [(item.type, item.status) for item in status.conditions] if status else []
+    facts = (status.inventory, status.tunnel_address, status.unclaimed_instances) if status else ()
+    return (host.spec, sorted(conditions), facts)
+
+
+def _tunnel(host: Host | None) -> str | None:
+    return host.status.tunnel_address if host is not None and host.status is not None else None
+
+
+def _image(cloud: Cloud, former: Image | None, new: Image | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    cloud.queues.images.add(item.key)
+    if new is not None:
+        cloud.wake(("Image", *item.key))
+
+
+def _network(cloud: Cloud, former: Network | None, new: Network | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    cloud.queues.networks.add(item.key)
+    cloud.wake(("Network", *item.key))
+    if former is None or new is None:
+        cloud.wake(any_of("Network", item.key[0]))
+    if cloud.users_of_network.get(item.key):
+        cloud.queues.endpoints.add(item.key)
+    if new is None:
+        for claim in cloud.network_id_claims:
+            if (claim.spec.claim_ref.namespace, claim.spec.claim_ref.name) == item.key:
+                cloud.queues.claims.add(("NetworkIDClaim", claim.metadata.name))
+
+
+def _endpoints(cloud: Cloud, former: NetworkEndpoints | None, new: NetworkEndpoints | None) -> None:
+    if new is None and former is not None:
+        cloud.queues.endpoints.add((former.key[0], former.spec.network.name))
+
+
+def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    if new is not None:
+        cloud.ledger.port_seen(new)
+        if not any(owner.kind == "Server" for owner in new.metadata.owner_references):
+            cloud.queues.ports.add(item.key)
+        had = former is not None and former.spec.assignment is not None
+        if new.spec.assignment is not None and not had:
+            cloud.wake(("Port", *item.key))
+        return
+    cloud.ledger.port_gone(item)
+    for claim in cloud.addresses.held_by(item.key):
+        cloud.queues.claims.add(("AddressClaim", claim.metadata.name))
+    cloud.wake(("Port", *item.key), quota(item.key[0]))
+
+
+def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    cloud.queues.volumes.add(item.key)
+    if new is not None:
+        cloud.ledger.volume_seen(new)
+        released = former is not None and former.spec.assignment != new.spec.assignment
+        if former is None or released:
+            cloud.wake(("Volume", *item.key))
+        return
+    cloud.ledger.volume_gone(item)
+    cloud.wake(("Volume", *item.key), quota(item.key[0]), CAPACITY)
+
+
+def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    cloud.queues.servers.add(item.key)
+    _index_server(cloud, former, new)
+    if new is not None:
+        if former is not None and former.metadata.uid != new.metadata.uid:
+            cloud.ledger.server_gone(former.key)
+        cloud.ledger.server_seen(new)
+        return
+    cloud.ledger.server_gone(item.key)
+    cloud.wake(CAPACITY, quota(item.key[0]), ("Server", *item.key))
+    for attachment in item.spec.volumes:
+        cloud.queues.volumes.add((item.key[0], attachment.volume.name))
+    for interface in item.spec.networks or ():
+        if interface.port is not None:
+            cloud.queues.ports.add((item.key[0], interface.port.name))
+            cloud.wake(("Port", item.key[0], interface.port.name))
+
+
+def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
+    old = former.spec.assignment if former is not None else None
+    now = new.spec.assignment if new is not None else None
+    if old == now:
+        return
+    networks: set[tuple[str, str]] = set()
+    if former is not None and old is not None:
+        cloud.servers_on[old.host].discard(former.key)
+        networks |= {(port.network_namespace, port.network) for port in old.ports}
+        for network in networks:
+            cloud.users_of_network[network].discard(former.key)
+    if new is not None and now is not None:
+        cloud.servers_on[now.host].add(new.key)
+        for port in now.ports:
+            network = (port.network_namespace, port.network)
+            cloud.users_of_network[network].add(new.key)
+            networks.add(network)
+    for network in networks:
+        cloud.queues.endpoints.add(network)
+
+
+def _address_claim(cloud: Cloud, former: AddressClaim | None, new: AddressClaim | None) -> None:
+    if new is not None:
+        cloud.addresses.seen(new)
+        if former is None:
+            cloud.queues.claims.add_after(("AddressClaim", new.metadata.name), cloud.settings.claim_quarantine)
+    elif former is not None:
+        cloud.addresses.gone(former)
+        cloud.abandoned.pop(former.metadata.name, None)
+        cloud.wake(("AddressClaim", "", str(former.spec.vni)))
+
+
+def _network_id_claim(cloud: Cloud, former: NetworkIDClaim | None, new: NetworkIDClaim | None) -> None:
+    if new is not None and former is None:
+        cloud.queues.claims.add_after(("NetworkIDClaim", new.metadata.name), cloud.settings.claim_quarantine)
+    elif new is None and former is not None:
+        cloud.abandoned.pop(former.metadata.name, None)
+
+
+_TAKERS: dict[type[Kind], Taker] = {
+    Project: _project,
+    Flavor: _flavor,
+    KeyPair: _key_pair,
+    Host: _host,
+    Image: _image,
+    Network: _network,
+    NetworkEndpoints: _endpoints,
+    Port: _port,
+    Volume: _volume,
+    Server: _server,
+    AddressClaim: _address_claim,
+    NetworkIDClaim: _network_id_claim,
+}

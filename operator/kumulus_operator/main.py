@@ -1,0 +1,130 @@
+"""The operator process: lead, list everything, then watch and reconcile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import kopf
+import structlog
+
+from kumulus_api import KINDS
+from kumulus_operator.bootdata.server import serve_boot_data
+from kumulus_operator.claims.controller import ClaimController
+from kumulus_operator.cloud import Cloud
+from kumulus_operator.handlers import register
+from kumulus_operator.hosts.controller import HostController
+from kumulus_operator.images.controller import ImageController
+from kumulus_operator.metrics import WAITING_SERVERS
+from kumulus_operator.networks.controller import NetworkController
+from kumulus_operator.networks.endpoints import EndpointsController
+from kumulus_operator.ports.controller import PortController
+from kumulus_operator.projects.controller import ProjectController
+from kumulus_operator.servers.controller import ServerController
+from kumulus_operator.settings import OperatorSettings
+from kumulus_operator.views import Key
+from kumulus_operator.volumes.controller import VolumeController
+from kumulus_runtime import logs, metrics_server, process
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.lease import Leadership
+from kumulus_runtime.resources import LEASE
+from kumulus_runtime.workqueue import WorkQueue
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+def main() -> None:
+    """Run until a signal; the exit code tells whether it ended well."""
+    settings = OperatorSettings()
+    logs.configure(settings.log_format, settings.log_level)
+
+    async def run(stop: asyncio.Event) -> None:
+        await operate(settings, stop)
+
+    raise SystemExit(process.run(run, grace=settings.shutdown_seconds))
+
+
+async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
+    """Wait for leadership, then operate until `stop` is set.
+
+    Raises:
+        LeadershipLost: another process may decide now; this one must end.
+    """
+    async with await KubeClient.connect("kumulus-operator") as client:
+        leadership = Leadership(client, settings.system_namespace)
+        metrics = asyncio.create_task(metrics_server.serve(settings.metrics_port))
+        work = asyncio.create_task(leadership.run(lambda: lead(client, settings)))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({work, stopping, metrics}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (metrics, work):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (work, metrics, stopping):
+                task.cancel()
+            await asyncio.gather(work, metrics, stopping, return_exceptions=True)
+
+
+async def lead(client: KubeClient, settings: OperatorSettings) -> None:
+    """Operate as the leader until cancelled."""
+    cloud = Cloud(client, settings)
+    WAITING_SERVERS.set_function(lambda: len(cloud.server_waiters))
+    await list_everything(cloud)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(cloud.ledger.run(), name="ledger")
+        group.create_task(_watch_leases(cloud), name="leases")
+        group.create_task(serve_boot_data(cloud), name="boot data")
+        group.create_task(_watch_kinds(cloud), name="kopf")
+        for queue, reconcile in controllers(cloud):
+            group.create_task(queue.run(reconcile, settings.workers))
+
+
+def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awaitable[float | None]]]]:
+    """Give each queue with what handles its keys."""
+    queues = cloud.queues
+    return [
+        (queues.projects, ProjectController(cloud).reconcile),
+        (queues.networks, NetworkController(cloud).reconcile),
+        (queues.endpoints, EndpointsController(cloud).reconcile),
+        (queues.ports, PortController(cloud).reconcile),
+        (queues.servers, ServerController(cloud).reconcile),
+        (queues.volumes, VolumeController(cloud).reconcile),
+        (queues.images, ImageController(cloud).reconcile),
+        (queues.hosts, HostController(cloud).reconcile),
+        (queues.claims, ClaimController(cloud).reconcile),
+    ]
+
+
+async def list_everything(cloud: Cloud) -> None:
+    """Fill views and books by consistent lists, before anything is decided."""
+    for lease in (await cloud.client.list(LEASE, cloud.settings.system_namespace))[0]:
+        _see_lease(cloud, lease)
+    for kind in KINDS:
+        for body in (await cloud.client.list(kind))[0]:
+            cloud.take(kind, body)
+    _LOG.info("everything listed", servers=len(cloud.servers), hosts=len(cloud.hosts))
+
+
+async def _watch_leases(cloud: Cloud) -> None:
+    async for kind, body in cloud.client.watch(LEASE, namespace=cloud.settings.system_namespace):
+        if kind in ("ADDED", "MODIFIED"):
+            _see_lease(cloud, body)
+
+
+def _see_lease(cloud: Cloud, lease: dict[str, object]) -> None:
+    from_silence = cloud.liveness.see(lease, time.monotonic(), datetime.now(UTC))
+    if from_silence is not None:
+        cloud.host_speaks(from_silence)
+
+
+async def _watch_kinds(cloud: Cloud) -> None:
+    ready = asyncio.Event()
+    await kopf.operator(registry=register(cloud), clusterwide=True, standalone=True, ready_flag=ready)
+    raise RuntimeError("kopf ended without being asked to")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks: their VNI, and where their ports are."""

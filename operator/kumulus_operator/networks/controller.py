@@ -1,0 +1,85 @@
+"""Reconcile a Network: hold a VNI, say so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from random import SystemRandom
+from typing import Any
+
+import structlog
+
+from kumulus_api import Network, NetworkIDClaim
+from kumulus_api.claims import network_id_claim_name
+from kumulus_api.network import NetworkReason
+from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.networks.plan import choose_vni, network_fault, network_status
+from kumulus_operator.views import Key
+from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+class NetworkController:
+    """Gives networks their VNI.
+
+    Args:
+        cloud: what the operator works with.
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._chance = SystemRandom()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Bring one network to its desired state."""
+        network = self._cloud.networks.get(*key)
+        if network is None or network.deleting:
+            return None
+        vni = network.status.vni if network.status is not None else None
+        message = network_fault(network)
+        fault = (NetworkReason.POOLS_INVALID, f"subnet: {message}; permanent: correct the pools") if message else None
+        if vni is None and fault is None:
+            vni = await self._claim(network)
+            if vni is None:
+                text = "VNI: all identifiers of the pool are in use; transient: goes on when a network is deleted"
+                fault = (NetworkReason.POOL_EXHAUSTED, text)
+        status = network_status(network, vni, fault, datetime.now(UTC))
+        if status is not None:
+            await self._write(network, status)
+        return 30.0 if vni is None and message is None else None
+
+    async def _write(self, network: Network, status: dict[str, Any]) -> None:
+        try:
+            body = await self._cloud.client.apply_status(
+                Network, identity(network) | {"status": status}, manager=MANAGER
+            )
+        except (NotFound, Conflict):
+            return
+        self._cloud.take(Network, body)
+        _LOG.info("network status written", namespace=network.key[0], name=network.key[1], vni=status.get("vni"))
+
+    async def _claim(self, network: Network) -> int | None:
+        cloud = self._cloud
+        for claim in cloud.network_id_claims:
+            holder = claim.spec.claim_ref
+            if (holder.namespace, holder.name) == network.key and claim.metadata.name not in cloud.abandoned:
+                return claim.spec.vni
+        while True:
+            used = {claim.spec.vni for claim in cloud.network_id_claims}
+            vni = choose_vni(cloud.settings.vni_first, cloud.settings.vni_last, used, self._chance)
+            if vni is None:
+                return None
+            try:
+                cloud.take(NetworkIDClaim, await cloud.client.create(NetworkIDClaim, _claim_body(vni, network)))
+            except AlreadyExists:
+                found = await cloud.client.get(NetworkIDClaim, network_id_claim_name(vni))
+                if found is not None:
+                    cloud.take(NetworkIDClaim, found)
+                continue
+            return vni
+
+
+def _claim_body(vni: int, network: Network) -> dict[str, Any]:
+    namespace, name = network.key
+    holder = {"kind": "Network", "namespace": namespace, "name": name, "instance": network.metadata.uid}
+    return {"metadata": {"name": network_id_claim_name(vni)}, "spec": {"vni": vni, "claimRef": holder}}

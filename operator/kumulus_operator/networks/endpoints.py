@@ -1,0 +1,82 @@
+"""Write where a network's ports are, in slices, at most once in a while."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from kumulus_api import Network, NetworkEndpoints
+from kumulus_api.network import NETWORK_LABEL
+from kumulus_operator.cloud import MANAGER, Cloud, owner_reference
+from kumulus_operator.metrics import ENDPOINT_WRITES
+from kumulus_operator.networks.plan import endpoints_of, plan_slices
+from kumulus_operator.views import Key
+from kumulus_runtime.errors import Invalid, NotFound
+
+
+class EndpointsController:
+    """Writes NetworkEndpoints: at once after a quiet time, else what gathered in `endpoints_debounce` seconds.
+
+    Args:
+        cloud: what the operator works with.
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+        self._written_at: dict[Key, float] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Bring the slices of one network up to date."""
+        cloud = self._cloud
+        network = cloud.networks.get(*key)
+        if network is None or network.deleting or network.status is None or network.status.vni is None:
+            self._written_at.pop(key, None)
+            return None
+        wait = self._written_at.get(key, float("-inf")) + cloud.settings.endpoints_debounce - time.monotonic()
+        if wait > 0:
+            return wait
+        users = (cloud.servers.get(*user) for user in sorted(cloud.users_of_network[key]))
+        servers = [server for server in users if server is not None]
+        hosts = {host.metadata.name: host for host in cloud.hosts}
+        plan = plan_slices(endpoints_of(key, servers, hosts), self._found(key))
+        for index, endpoints in plan.write.items():
+            await self._write(network, index, endpoints)
+        for index in plan.delete:
+            await cloud.client.delete(NetworkEndpoints, _name(key[1], index), key[0])
+        if plan.write or plan.delete:
+            self._written_at[key] = time.monotonic()
+        return None
+
+    def _found(self, network: Key) -> dict[int, list[dict[str, Any]]]:
+        found = {}
+        for item in self._cloud.endpoints.in_namespace(network[0]):
+            index = item.metadata.name.removeprefix(f"{network[1]}-")
+            if item.spec.network.name == network[1] and index.isdigit():
+                found[int(index)] = [endpoint.dump() for endpoint in item.spec.endpoints]
+        return found
+
+    async def _write(self, network: Network, index: int, endpoints: list[dict[str, Any]]) -> None:
+        namespace, name = network.key
+        body = {
+            "metadata": {
+                "name": _name(name, index),
+                "namespace": namespace,
+                "labels": {NETWORK_LABEL: name[:63]},
+                "ownerReferences": [owner_reference(network)],
+            },
+            "spec": {
+                "network": {"name": name},
+                "vni": network.status.vni if network.status else None,
+                "endpoints": endpoints,
+            },
+        }
+        try:
+            self._cloud.take(NetworkEndpoints, await self._cloud.client.apply(NetworkEndpoints, body, manager=MANAGER))
+        except (NotFound, Invalid):
+            if await self._cloud.client.get(Network, name, namespace) is not None:
+                raise
+        ENDPOINT_WRITES.inc()
+
+
+def _name(network: str, index: int) -> str:
+    return f"{network}-{index}"

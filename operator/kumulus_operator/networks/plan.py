@@ -1,0 +1,112 @@
+"""Plan a Network's status and its endpoint slices (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from random import Random
+from typing import Any
+
+from kumulus_api import Host, Network, Server
+from kumulus_api.network import NetworkReason
+from kumulus_operator.ipam.plan import pools_fault
+from kumulus_operator.views import Key
+from kumulus_runtime.conditions import set_condition
+
+SLICE_SIZE = 100
+_RANDOM_TRIES = 32
+
+
+def choose_vni(first: int, last: int, used: Collection[int], chance: Random) -> int | None:
+    """Choose a free VNI, at random so that two leaders seldom collide; None if all are used."""
+    for _ in range(_RANDOM_TRIES):
+        vni = chance.randint(first, last)
+        if vni not in used:
+            return vni
+    return next((vni for vni in range(first, last + 1) if vni not in used), None)
+
+
+def network_fault(network: Network) -> str | None:
+    """Say what is wrong with a network's pools beyond what its schema refuses, or None."""
+    return next((fault for subnet in network.spec.subnets if (fault := pools_fault(subnet))), None)
+
+
+def network_status(
+    network: Network, vni: int | None, fault: tuple[NetworkReason, str] | None, now: datetime
+) -> dict[str, Any] | None:
+    """Give the status to write, or None if it says so already.
+
+    Args:
+        network: as it is.
+        vni: its identifier, if it has one.
+        fault: why it is not Ready, as reason and message.
+        now: the present.
+    """
+    found = network.status.dump() if network.status else {}
+    reason, message = fault if fault is not None else (NetworkReason.ALLOCATED, f"VNI {vni}")
+    conditions = set_condition(
+        found.get("conditions", []), "Ready", fault is None, reason, message, network.metadata.generation, now
+    )
+    wanted: dict[str, Any] = {"observedGeneration": network.metadata.generation, "conditions": conditions}
+    if vni is not None:
+        wanted["vni"] = vni
+    return None if wanted == found else wanted
+
+
+def endpoints_of(network: Key, servers: Sequence[Server], hosts: Mapping[str, Host]) -> dict[str, dict[str, Any]]:
+    """Give the endpoints of a network by their name: the port's, with the namespace in front if it is a foreign one."""
+    out: dict[str, dict[str, Any]] = {}
+    for server in servers:
+        given = server.spec.assignment
+        host = hosts.get(given.host) if given is not None else None
+        tunnel = host.status.tunnel_address if host is not None and host.status is not None else None
+        if given is None or tunnel is None:
+            continue
+        own = server.metadata.namespace or ""
+        for port in given.ports:
+            if (port.network_namespace, port.network) != network:
+                continue
+            name = port.port if own == network[0] else f"{own}.{port.port}"
+            out[name] = {
+                "port": name,
+                "mac": port.mac,
+                "addresses": list(port.addresses),
+                "host": given.host,
+                "tunnelAddress": tunnel,
+                "hostname": server.metadata.name,
+            }
+    return out
+
+
+@dataclass(frozen=True)
+class SlicePlan:
+    """Slices to write, by index, and indexes to delete."""
+
+    write: dict[int, list[dict[str, Any]]]
+    delete: tuple[int, ...]
+
+
+def plan_slices(wanted: Mapping[str, dict[str, Any]], found: Mapping[int, Sequence[dict[str, Any]]]) -> SlicePlan:
+    """Spread endpoints over slices so that as few slices as possible change.
+
+    An endpoint stays in its slice; a new one goes to the first slice with room. A slice that became empty goes, except
+    the first. Planning again after the plan was carried out gives nothing to do.
+    """
+    slices: dict[int, list[dict[str, Any]]] = {}
+    left = dict(wanted)
+    for index, endpoints in sorted(found.items()):
+        names = [item["port"] for item in endpoints]
+        slices[index] = [left.pop(name) for name in names if name in left]
+    index = 0
+    for name in sorted(left):
+        while len(slices.setdefault(index, [])) >= SLICE_SIZE:
+            index += 1
+        slices[index].append(left[name])
+    delete = tuple(index for index, items in slices.items() if not items and index in found and index != 0)
+    write = {
+        index: items
+        for index, items in slices.items()
+        if index not in delete and (list(found.get(index, [])) != items or (index not in found and items))
+    }
+    return SlicePlan(write, delete)

@@ -1,0 +1,1 @@
+"""User-made ports: their addresses, deletion."""

@@ -1,0 +1,1 @@
+"""Projects: a namespace of their name, roles in it."""

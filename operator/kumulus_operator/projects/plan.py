@@ -1,0 +1,75 @@
+"""Plan a Project's namespace, roles and status (pure)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from kumulus_api import PROJECT_LABEL, PUBLIC_NAMESPACE, Project
+from kumulus_api.tenancy import ProjectReason, RoleAssignment, Subject, SubjectKind
+from kumulus_operator.cloud import owner_reference
+from kumulus_runtime.conditions import set_condition
+
+_RBAC = "rbac.authorization.k8s.io"
+ROLES = ("admin", "member", "reader")
+
+
+def reserved(name: str) -> bool:
+    """Give whether a namespace of this name may not become a project."""
+    return name == "default" or name.startswith(("kube-", "kumulus-"))
+
+
+def namespace_fault(project: Project, namespace: dict[str, Any] | None) -> tuple[ProjectReason, str] | None:
+    """Say why a project cannot have the namespace of its name, or None."""
+    name = project.metadata.name
+    if reserved(name) and name != PUBLIC_NAMESPACE:
+        text = f"namespace: {name} is reserved (default, kube-*, kumulus-*); permanent: choose another name"
+        return ProjectReason.NAMESPACE_RESERVED, text
+    if namespace is not None and namespace["metadata"].get("labels", {}).get(PROJECT_LABEL) != name:
+        text = (
+            f"namespace: {name} exists and was not made for this project, so it is left alone; "
+            "transient: goes on when that namespace is deleted"
+        )
+        return ProjectReason.NAMESPACE_FOREIGN, text
+    return None
+
+
+def namespace_body(project: Project) -> dict[str, Any]:
+    """Give the namespace of a project."""
+    name = project.metadata.name
+    owner = owner_reference(project)
+    return {"metadata": {"name": name, "labels": {PROJECT_LABEL: name}, "ownerReferences": [owner]}}
+
+
+def role_binding(project: Project, assignment: RoleAssignment) -> dict[str, Any]:
+    """Give the RoleBinding for one role of a project."""
+    name = project.metadata.name
+    role = assignment.role.value
+    return {
+        "metadata": {"name": f"kumulus-{role}", "namespace": name, "labels": {PROJECT_LABEL: name}},
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": f"kumulus-project-{role}"},
+        "subjects": [_subject(item) for item in assignment.subjects],
+    }
+
+
+def _subject(subject: Subject) -> dict[str, Any]:
+    if subject.kind is SubjectKind.SERVICE_ACCOUNT:
+        return {"kind": subject.kind.value, "name": subject.name, "namespace": subject.namespace}
+    return {"kind": subject.kind.value, "name": subject.name, "apiGroup": _RBAC}
+
+
+def same_binding(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Give whether a RoleBinding is as it should be."""
+    return found.get("roleRef") == wanted["roleRef"] and (found.get("subjects") or []) == wanted["subjects"]
+
+
+def project_status(project: Project, fault: tuple[ProjectReason, str] | None, now: datetime) -> dict[str, Any] | None:
+    """Give the status to write, or None if it says so already."""
+    found = project.status.dump() if project.status else {}
+    generation = project.metadata.generation
+    reason, message = fault if fault is not None else (ProjectReason.NAMESPACE_READY, "namespace and roles are there")
+    conditions = set_condition(found.get("conditions", []), "Ready", fault is None, reason, message, generation, now)
+    wanted: dict[str, Any] = {"observedGeneration": generation, "conditions": conditions}
+    if fault is None:
+        wanted["namespace"] = project.metadata.name
+    return None if wanted == found else wanted

@@ -1,0 +1,1 @@
+"""Servers: resolve what they refer to, admit, claim, assign, adopt, release."""

@@ -1,0 +1,149 @@
+"""What a Server gets written (pure): its assignment, and its status while it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from kumulus_api import Condition, Host, Network, Port, Server, Volume
+from kumulus_api.host import UnclaimedInstance
+from kumulus_api.port import PortAssignment
+from kumulus_api.server import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_operator.refusal import Refusal, refuse
+from kumulus_operator.servers.resolve import Resolved
+from kumulus_runtime.conditions import set_condition
+
+OWN_CONDITIONS = (ServerConditionType.SCHEDULED, ServerConditionType.READY)
+
+
+def conditions_of(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
+    """Give conditions in their wire form."""
+    return [item.dump() for item in conditions]
+
+
+def waiting_status(server: Server, refusal: Refusal, now: datetime) -> dict[str, Any] | None:
+    """Give the status of a server that cannot be placed now, or None if it says so already.
+
+    Ready repeats why, because it is what people look at.
+    """
+    found = conditions_of(server.status.conditions) if server.status else []
+    found = [item for item in found if item["type"] in OWN_CONDITIONS]
+    generation = server.metadata.generation
+    wanted = set_condition(
+        found, ServerConditionType.SCHEDULED, False, refusal.reason, refusal.message, generation, now
+    )
+    wanted = set_condition(
+        wanted, ServerConditionType.READY, False, ReadyReason.PENDING, refusal.message, generation, now
+    )
+    return None if wanted == found else {"conditions": wanted}
+
+
+def scheduled_status(server: Server, reason: ScheduledReason, message: str, now: datetime) -> dict[str, Any] | None:
+    """Give the status that takes back an earlier refusal, or None if there was none.
+
+    A server that is placed at once gets no status of ours: its agent reports it.
+    """
+    found = conditions_of(server.status.conditions) if server.status else []
+    mine = [item for item in found if item["type"] == ServerConditionType.SCHEDULED]
+    if not mine and reason != ScheduledReason.ADOPTED:
+        return None
+    wanted = set_condition(mine, ServerConditionType.SCHEDULED, True, reason, message, server.metadata.generation, now)
+    return None if wanted == mine else {"conditions": wanted}
+
+
+def silent_status(server: Server, host: str, now: datetime) -> dict[str, Any] | None:
+    """Give the status of a server whose host is silent, or None if it says so already."""
+    found = conditions_of(server.status.conditions) if server.status else []
+    mine = [item for item in found if item["type"] in OWN_CONDITIONS]
+    message = f"host {host} is silent: whether the server runs is unknown; transient: known when the host speaks again"
+    generation = server.metadata.generation
+    wanted = set_condition(mine, ServerConditionType.READY, None, ReadyReason.HOST_SILENT, message, generation, now)
+    unknown = server.status is not None and server.status.power_state == ObservedPowerState.UNKNOWN
+    if unknown and wanted == mine:
+        return None
+    return {"powerState": ObservedPowerState.UNKNOWN.value, "conditions": wanted}
+
+
+def assigned_port(name: str, network: Network, port: str, given: PortAssignment) -> dict[str, Any]:
+    """Give an interface as it stands in the assignment."""
+    return {
+        "name": name,
+        "port": port,
+        "portID": given.port_id,
+        "network": network.metadata.name,
+        "networkNamespace": network.metadata.namespace,
+        "vni": network.status.vni if network.status else None,
+        "mac": given.mac,
+        "addresses": list(given.addresses),
+    }
+
+
+def assigned_volume(name: str, volume: Volume) -> dict[str, Any]:
+    """Give a volume as it stands in the assignment."""
+    volume_id = volume.spec.assignment.volume_id if volume.spec.assignment else None
+    return {"name": name, "volume": volume.metadata.name, "volumeID": volume_id, "size": volume.spec.size}
+
+
+def assignment(
+    instance: tuple[str, str, int], resolved: Resolved, ports: list[dict[str, Any]], volumes: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Give `spec.assignment`.
+
+    Args:
+        instance: instance id, host, epoch.
+        resolved: flavor and image.
+        ports: from `assigned_port`.
+        volumes: from `assigned_volume`.
+    """
+    instance_id, host, epoch = instance
+    flavor, image = resolved.flavor.spec, resolved.image
+    status = image.status
+    out: dict[str, Any] = {
+        "instanceID": instance_id,
+        "host": host,
+        "epoch": epoch,
+        "resources": {"vcpus": flavor.vcpus, "memory": flavor.memory, "rootDisk": flavor.root_disk},
+        "image": {
+            "name": image.metadata.name,
+            "namespace": image.metadata.namespace,
+            "url": image.spec.source.url,
+            "format": image.spec.format.value,
+            "digest": status.digest if status else None,
+            "virtualSize": status.virtual_size if status else None,
+        },
+        "ports": ports,
+        "volumes": volumes,
+    }
+    return out
+
+
+def running_already(server: Server, hosts: Sequence[Host]) -> tuple[str, UnclaimedInstance] | None:
+    """Find the instance of a server that a host runs already, though the API knows nothing of it (after a restore).
+
+    Returns:
+        The host's name and the instance, or None.
+
+    Raises:
+        Refused: several hosts report an instance of this name.
+    """
+    found = [
+        (host.metadata.name, item)
+        for host in hosts
+        if host.status is not None and not host.spec.decommissioned
+        for item in host.status.unclaimed_instances
+        if (item.namespace, item.name) == server.key
+    ]
+    if len(found) > 1:
+        places = ", ".join(sorted(f"{item.instance_id} on {host}" for host, item in found))
+        message = f"adoption: several instances have this name: {places}; permanent: remove all but one by hand"
+        raise refuse(ScheduledReason.INSTANCE_CONFLICT, message, *(("Host", "", host) for host, _ in found))
+    return found[0] if found else None
+
+
+def reusable(port: Port, server: Server, *, adopting: bool) -> bool:
+    """Give whether a port of the expected name was made for this server."""
+    if port.deleting or port.spec.assignment is None:
+        return False
+    owners = [item for item in port.metadata.owner_references if item.kind == "Server"]
+    return any(item.uid == server.metadata.uid or (adopting and item.name == server.metadata.name) for item in owners)

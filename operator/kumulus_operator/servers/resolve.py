@@ -1,0 +1,249 @@
+"""Resolve what a Server refers to (pure): the objects, or the refusal that names what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
+
+from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, Volume
+from kumulus_api.quantities import parse_quantity
+from kumulus_api.server import NetworkInterface, ScheduledReason, VolumeAttachment
+from kumulus_operator.ipam.plan import fixed_address_fault
+from kumulus_operator.placement.facts import Amounts, Wish
+from kumulus_operator.refusal import refuse
+from kumulus_operator.views import View
+from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
+
+_DEFAULT_INTERFACE = "default"
+
+
+class Catalog(Protocol):
+    """The views that are looked into."""
+
+    @property
+    def flavors(self) -> View[Flavor]: ...  # noqa: D102
+    @property
+    def images(self) -> View[Image]: ...  # noqa: D102
+    @property
+    def key_pairs(self) -> View[KeyPair]: ...  # noqa: D102
+    @property
+    def networks(self) -> View[Network]: ...  # noqa: D102
+    @property
+    def ports(self) -> View[Port]: ...  # noqa: D102
+    @property
+    def volumes(self) -> View[Volume]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Interface:
+    """One of the server's interfaces with its network; `port` is the user's own port, if one was named."""
+
+    name: str
+    network: Network
+    port_name: str
+    port: Port | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Everything that a server is made of, all of it present and ready."""
+
+    flavor: Flavor
+    image: Image
+    interfaces: tuple[Interface, ...]
+    volumes: tuple[tuple[str, Volume], ...]
+
+
+def resolve(server: Server, catalog: Catalog) -> Resolved:
+    """Look up all that a server refers to.
+
+    Raises:
+        Refused: something is missing, not ready, or does not fit.
+    """
+    namespace = server.metadata.namespace or ""
+    flavor = catalog.flavors.get("", server.spec.flavor.name)
+    if flavor is None:
+        need = ("Flavor", "", server.spec.flavor.name)
+        _missing(ScheduledReason.FLAVOR_NOT_FOUND, f"flavor {server.spec.flavor.name}", need)
+    image = _image(server, flavor, catalog)
+    key_pair = server.spec.key_pair
+    if key_pair is not None and catalog.key_pairs.get(namespace, key_pair.name) is None:
+        need = ("KeyPair", namespace, key_pair.name)
+        _missing(ScheduledReason.KEY_PAIR_NOT_FOUND, f"key pair {key_pair.name}", need)
+    interfaces = tuple(_interface(server, item, catalog) for item in _wanted_interfaces(server, catalog))
+    volumes = tuple((item.name, _volume(namespace, item, catalog)) for item in server.spec.volumes)
+    return Resolved(flavor, image, interfaces, volumes)
+
+
+def visible_namespace(namespace: str, reference: Reference) -> str | None:
+    """Give the namespace that a reference leads to, or None if the referrer may not look there."""
+    wanted = reference.namespace or namespace
+    return wanted if wanted in (namespace, PUBLIC_NAMESPACE) else None
+
+
+def _missing(reason: str, what: str, *needs: Need) -> NoReturn:
+    raise refuse(reason, f"reference: {what} was not found; transient: goes on when it is made", *needs)
+
+
+def _image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
+    own = server.metadata.namespace or ""
+    reference = server.spec.image
+    place = visible_namespace(own, reference)
+    image = catalog.images.get(place, reference.name) if place is not None else None
+    # An image that is absent and one in a project that is not ours get the same text: names are not disclosed.
+    need: Need = ("Image", reference.namespace or own, reference.name)
+    if image is None:
+        _missing(ScheduledReason.IMAGE_NOT_FOUND, f"image {_shown(own, reference)}", need)
+    status = image.status
+    ready = status is not None and any(item.type == "Ready" and item.status == "True" for item in status.conditions)
+    if status is None or not ready or status.digest is None or status.virtual_size is None:
+        shown = _shown(own, reference)
+        message = f"image: {shown} is not Ready; transient: goes on when it is imported"
+        raise refuse(ScheduledReason.IMAGE_NOT_READY, message, need)
+    wanted_disk = max(status.virtual_size, parse_quantity(image.spec.min_disk) if image.spec.min_disk else 0)
+    if parse_quantity(flavor.spec.root_disk) < wanted_disk:
+        message = (
+            f"image: {_shown(own, reference)} needs a disk of {wanted_disk} bytes, flavor {flavor.metadata.name} has "
+            f"{flavor.spec.root_disk}; permanent: use a flavor with a larger rootDisk"
+        )
+        raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
+    if image.spec.min_memory and parse_quantity(flavor.spec.memory) < parse_quantity(image.spec.min_memory):
+        message = (
+            f"image: {_shown(own, reference)} needs {image.spec.min_memory} of memory, flavor "
+            f"{flavor.metadata.name} has {flavor.spec.memory}; permanent: use a flavor with more memory"
+        )
+        raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
+    return image
+
+
+def _shown(own: str, reference: Reference) -> str:
+    if reference.namespace is None or reference.namespace == own:
+        return reference.name
+    return f"{reference.namespace}/{reference.name}"
+
+
+def _wanted_interfaces(server: Server, catalog: Catalog) -> list[NetworkInterface]:
+    if server.spec.networks is not None:
+        return list(server.spec.networks)
+    namespace = server.metadata.namespace or ""
+    networks = [item for item in catalog.networks.in_namespace(namespace) if not item.deleting]
+    if not networks:
+        _missing(ScheduledReason.NETWORK_NOT_FOUND, f"a network in {namespace}", any_of("Network", namespace))
+    if len(networks) > 1:
+        names = ", ".join(sorted(item.metadata.name for item in networks)[:5])
+        message = f"reference: {namespace} has {len(networks)} networks ({names}); permanent: name one in spec.networks"
+        raise refuse(ScheduledReason.NETWORK_AMBIGUOUS, message, any_of("Network", namespace))
+    return [NetworkInterface(name=_DEFAULT_INTERFACE, network=Reference(name=networks[0].metadata.name))]
+
+
+def _interface(server: Server, wanted: NetworkInterface, catalog: Catalog) -> Interface:
+    own = server.metadata.namespace or ""
+    if wanted.port is not None:
+        port = _user_port(server, wanted.port.name, catalog)
+        network = ready_network(own, port.spec.network, catalog)
+        return Interface(wanted.name, network, port.metadata.name, port=port)
+    if wanted.network is None:
+        _missing(ScheduledReason.NETWORK_NOT_FOUND, f"the network of interface {wanted.name}")
+    network = ready_network(own, wanted.network, catalog)
+    if wanted.address is not None:
+        fault = fixed_address_fault(network.spec.subnets[0], wanted.address)
+        if fault is not None:
+            message = f"address: {fault}; permanent: choose another"
+            raise refuse(ScheduledReason.ADDRESS_INVALID, message)
+    return Interface(wanted.name, network, f"{server.metadata.name}-{wanted.name}", address=wanted.address)
+
+
+def _user_port(server: Server, name: str, catalog: Catalog) -> Port:
+    namespace = server.metadata.namespace or ""
+    need: Need = ("Port", namespace, name)
+    port = catalog.ports.get(namespace, name)
+    if port is None or port.deleting:
+        _missing(ScheduledReason.PORT_NOT_FOUND, f"port {name}", need)
+    owners = port.metadata.owner_references
+    if any(item.kind == "Server" and item.uid != server.metadata.uid for item in owners):
+        message = f"port {name} belongs to another server; permanent: make a port of your own"
+        raise refuse(ScheduledReason.PORT_IN_USE, message, need)
+    if port.spec.assignment is None:
+        message = f"network: port {name} has no address yet; transient: goes on when it has one"
+        raise refuse(ScheduledReason.NETWORK_NOT_READY, message, need)
+    return port
+
+
+def ready_network(own: str, reference: Reference, catalog: Catalog) -> Network:
+    """Look up a network that has its VNI.
+
+    Raises:
+        Refused: it is absent, in a project that is not the referrer's, or not Ready.
+    """
+    place = visible_namespace(own, reference)
+    network = catalog.networks.get(place, reference.name) if place is not None else None
+    need: Need = ("Network", reference.namespace or own, reference.name)
+    if network is None or network.deleting:
+        _missing(ScheduledReason.NETWORK_NOT_FOUND, f"network {_shown(own, reference)}", need)
+    ready = network.status is not None and any(
+        item.type == "Ready" and item.status == "True" for item in network.status.conditions
+    )
+    if network.status is None or network.status.vni is None or not ready:
+        message = f"network: {_shown(own, reference)} is not Ready; transient: goes on when it is"
+        raise refuse(ScheduledReason.NETWORK_NOT_READY, message, need)
+    return network
+
+
+def _volume(namespace: str, attachment: VolumeAttachment, catalog: Catalog) -> Volume:
+    name = attachment.volume.name
+    volume = catalog.volumes.get(namespace, name)
+    if volume is None or volume.deleting:
+        _missing(ScheduledReason.VOLUME_NOT_FOUND, f"volume {name}", ("Volume", namespace, name))
+    return volume
+
+
+def wish_of(server: Server, resolved: Resolved) -> Wish:
+    """Give what a server asks of a host.
+
+    Raises:
+        Refused: its volumes lie on different hosts, or not where it must run.
+    """
+    spec = resolved.flavor.spec
+    new_volumes = sum(parse_quantity(item.spec.size) for _, item in resolved.volumes if item.spec.assignment is None)
+    disk = parse_quantity(spec.root_disk) + new_volumes
+    wish = Wish(Amounts(spec.vcpus, parse_quantity(spec.memory), disk))
+    if server.spec.placement.host is not None:
+        wish = replace(wish, only_host=server.spec.placement.host, only_reason="asked for by placement")
+    for _, volume in resolved.volumes:
+        place = volume.spec.assignment
+        if place is None:
+            continue
+        if wish.only_host is not None and wish.only_host != place.host:
+            message = (
+                f"placement: volume {volume.metadata.name} lies on host {place.host}, the server must run on "
+                f"{wish.only_host} ({wish.only_reason}); permanent: use volumes of one host"
+            )
+            raise refuse(ScheduledReason.NO_VALID_HOST, message)
+        wish = replace(wish, only_host=place.host, only_reason=f"where volume {volume.metadata.name} lies")
+    return wish
+
+
+def interests(server: Server) -> frozenset[Need]:
+    """Give everything whose change may help a server that waits."""
+    own, spec = server.metadata.namespace or "", server.spec
+    needs: set[Need] = {
+        CAPACITY,
+        quota(own),
+        ("Flavor", "", spec.flavor.name),
+        ("Image", spec.image.namespace or own, spec.image.name),
+    }
+    if spec.key_pair is not None:
+        needs.add(("KeyPair", own, spec.key_pair.name))
+    needs |= {("Volume", own, item.volume.name) for item in spec.volumes}
+    for item in spec.networks or ():
+        if item.network is not None:
+            needs.add(("Network", item.network.namespace or own, item.network.name))
+            needs.add(("Port", own, f"{server.metadata.name}-{item.name}"))
+        if item.port is not None:
+            needs.add(("Port", own, item.port.name))
+            # The network of a port is only known once the port is.
+            needs |= {any_of("Network", own), any_of("Network", PUBLIC_NAMESPACE)}
+    if spec.networks is None:
+        needs.add(any_of("Network", own))
+    return frozenset(needs)

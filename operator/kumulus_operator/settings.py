@@ -1,0 +1,32 @@
+"""Settings of the operator process."""
+
+from pydantic import Field
+
+from kumulus_runtime.settings import BaseProcessSettings
+
+
+class OperatorSettings(BaseProcessSettings):
+    """What an administrator may choose; environment variables begin with `KUMULUS_`."""
+
+    vni_first: int = Field(default=4096, ge=1, le=16777215)
+    """First VXLAN network identifier to give out."""
+    vni_last: int = Field(default=1048575, ge=1, le=16777215)
+    """Last VXLAN network identifier to give out."""
+    vcpu_overcommit: float = Field(default=4.0, gt=0)
+    """vCPUs that are given out per CPU of a host."""
+    memory_overcommit: float = Field(default=1.0, gt=0)
+    """Memory that is given out per byte of a host."""
+    disk_overcommit: float = Field(default=1.0, gt=0)
+    """Disk that is given out per byte of a host."""
+    claim_quarantine: float = Field(default=60.0, ge=0)
+    """Seconds between finding a claimant gone and giving its address or VNI to another."""
+    host_silence: float = Field(default=40.0, gt=0)
+    """Seconds without a renewal after which a host counts as silent."""
+    endpoints_debounce: float = Field(default=0.1, ge=0)
+    """Seconds between two writes of one network's endpoints."""
+    boot_data_port: int = Field(default=8443, ge=0, le=65535)
+    """Where node agents ask for user data over TLS."""
+    boot_data_service: str = "kumulus-boot-data"
+    """The Service through which agents reach the boot data server; its certificate is made out to it."""
+    workers: int = Field(default=8, ge=1)
+    """Objects of one kind that are reconciled at once."""

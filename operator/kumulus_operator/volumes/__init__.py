@@ -1,0 +1,1 @@
+"""Volumes: quota, release, deletion."""
