@@ -37,9 +37,7 @@ async def run_for(queue, reconcile, seconds, workers=2):
 
 
 adds = st.lists(
-    st.tuples(
-        st.floats(0, 2), st.sampled_from("abc"), st.sampled_from([None, 0.0, 0.3, 1.0])
-    ),
+    st.tuples(st.floats(0, 2), st.sampled_from("abc"), st.sampled_from([None, 0.0, 0.3, 1.0])),
     max_size=30,
 )
 outcomes = st.lists(st.sampled_from(["ok", "again", "retry", "conflict", "retryable", "error"]), max_size=30)
