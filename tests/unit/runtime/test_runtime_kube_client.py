@@ -3,12 +3,14 @@
 import asyncio
 import json
 
+import kopf
 import pytest
 import yaml
 from aiohttp import web
 
 from kumulus_runtime import errors
 from kumulus_runtime.api_client import LEASE, NAMESPACE, KubeClient, Resource
+from kumulus_runtime.kopf_login import login
 
 SERVER = Resource("kumulus.dev", "v1alpha1", "servers", "Server")
 SERVERS = "/apis/kumulus.dev/v1alpha1/namespaces/demo/servers"
@@ -173,7 +175,7 @@ async def test_a_list_torn_by_compaction_starts_over(api, client):
 
 async def test_update_needs_a_version(client):
     """An update that nothing would guard is refused before it is sent."""
-    with pytest.raises(ValueError, match="needs metadata.resourceVersion"):
+    with pytest.raises(ValueError, match=r"needs metadata\.resourceVersion"):
         await client.update(LEASE, {"metadata": {"name": "x", "namespace": "y"}})
 
 
@@ -253,10 +255,6 @@ async def test_a_watch_survives_silence_compaction_and_splits(api, client, monke
 
 async def test_kopf_logs_in_with_the_same_files(kubeconfig):
     """Kopf gets address and token from the kubeconfig, and has to ask again in time."""
-    import kopf
-
-    from kumulus_runtime.kopf_login import login
-
     info = await login(kopf.OperatorSettings())
     assert (info.scheme, info.token) == ("Bearer", "first")
     assert info.server.startswith("http://127.0.0.1:")

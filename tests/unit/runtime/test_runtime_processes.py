@@ -188,7 +188,7 @@ def jwt(**claims):
 
 @given(st.floats(0, 3700), st.booleans())
 def test_a_token_is_read_again_before_it_ends(age, is_jwt):
-    """The next reading lies in the future, at most half an hour away, and before the token's end while that is possible."""
+    """The next reading lies ahead, within half an hour, and before the token's end while that is possible."""
     issued = 1_700_000_000
     token = jwt(iat=issued, exp=issued + 3600) if is_jwt else "opaque"
     now = issued + age

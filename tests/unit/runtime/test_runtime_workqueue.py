@@ -40,7 +40,13 @@ adds = st.lists(
     st.tuples(st.floats(0, 2), st.sampled_from("abc"), st.sampled_from([None, 0.0, 0.3, 1.0])),
     max_size=30,
 )
-outcomes = st.lists(st.sampled_from(["ok", "again", "retry", "conflict", "retryable", "error"]), max_size=30)
+FAILURES = {
+    "retry": Retry(0.2),
+    "conflict": Conflict(409, "Conflict", ""),
+    "retryable": Retryable(503, "", "", delay=0.4),
+    "error": ZeroDivisionError(),
+}
+outcomes = st.lists(st.sampled_from(["ok", "again", *FAILURES]), max_size=30)
 
 
 @settings(max_examples=150, deadline=None)
@@ -58,14 +64,8 @@ def test_each_add_is_handled_after_it_and_never_twice_at_once(in_virtual_time, a
         await asyncio.sleep(effort)
         running.remove(key)
         outcome = next(script, "ok")
-        if outcome == "retry":
-            raise Retry(0.2)
-        if outcome == "conflict":
-            raise Conflict(409, "Conflict", "")
-        if outcome == "retryable":
-            raise Retryable(503, "", "", delay=0.4)
-        if outcome == "error":
-            raise ZeroDivisionError
+        if outcome in FAILURES:
+            raise FAILURES[outcome]
         started[key] = began
         return 0.7 if outcome == "again" else None
 
