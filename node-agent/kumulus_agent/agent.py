@@ -1,0 +1,297 @@
+"""The agent put together: what speaks to the API, to libvirt and to the kernel, and who calls whom."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+from collections.abc import Coroutine
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+
+from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
+from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
+from kumulus_agent.hosts.controller import HostController
+from kumulus_agent.hosts.plan import Machine, SelfTest
+from kumulus_agent.images.controller import ImageController
+from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.plan import Here
+from kumulus_agent.servers.adoption import Adoption
+from kumulus_agent.servers.boot_data import BootDataSource
+from kumulus_agent.servers.capacity import Capacity
+from kumulus_agent.servers.controller import ServerController
+from kumulus_agent.servers.desired import Key
+from kumulus_agent.servers.instances import Instances
+from kumulus_agent.servers.observe import Observer
+from kumulus_agent.servers.report import Reporter
+from kumulus_agent.servers.start import Actuators, Virt
+from kumulus_agent.services.host_service import HostServices
+from kumulus_agent.settings import AgentSettings
+from kumulus_agent.storage.direct_io import cache_mode
+from kumulus_agent.storage.image_cache import ImageCache
+from kumulus_agent.volumes.controller import VolumeController
+from kumulus_agent.watching import build_registry
+from kumulus_api import Host, Image, Server, Volume
+from kumulus_runtime import metrics_server
+from kumulus_runtime.api_client import ApiError, KubeClient
+from kumulus_runtime.lease import Heartbeat
+from kumulus_runtime.store import Store
+from kumulus_runtime.workqueue import WorkQueue
+
+_log = structlog.stdlib.get_logger(__name__)
+_RETRY_SECONDS = 1.0
+_REFRESH_SECONDS = 300.0
+
+
+def agent_version() -> str:
+    """Give the version of this distribution."""
+    try:
+        return version("kumulus")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def read_machine(settings: AgentSettings) -> Machine:
+    """Read what does not change while the machine runs."""
+    uname = platform.uname()
+    return Machine(
+        boot_id=read_boot_id(),
+        architecture=uname.machine,
+        vcpus=os.cpu_count() or 1,
+        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        disk=shutil.disk_usage(settings.state_dir).total,
+        kernel=uname.release,
+        agent=agent_version(),
+    )
+
+
+class Agent:
+    """One agent: made when the lock is held, run until stopped.
+
+    Args:
+        settings: as loaded in `main`.
+        client: to reach the API server.
+    """
+
+    def __init__(self, settings: AgentSettings, client: KubeClient) -> None:
+        self._settings = settings
+        self._client = client
+        self._ready = "starting"
+        for directory in (settings.state_dir, settings.instances_dir, settings.run_dir):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._store = Store()
+        self._servers: WorkQueue[Key] = WorkQueue("servers")
+        self._volumes: WorkQueue[Key] = WorkQueue("volumes")
+        self._images: WorkQueue[Key] = WorkQueue("images")
+        self._hosts: WorkQueue[str] = WorkQueue("hosts")
+        self._instances = Instances(changed=self._host_changed)
+        self._hypervisor = Hypervisor(
+            settings.libvirt_uri, on_event=self._domain_changed, on_reconnect=self._hypervisor_back
+        )
+        self._datapath = Datapath(HostServices(settings.run_dir / "services"), settings.run_dir / "dns")
+        here = Here(settings.node_name, settings.underlay_address, settings.guest_mtu)
+        self._networks = CarriedNetworks(client, self._datapath, here)
+        self._cache = ImageCache(settings.state_dir / "images", settings.image_cache_bytes, in_use=self._images_in_use)
+        self._machine = read_machine(settings)
+        self._host = HostController(
+            settings,
+            client,
+            self._store,
+            self._hypervisor,
+            self._instances,
+            self._machine,
+            self._missing_packages,
+            self._requeue_instance,
+        )
+        self._adoption = Adoption(
+            settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; guests, networks and DHCP go on without us."""
+        heartbeat = Heartbeat(self._client, self._settings.node_name, namespace=self._settings.system_namespace)
+        tasks = [
+            self._spawn(heartbeat.run()),
+            self._spawn(self._hosts.run(self._host.reconcile, 1)),
+            self._spawn(self._serve_metrics(heartbeat)),
+            self._spawn(self._work(stop)),
+            self._spawn(stop.wait()),
+        ]
+        self._host_changed()
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            queues: tuple[WorkQueue[Any], ...] = (
+                self._servers, self._volumes, self._images, self._hosts, self._networks.queue,
+            )  # fmt: skip
+            for queue in queues:
+                queue.stop()
+            await self._close(tasks)
+
+    async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
+        # What is under way is given a moment: a start that is cut off is undone and begun anew by the next agent.
+        await asyncio.wait(tasks, timeout=2.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._networks.close()
+        await self._cache.close()
+        with suppress(HypervisorError):
+            await self._hypervisor.close()
+        with suppress(AttributeError):
+            await self._datapath.close()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        settings = self._settings
+        await self._until_done("open the hypervisor", self._hypervisor.open)
+        self._host_changed()
+        await self._until_done("prepare the datapath", self._datapath.start)
+        virt = await self._self_test()
+        self._host_changed()
+        actuators = Actuators(
+            settings,
+            self._client,
+            self._hypervisor,
+            self._datapath,
+            self._networks,
+            self._cache,
+            BootDataSource(
+                settings.boot_data_base, settings.system_namespace, settings.boot_data_ca, settings.boot_data_token
+            ),
+            virt,
+            await asyncio.to_thread(cache_mode, settings.instances_dir),
+        )
+        observer = Observer(
+            settings, self._client, self._store, self._hypervisor, self._datapath, self._networks, self._instances
+        )
+        reporter = Reporter(self._client, self._store, settings.node_name)
+        servers = ServerController(observer, actuators, self._instances, self._store, reporter, self._capacity)
+        volumes = VolumeController(settings.node_name, settings.state_dir / "volumes", self._client, self._store)
+        images = ImageController(settings, self._client, self._store, self._cache)
+        await self._until_done("adopt what runs here", self._adoption.adopt)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._servers.run(servers.reconcile, settings.workers))
+            group.create_task(self._volumes.run(volumes.reconcile, 1))
+            group.create_task(self._images.run(images.reconcile, 2))
+            group.create_task(self._networks.queue.run(self._networks.reconcile, 2))
+            group.create_task(self._watch(stop))
+            group.create_task(self._refresh())
+            self._ready = ""
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        import kopf  # noqa: PLC0415 - after kumulus_agent.watching has prepared the import
+
+        registry = build_registry(
+            self._settings.node_name,
+            self._store,
+            {
+                Server: self._servers.add,
+                Volume: self._volumes.add,
+                Image: self._images.add,
+                Host: lambda key: self._hosts.add(key[1]),
+            },
+        )
+        await kopf.operator(registry=registry, clusterwide=True, standalone=True, stop_flag=stop)
+
+    async def _refresh(self) -> None:
+        """Now and then compare everything: what a watch has lost, and what others did to taps and bridges."""
+        await asyncio.sleep(_RETRY_SECONDS * 10)
+        while True:
+            try:
+                await self._networks.sweep()
+                await asyncio.sleep(_REFRESH_SECONDS)
+                await self._adoption.refresh()
+                self._adoption.enqueue_all()
+            except (ApiError, NetworkError) as error:
+                _log.warning("refresh failed", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS * 10)
+
+    async def _self_test(self) -> Virt:
+        settings = self._settings
+        # A device that does not exist is not tried.
+        device = settings.run_dir / "no-kvm" if settings.virtualization == "qemu" else KVM_DEVICE
+        while True:
+            try:
+                result = await run_selftest(self._hypervisor, settings.state_dir, kvm_device=device)
+            except HypervisorError as error:
+                _log.warning("self-test not possible", error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            break
+        failures = "; ".join(f"{way}: {why}" for way, why in sorted(result.failures.items()))
+        if result.virt is None:
+            self._host.self_test = SelfTest(failure=failures)
+        elif settings.virtualization == "kvm" and result.virt != "kvm":
+            self._host.self_test = SelfTest(result.virt, f"KVM is asked for and does not work: {failures}")
+        else:
+            self._host.self_test = SelfTest(result.virt)
+        _log.info("self-test done", virtualization=result.virt, seconds=result.seconds, failures=failures)
+        return result.virt or "qemu"
+
+    async def _until_done(self, what: str, attempt: Any) -> None:
+        while True:
+            try:
+                await attempt()
+            except (HypervisorError, NetworkError, ApiError, OSError) as error:
+                self._ready = f"cannot {what}: {error}"
+                _log.warning(f"cannot {what}", error=str(error), retry_in=_RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def _serve_metrics(self, heartbeat: Heartbeat) -> None:
+        def alive() -> str | None:
+            return None
+
+        def ready() -> str | None:
+            if self._ready:
+                return self._ready
+            if heartbeat.age > 40:
+                return f"the API server has not been reached for {heartbeat.age:.0f} s"
+            return None if self._hypervisor.connected else "libvirtd does not answer"
+
+        await metrics_server.serve(self._settings.metrics_port, {"process": alive}, {"agent": ready})
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.create_task(work)
+
+    def _capacity(self) -> Capacity:
+        settings, machine = self._settings, self._machine
+        return Capacity(int(machine.memory * settings.memory_overcommit), int(machine.disk * settings.disk_overcommit))
+
+    async def _missing_packages(self) -> tuple[str, ...]:
+        return await asyncio.to_thread(missing_packages, HOST_ROOT)
+
+    def _images_in_use(self) -> set[str]:
+        digests = set()
+        for body in self._store.list(Server):
+            image = (body["spec"].get("assignment") or {}).get("image") or {}
+            digests.add(str(image.get("digest", "")))
+        return digests
+
+    def _host_changed(self) -> None:
+        self._hosts.add(self._settings.node_name)
+
+    def _domain_changed(self, instance_id: str) -> None:
+        if instance_id != SELF_TEST_ID:
+            self._requeue_instance(instance_id)
+
+    def _requeue_instance(self, instance_id: str) -> None:
+        key = self._instances.keys.get(instance_id)
+        if key is not None:
+            self._servers.add(key)
+
+    def _hypervisor_back(self) -> None:
+        self._host_changed()
+        self._adoption.enqueue_all()

@@ -1,0 +1,1 @@
+"""The Host object of this machine: what it has, whether it works, which instances run unclaimed."""

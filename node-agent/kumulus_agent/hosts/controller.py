@@ -1,0 +1,112 @@
+"""Keeps this machine's Host: made if absent, its status written when it says something new."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from kumulus_agent import metrics
+from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.compute.state import PowerState
+from kumulus_agent.hosts.disk_probe import probe
+from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status
+from kumulus_agent.servers.instances import Instances
+from kumulus_agent.servers.report import MANAGER
+from kumulus_agent.settings import AgentSettings
+from kumulus_api import Host
+from kumulus_runtime.api_client import AlreadyExists, KubeClient
+from kumulus_runtime.store import Store
+
+_log = structlog.stdlib.get_logger(__name__)
+LOOK_AGAIN = 60.0
+"""Seconds between two looks at what no event tells of."""
+
+
+@dataclass
+class HostController:
+    """The agent's own Host.
+
+    Attributes:
+        self_test: its result; None until it has run.
+        missing_packages: looks for what is not installed.
+        requeue: asks for the Servers of instances to be looked at, by instance id.
+    """
+
+    settings: AgentSettings
+    client: KubeClient
+    store: Store
+    hypervisor: Hypervisor
+    instances: Instances
+    machine: Machine
+    missing_packages: Callable[[], Awaitable[tuple[str, ...]]]
+    requeue: Callable[[str], None]
+    self_test: SelfTest | None = None
+
+    async def reconcile(self, name: str) -> float | None:
+        """Look at the host and tell."""
+        body = self.store.get(Host, name) or await self._ensure()
+        facts = await self._facts(body)
+        old = body.get("status") or {}
+        status = host_status(body["metadata"]["generation"], old, facts)
+        if differs(status, old):
+            metadata = {"name": name, "uid": body["metadata"]["uid"]}
+            written = await self.client.apply_status(Host, {"metadata": metadata, "status": status}, manager=MANAGER)
+            metrics.STATUS_WRITES.labels(kind="Host").inc()
+            self.store.apply("MODIFIED", written)
+        return LOOK_AGAIN
+
+    async def _ensure(self) -> dict[str, Any]:
+        """Give the Host as the API server has it; make it if there is none."""
+        name = self.settings.node_name
+        body = await self.client.get(Host, name)
+        if body is None:
+            try:
+                body = await self.client.create(Host, {"metadata": {"name": name}, "spec": {}})
+                _log.info("made the Host", host=name)
+            except AlreadyExists:
+                body = await self.client.get(Host, name)
+        self.store.apply("MODIFIED", body or {})
+        return body or {}
+
+    async def _facts(self, body: dict[str, Any]) -> Facts:
+        libvirt = qemu = ""
+        epochs: dict[str, int] | None = None
+        try:
+            versions = await self.hypervisor.versions()
+            libvirt, qemu = (".".join(map(str, number)) for number in (versions.libvirt, versions.qemu))
+            states = (await self.hypervisor.observe()).instances
+            epochs = {instance_id: state.epoch for instance_id, state in states.items()}
+            for power in PowerState:
+                count = sum(state.state is power for state in states.values())
+                metrics.INSTANCES.labels(power_state=power.value).set(count)
+        except HypervisorError as error:
+            _log.warning("hypervisor not reached", error=str(error))
+        metrics.HYPERVISOR_UP.set(1 if libvirt else 0)
+        revoked = (body.get("spec") or {}).get("revoked") or []
+        remains = await asyncio.to_thread(self._directories) if revoked else frozenset()
+        # Without a look at libvirt nothing is shown to be gone.
+        gone = acknowledged(revoked, epochs, remains) if epochs is not None else ()
+        shown = {(entry.instance_id, entry.epoch) for entry in gone}
+        for entry in revoked:
+            if (entry["instanceID"], entry["epoch"]) not in shown:
+                self.requeue(entry["instanceID"])
+        return Facts(
+            machine=self.machine,
+            tunnel_address=self.settings.underlay_address,
+            libvirt=libvirt,
+            qemu=qemu,
+            missing_packages=await self.missing_packages(),
+            self_test=self.self_test,
+            disk_trouble=await probe(self.settings.state_dir),
+            unclaimed=tuple(self.instances.unclaimed.values()),
+            gone=gone,
+        )
+
+    def _directories(self) -> frozenset[str]:
+        directory = self.settings.instances_dir
+        return frozenset(entry.name for entry in directory.iterdir()) if directory.exists() else frozenset()

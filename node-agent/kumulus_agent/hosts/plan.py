@@ -1,0 +1,137 @@
+"""The status of this machine's Host as a pure function of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kumulus_api.host import HostConditionType, HostStatus, Inventory, RevokedInstance, UnclaimedInstance, Versions
+from kumulus_api.quantities import format_quantity
+from kumulus_runtime.conditions import set_condition
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What booting a tiny guest has shown: how guests run here (`kvm`, `qemu`), or why they do not."""
+
+    virtualization: str = ""
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What does not change while the machine runs; `memory` and `disk` in bytes."""
+
+    boot_id: str
+    architecture: str
+    vcpus: int
+    memory: int
+    disk: int
+    kernel: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the Host's status is made of.
+
+    Attributes:
+        machine: the machine.
+        tunnel_address: where VXLAN comes in.
+        libvirt: version of libvirtd, empty while it does not answer.
+        qemu: version of QEMU.
+        missing_packages: programs and packages that are not there.
+        self_test: None until it has run.
+        disk_trouble: what is wrong with the disk that holds guests, or empty.
+        unclaimed: instances that no Server claims.
+        gone: revoked instances that are shown to be gone.
+    """
+
+    machine: Machine
+    tunnel_address: str
+    libvirt: str
+    qemu: str
+    missing_packages: tuple[str, ...]
+    self_test: SelfTest | None
+    disk_trouble: str
+    unclaimed: tuple[UnclaimedInstance, ...]
+    gone: tuple[RevokedInstance, ...]
+
+
+def acknowledged(
+    revoked: Iterable[Mapping[str, Any]], here: Mapping[str, int], remains: Iterable[str]
+) -> tuple[RevokedInstance, ...]:
+    """Give those of `spec.revoked` that are shown to be gone.
+
+    Args:
+        revoked: the entries.
+        here: epoch of each domain by instance id, from a look at libvirt.
+        remains: ids of the instances of which files exist without a domain.
+    """
+    left = set(remains)
+    return tuple(
+        RevokedInstance(instance_id=entry["instanceID"], epoch=entry["epoch"])
+        for entry in revoked
+        if here.get(entry["instanceID"], entry["epoch"] + 1) > entry["epoch"] and entry["instanceID"] not in left
+    )
+
+
+def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object:
+    """Make the whole status; equal to `old` if nothing changed."""
+    machine = facts.machine
+    status = HostStatus(
+        boot_id=machine.boot_id,
+        tunnel_address=facts.tunnel_address or None,
+        virtualization=(facts.self_test.virtualization or None) if facts.self_test else None,
+        architecture=machine.architecture,
+        inventory=Inventory(
+            vcpus=machine.vcpus, memory=format_quantity(machine.memory), disk=format_quantity(machine.disk)
+        ),
+        versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
+        missing_packages=list(facts.missing_packages),
+        unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),
+        observed_revoked=sorted(facts.gone, key=lambda instance: (instance.instance_id, instance.epoch)),
+    ).dump()
+    conditions: list[Object] = list(old.get("conditions") or [])
+    for kind, (holds, reason, message) in _conditions(facts).items():
+        conditions = set_condition(conditions, kind, holds, reason, message, generation)
+    return status | {"observedGeneration": generation, "conditions": conditions}
+
+
+def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str, str]]:
+    test, missing = facts.self_test, facts.missing_packages
+    parts: dict[HostConditionType, tuple[bool | None, str, str]] = {
+        HostConditionType.HYPERVISOR_CONNECTED: (
+            (True, "Connected", "") if facts.libvirt else (False, "NotConnected", "libvirtd does not answer")
+        ),
+        HostConditionType.PACKAGES_PRESENT: (
+            (False, "PackagesMissing", "not found on the host: " + ", ".join(missing))
+            if missing
+            else (True, "Present", "")
+        ),
+        HostConditionType.DISK_HEALTHY: (
+            (False, "DiskTrouble", facts.disk_trouble) if facts.disk_trouble else (True, "Written", "")
+        ),
+        HostConditionType.SELF_TEST_PASSED: (
+            (None, "Running", "the self-test has not ended yet")
+            if test is None
+            else (False, "GuestDidNotBoot", test.failure)
+            if test.failure
+            else (True, "GuestBooted", f"by {test.virtualization}")
+        ),
+    }
+    bad = [(kind, part) for kind, part in parts.items() if part[0] is not True]
+    if not facts.tunnel_address:
+        bad.append((HostConditionType.READY, (False, "NoTunnelAddress", "neither node IP nor tunnel address is set")))
+    if bad:
+        kind, (_, reason, message) = bad[0]
+        return parts | {HostConditionType.READY: (False, reason, message or kind.value)}
+    return parts | {HostConditionType.READY: (True, "AgentReady", "")}
+
+
+def differs(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Say whether the status has to be written."""
+    return any(old.get(name) != value for name, value in new.items()) or bool(set(old) - set(new))

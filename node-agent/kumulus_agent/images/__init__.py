@@ -1,0 +1,1 @@
+"""Images that this host imports for the cloud."""

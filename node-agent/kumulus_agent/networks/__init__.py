@@ -1,0 +1,1 @@
+"""The networks that this host carries, kept equal to what the API says of them."""

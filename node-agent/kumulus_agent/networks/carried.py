@@ -1,0 +1,212 @@
+"""The networks with a port on this host: watched while there is one, gone with the last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Any
+
+import structlog
+
+from kumulus_agent import metrics
+from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.state import NetworkDesired, PortDesired
+from kumulus_agent.networks.plan import Here, network_desired
+from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_api import Network, NetworkEndpoints
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.workqueue import WorkQueue
+
+_log = structlog.stdlib.get_logger(__name__)
+_SYNC_SECONDS = 10.0
+
+
+class NetworkUnknown(Exception):
+    """The API has no such Network, or does not answer."""
+
+
+@dataclass
+class _Carried:
+    """What is known of one network."""
+
+    key: NetworkKey
+    network: dict[str, Any] | None = None
+    slices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    synced: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
+    watches: list[asyncio.Task[None]] = field(default_factory=list)
+    applied: NetworkDesired | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class CarriedNetworks:
+    """Keeps the datapath equal to what the API says of the networks that guests here use.
+
+    A port counts from `hold` on until `release`; that an object has left a watch takes no port away.
+
+    Args:
+        client: to reach the API server.
+        datapath: the actuator.
+        here: this host.
+    """
+
+    def __init__(self, client: KubeClient, datapath: Datapath, here: Here) -> None:
+        self._client = client
+        self._datapath = datapath
+        self._here = here
+        self._ports: dict[str, dict[str, tuple[NetworkKey, PortDesired]]] = {}
+        self._carried: dict[int, _Carried] = {}
+        self.queue: WorkQueue[int] = WorkQueue("networks")
+
+    @property
+    def ready(self) -> frozenset[int]:
+        """VNIs of the networks that have been applied."""
+        return frozenset(vni for vni, carried in self._carried.items() if carried.applied is not None)
+
+    def hold(self, instance_id: str, hostname: str, ports: Iterable[DesiredPort]) -> None:
+        """Count the ports of an instance as being here; nothing is changed yet."""
+        self._ports[instance_id] = {port.tap: (port.network, _port(instance_id, hostname, port)) for port in ports}
+
+    async def ensure(self, networks: Iterable[NetworkKey]) -> None:
+        """Have the networks here, with every port that is held.
+
+        Raises:
+            NetworkUnknown: the API does not know one of them, or does not answer in time.
+            NetworkError: the datapath failed.
+        """
+        async with asyncio.TaskGroup() as group:
+            for key in networks:
+                group.create_task(self._ensure(key))
+
+    async def release(self, instance_id: str) -> None:
+        """Let go of an instance's ports, and of the networks that no other instance here uses.
+
+        Raises:
+            NetworkError: the datapath failed; call again.
+        """
+        held = self._ports.get(instance_id, {})
+        vnis = {key.vni for key, _ in held.values()}
+        self._ports[instance_id] = {}
+        for vni in sorted(vnis):
+            carried = self._carried.get(vni)
+            if carried is None:
+                continue
+            async with carried.lock:
+                if self._used(vni):
+                    self.queue.add(vni)
+                    continue
+                await self._drop(carried)
+        self._ports.pop(instance_id, None)
+
+    async def sweep(self) -> None:
+        """Remove what is left of networks that nothing on this host uses: no port is held and no tap plugged."""
+        observed = await self._datapath.observe()
+        for vni in sorted(observed.networks() - set(self._carried)):
+            if not any(name.startswith("kt") for name in observed.ports_of(f"kb{vni:06x}")):
+                _log.info("removing a network that nothing here uses", vni=vni)
+                await self._datapath.remove_network(vni)
+
+    async def reconcile(self, vni: int) -> None:
+        """Apply what the watches have shown."""
+        carried = self._carried.get(vni)
+        if carried is None:
+            return
+        async with carried.lock:
+            if self._carried.get(vni) is carried and carried.applied is not None:
+                await self._apply(carried)
+
+    def changed_underlay(self, address: str) -> None:
+        """Take a new tunnel address of this host."""
+        self._here = Here(self._here.host, address, self._here.mtu)
+        for vni in self._carried:
+            self.queue.add(vni)
+
+    async def close(self) -> None:
+        """Stop watching; the networks stay."""
+        for carried in self._carried.values():
+            await _end(carried.watches)
+
+    async def _ensure(self, key: NetworkKey) -> None:
+        carried = self._carried.get(key.vni)
+        if carried is None:
+            carried = self._carried[key.vni] = _Carried(key)
+            self._watch(carried)
+        try:
+            # Both first lists are awaited: applying less than the API knows would cut off the guests that run.
+            async with asyncio.timeout(_SYNC_SECONDS):
+                for event in carried.synced:
+                    await event.wait()
+        except TimeoutError as error:
+            raise NetworkUnknown(f"network {key.namespace}/{key.name} could not be read in time") from error
+        if carried.network is None:
+            raise NetworkUnknown(f"there is no network {key.name} in namespace {key.namespace}")
+        async with carried.lock:
+            if self._carried.get(key.vni) is not carried:
+                raise NetworkUnknown(f"network {key.namespace}/{key.name} was just given up: trying again")
+            await self._apply(carried)
+
+    async def _apply(self, carried: _Carried) -> None:
+        vni = carried.key.vni
+        ports = [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
+        desired = network_desired(vni, carried.network, carried.slices.values(), ports, self._here)
+        if desired == carried.applied:
+            return
+        carried.applied = None
+        steps = await self._datapath.ensure_network(desired)
+        carried.applied = desired
+        metrics.NETWORKS.set(len(self._carried))
+        for step in steps:
+            _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)
+
+    async def _drop(self, carried: _Carried) -> None:
+        self._carried.pop(carried.key.vni, None)
+        await _end(carried.watches)
+        await self._datapath.remove_network(carried.key.vni)
+        metrics.NETWORKS.set(len(self._carried))
+
+    def _used(self, vni: int) -> bool:
+        return any(key.vni == vni for held in self._ports.values() for key, _ in held.values())
+
+    def _watch(self, carried: _Carried) -> None:
+        key = carried.key
+        carried.watches = [
+            asyncio.create_task(self._follow_network(carried), name=f"watch-network-{key.vni}"),
+            asyncio.create_task(self._follow_endpoints(carried), name=f"watch-endpoints-{key.vni}"),
+        ]
+
+    async def _follow_network(self, carried: _Carried) -> None:
+        key = carried.key
+        events = self._client.watch(Network, namespace=key.namespace, field_selector=f"metadata.name={key.name}")
+        async for kind, body in events:
+            if kind == "SYNCED":
+                carried.synced[0].set()
+            elif kind != "DELETED":  # guests that run keep what they have
+                carried.network = body
+            self.queue.add(key.vni)
+
+    async def _follow_endpoints(self, carried: _Carried) -> None:
+        key = carried.key
+        selector = f"spec.network.name={key.name}"
+        async for kind, body in self._client.watch(NetworkEndpoints, namespace=key.namespace, field_selector=selector):
+            if kind == "SYNCED":
+                carried.synced[1].set()
+            elif kind == "DELETED":
+                carried.slices.pop(body["metadata"]["name"], None)
+            else:
+                carried.slices[body["metadata"]["name"]] = body
+            self.queue.add(key.vni)
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _port(instance_id: str, hostname: str, port: DesiredPort) -> PortDesired:
+    addresses = tuple(IPv4Address(address) for address in port.addresses if ":" not in address)
+    return PortDesired(port.tap, port.mac, addresses, instance_id, hostname)

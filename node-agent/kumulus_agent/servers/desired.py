@@ -1,0 +1,162 @@
+"""What the API asks of an instance, read from a Server object once and frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kumulus_agent.network.names import tap
+from kumulus_api import FINALIZER, Server
+from kumulus_api.quantities import parse_quantity
+from kumulus_api.server import AssignedImage, AssignedPort, AssignedVolume, GuestShutdownPolicy, PowerState
+
+Key = tuple[str, str]
+"""Namespace and name of a Server."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkKey:
+    """A Network, with the number its frames carry."""
+
+    namespace: str
+    name: str
+    vni: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredPort:
+    """A NIC of the instance; `tap` is its device on the host, `name` the interface's in the Server."""
+
+    name: str
+    port: str
+    network: NetworkKey
+    mac: str
+    addresses: tuple[str, ...]
+    tap: str
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredVolume:
+    """A volume of the instance; `size` in bytes."""
+
+    name: str
+    volume: str
+    volume_id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredImage:
+    """The base of the root disk; `virtual_size` in bytes."""
+
+    url: str
+    format: str
+    digest: str
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """An instance as the API wants it.
+
+    Attributes:
+        key: the Server's namespace and name.
+        uid: the Server object's uid.
+        generation: of the spec that this was read from.
+        instance_id: identity that survives a restore.
+        epoch: of the assignment.
+        vcpus: number of virtual CPUs.
+        memory: bytes.
+        root_disk: bytes.
+        image: base of the root disk, None if the assignment has none.
+        ports: in the guest's order.
+        volumes: in the guest's order.
+        running: what the user's powerState says.
+        restart_after_guest_shutdown: whether a guest that turns itself off is started again.
+        key_pair: name of the KeyPair, or empty.
+        user_data: inline user-data, or empty.
+        remote_user_data: whether the user-data lies in a Secret or ConfigMap, which only the operator may read.
+        deleting: deletion was asked for.
+        finalizer: whether our finalizer is still there.
+    """
+
+    key: Key
+    uid: str
+    generation: int
+    instance_id: str
+    epoch: int
+    vcpus: int
+    memory: int
+    root_disk: int
+    image: DesiredImage | None
+    ports: tuple[DesiredPort, ...]
+    volumes: tuple[DesiredVolume, ...]
+    running: bool
+    restart_after_guest_shutdown: bool
+    key_pair: str
+    user_data: str
+    remote_user_data: bool
+    deleting: bool
+    finalizer: bool
+
+    @property
+    def networks(self) -> tuple[NetworkKey, ...]:
+        """The networks of the ports, each once, sorted."""
+        return tuple(sorted({port.network for port in self.ports}, key=lambda network: network.vni))
+
+
+def read_desired(body: dict[str, Any]) -> Desired | None:
+    """Read a Server object.
+
+    Args:
+        body: as the API server sends it.
+
+    Returns:
+        None if the operator has assigned nothing yet.
+    """
+    server = Server.model_validate(body)
+    assignment = server.spec.assignment
+    if assignment is None:
+        return None
+    user_data = server.spec.user_data
+    return Desired(
+        key=server.key,
+        uid=server.metadata.uid,
+        generation=server.metadata.generation,
+        instance_id=assignment.instance_id,
+        epoch=assignment.epoch,
+        vcpus=assignment.resources.vcpus,
+        memory=parse_quantity(assignment.resources.memory),
+        root_disk=parse_quantity(assignment.resources.root_disk),
+        image=_image(assignment.image),
+        ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports),
+        volumes=tuple(_volume(volume) for volume in assignment.volumes),
+        running=server.spec.power_state is PowerState.RUNNING,
+        restart_after_guest_shutdown=server.spec.on_guest_shutdown is GuestShutdownPolicy.RESTART,
+        key_pair=server.spec.key_pair.name if server.spec.key_pair else "",
+        user_data=(user_data.inline or "") if user_data else "",
+        remote_user_data=user_data is not None and user_data.inline is None,
+        deleting=server.deleting,
+        finalizer=FINALIZER in server.metadata.finalizers,
+    )
+
+
+def _image(image: AssignedImage | None) -> DesiredImage | None:
+    if image is None:
+        return None
+    return DesiredImage(image.url, image.format.value, image.digest, image.virtual_size)
+
+
+def _port(instance_id: str, port: AssignedPort) -> DesiredPort:
+    return DesiredPort(
+        name=port.name,
+        port=port.port,
+        network=NetworkKey(port.network_namespace, port.network, port.vni),
+        mac=port.mac,
+        addresses=tuple(port.addresses),
+        tap=tap(instance_id, port.name),
+    )
+
+
+def _volume(volume: AssignedVolume) -> DesiredVolume:
+    return DesiredVolume(volume.name, volume.volume, volume.volume_id, parse_quantity(volume.size))

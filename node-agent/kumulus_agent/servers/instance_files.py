@@ -1,0 +1,88 @@
+"""The directory of an instance: root disk, seed, console log, and a record of the ports it was started with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from uuid import UUID
+
+from kumulus_agent.servers.desired import DesiredPort, Key, NetworkKey
+from kumulus_agent.storage.atomic import write_file
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFiles:
+    """Paths of one instance's files."""
+
+    directory: Path
+
+    @property
+    def root_disk(self) -> Path:
+        """The overlay over the image."""
+        return self.directory / "root.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        """What cloud-init reads."""
+        return self.directory / "seed.iso"
+
+    @property
+    def console_log(self) -> Path:
+        """The serial console, bounded by virtlogd."""
+        return self.directory / "console.log"
+
+    @property
+    def record(self) -> Path:
+        """Whose the instance is and its ports: a guest that no Server claims any more keeps its network."""
+        return self.directory / "instance.json"
+
+    def exist(self) -> bool:
+        """Say whether anything of the instance is on the disk."""
+        return self.directory.exists()
+
+    async def write_record(self, key: Key, ports: tuple[DesiredPort, ...]) -> None:
+        """Record the Server's namespace and name, and the ports."""
+        document = json.dumps({"key": key, "ports": [asdict(port) for port in ports]}).encode()
+        await asyncio.to_thread(write_file, self.record, document)
+
+    async def read_record(self) -> tuple[Key, tuple[DesiredPort, ...]] | None:
+        """Give what was recorded; None if there is no readable record."""
+        try:
+            document = json.loads(await asyncio.to_thread(self.record.read_bytes))
+            namespace, name = document["key"]
+            return (str(namespace), str(name)), tuple(_port(item) for item in document["ports"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    async def remove(self) -> None:
+        """Remove the directory with all that is in it; absent is success."""
+        await asyncio.to_thread(_remove, self.directory)
+
+
+def instance_files(instances: Path, instance_id: str) -> InstanceFiles:
+    """Give the paths of an instance.
+
+    Raises:
+        ValueError: the id is no UUID, so it could lead elsewhere.
+    """
+    return InstanceFiles(instances / str(UUID(instance_id)))
+
+
+def _port(item: dict[str, object]) -> DesiredPort:
+    fields = dict(item)
+    network = fields.pop("network")
+    addresses = fields.pop("addresses")
+    if not isinstance(network, dict) or not isinstance(addresses, list):
+        raise TypeError("a record of ports holds no network or addresses")
+    return DesiredPort(network=NetworkKey(**network), addresses=tuple(addresses), **fields)  # type: ignore[arg-type]
+
+
+def _remove(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        if directory.exists():
+            raise

@@ -1,0 +1,92 @@
+"""Writing the status of Servers and Ports, each only if it says something new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kumulus_agent import metrics
+from kumulus_agent.servers.desired import Desired, DesiredPort
+from kumulus_agent.servers.status import Found, port_status, same, server_status
+from kumulus_api import FINALIZER, Port, Server
+from kumulus_runtime.api_client import KubeClient, NotFound
+from kumulus_runtime.store import Store
+
+MANAGER = "kumulus-agent"
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Writes what was found.
+
+    Attributes:
+        client: to reach the API server.
+        store: what the watch has shown; takes what was written, so that nothing is written twice.
+        host: this host's name.
+    """
+
+    client: KubeClient
+    store: Store
+    host: str
+    _wired: dict[tuple[str, str], bool] = field(default_factory=dict)
+
+    async def server(self, desired: Desired, found: Found) -> None:
+        """Write a Server's status."""
+        namespace, name = desired.key
+        old = ((self.store.get(Server, name, namespace) or {}).get("status")) or {}
+        status = server_status(desired, old, found)
+        if same(status, old):
+            return
+        metadata = {"name": name, "namespace": namespace, "uid": desired.uid}
+        try:
+            body = await self.client.apply_status(Server, {"metadata": metadata, "status": status}, manager=MANAGER)
+        except NotFound:
+            return
+        metrics.STATUS_WRITES.labels(kind="Server").inc()
+        self.store.apply("MODIFIED", body)
+
+    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> None:
+        """Write the status of a Server's Ports.
+
+        Args:
+            desired: the instance.
+            wired: whether they are connected.
+            new: they were made for this start, so they have no status that would have to be read first.
+        """
+        for port in desired.ports:
+            key = (desired.key[0], port.port)
+            if key not in self._wired and not new:
+                await self._read(key)
+            if self._wired.get(key, False) is not wired:
+                await self._write(key, port, wired=wired)
+
+    async def ports_released(self, desired: Desired) -> None:
+        """Say that the interfaces of a removed instance are gone, where the Port is the user's own and stays."""
+        namespace = desired.key[0]
+        for port in desired.ports:
+            body = await self.client.get(Port, port.port, namespace)
+            metadata = (body or {}).get("metadata") or {}
+            if FINALIZER not in (metadata.get("finalizers") or []):
+                self._wired.pop((namespace, port.port), None)
+                continue
+            if metadata.get("deletionTimestamp"):
+                await self.client.remove_finalizer(Port, port.port, FINALIZER, namespace, uid=metadata["uid"])
+            else:
+                await self._write((namespace, port.port), port, wired=False)
+            self._wired.pop((namespace, port.port), None)
+
+    async def _read(self, key: tuple[str, str]) -> None:
+        status = ((await self.client.get(Port, key[1], key[0])) or {}).get("status") or {}
+        if status.get("host") == self.host:
+            self._wired[key] = bool(status.get("wired"))
+
+    async def _write(self, key: tuple[str, str], port: DesiredPort, *, wired: bool) -> None:
+        body = {
+            "metadata": {"name": key[1], "namespace": key[0]},
+            "status": port_status(port, self.host, wired=wired),
+        }
+        try:
+            await self.client.apply_status(Port, body, manager=MANAGER)
+        except NotFound:
+            return
+        metrics.STATUS_WRITES.labels(kind="Port").inc()
+        self._wired[key] = wired

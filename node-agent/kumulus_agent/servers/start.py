@@ -1,0 +1,245 @@
+"""Starting a server: what does not depend on each other runs at once, and what is half made is undone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from kumulus_agent import metrics
+from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
+from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.compute.errors import Terminal as HypervisorTerminal
+from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
+from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
+from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredVolume
+from kumulus_agent.servers.errors import StepFailed, first_failure
+from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
+from kumulus_agent.settings import AgentSettings
+from kumulus_agent.storage.errors import StorageError
+from kumulus_agent.storage.errors import Terminal as StorageTerminal
+from kumulus_agent.storage.image_cache import CachedImage, ImageCache
+from kumulus_agent.storage.root_disk import ensure_root_disk
+from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
+from kumulus_agent.storage.volume import ensure_volume
+from kumulus_api import KeyPair
+from kumulus_api.server import ReadyReason, ServerConditionType
+from kumulus_runtime.api_client import ApiError, KubeClient
+
+Virt = Literal["kvm", "qemu"]
+Cache = Literal["none", "writeback"]
+
+
+@dataclass(frozen=True)
+class Actuators:
+    """What starting and removing servers works with; `virt` and `cache` are the host's abilities."""
+
+    settings: AgentSettings
+    client: KubeClient
+    hypervisor: Hypervisor
+    datapath: Datapath
+    networks: CarriedNetworks
+    images: ImageCache
+    boot_data: BootDataSource
+    virt: Virt
+    cache: Cache
+
+    def files(self, instance_id: str) -> InstanceFiles:
+        """Give the paths of an instance."""
+        return instance_files(self.settings.instances_dir, instance_id)
+
+
+@dataclass
+class Stopwatch:
+    """Milliseconds of each step."""
+
+    milliseconds: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, step: str) -> Iterator[None]:
+        """Measure what runs inside."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - started
+            self.milliseconds[step] = round(seconds * 1000)
+            metrics.START_SECONDS.labels(step=step).observe(seconds)
+
+
+async def start_server(actuators: Actuators, desired: Desired) -> dict[str, int]:
+    """Start a server whose domain does not run.
+
+    Returns:
+        Milliseconds of each step, and of all together as `total`.
+
+    Raises:
+        StepFailed: a step failed; taps and networks made for this start are gone again, disks are kept.
+    """
+    watch = Stopwatch()
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(_undo_network, actuators, desired)
+        with watch.time("total"):
+            try:
+                await _Start(actuators, desired, watch).run()
+            except BaseExceptionGroup as group:
+                failure = first_failure(group)
+                raise failure from failure.__cause__
+        undo.pop_all()
+    metrics.STARTS.labels(result="started").inc()
+    return watch.milliseconds
+
+
+async def _undo_network(actuators: Actuators, desired: Desired) -> None:
+    for port in desired.ports:
+        await actuators.datapath.unplug(port.tap)
+    await actuators.networks.release(desired.instance_id)
+
+
+@dataclass
+class _Start:
+    """One start under way."""
+
+    actuators: Actuators
+    desired: Desired
+    watch: Stopwatch
+
+    async def run(self) -> None:
+        desired, files = self.desired, self.actuators.files(self.desired.instance_id)
+        # Not readable by others, but QEMU runs as its own user and has to pass through.
+        files.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        async with asyncio.TaskGroup() as group:
+            root = group.create_task(self._root_disk(files))
+            group.create_task(self._network())
+            group.create_task(self._seed(files))
+            group.create_task(files.write_record(desired.key, desired.ports))
+            volumes = [group.create_task(self._volume(volume)) for volume in desired.volumes]
+            taps = [group.create_task(self._tap(port.tap)) for port in desired.ports]
+        del taps
+        disks = (
+            *((root.result(),) if root.result() else ()),
+            *(task.result() for task in volumes),
+        )
+        await self._domain(files, cast("tuple[Disk, ...]", disks))
+        await self._plug()
+
+    async def _root_disk(self, files: InstanceFiles) -> Disk | None:
+        desired, image = self.desired, self.desired.image
+        if image is None:
+            return None
+        async with _failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
+            with self.watch.time("image"):
+                base = await self._image(image)
+            with self.watch.time("rootDisk"):
+                await ensure_root_disk(files.root_disk, base, desired.root_disk)
+        return Disk(
+            str(files.root_disk), "qcow2", "vda", f"root-{desired.instance_id[:13]}", cache=self.actuators.cache
+        )
+
+    async def _image(self, image: DesiredImage) -> CachedImage:
+        image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
+        limit = max(image.virtual_size, 1)
+        return await self.actuators.images.ensure(image.url, image.digest, image_format, limit)
+
+    async def _volume(self, volume: DesiredVolume) -> Disk:
+        number = self.desired.volumes.index(volume)
+        async with _failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
+            path = await ensure_volume(self.actuators.settings.state_dir / "volumes", volume.volume_id, volume.size)
+        return Disk(str(path), "raw", f"vd{chr(ord('b') + number)}", volume.volume_id[:20], cache=self.actuators.cache)
+
+    async def _network(self) -> None:
+        desired, networks = self.desired, self.actuators.networks
+        async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+            with self.watch.time("network"):
+                networks.hold(desired.instance_id, desired.key[1], desired.ports)
+                await networks.ensure(desired.networks)
+
+    async def _tap(self, tap: str) -> None:
+        async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+            await self.actuators.datapath.prepare_tap(tap, self.actuators.settings.guest_mtu)
+
+    async def _seed(self, files: InstanceFiles) -> None:
+        desired = self.desired
+        with self.watch.time("bootData"):
+            async with asyncio.TaskGroup() as group:
+                keys = group.create_task(self._ssh_keys())
+                user_data = group.create_task(self._user_data())
+        mtu = self.actuators.settings.guest_mtu
+        nics = tuple(SeedNic(f"eth{number}", port.mac, mtu) for number, port in enumerate(desired.ports))
+        seed = Seed(desired.instance_id, desired.key[1], nics, keys.result(), user_data.result())
+        async with _failing_as(ReadyReason.START_FAILED):
+            with self.watch.time("seed"):
+                await write_seed(files.seed, seed)
+
+    async def _ssh_keys(self) -> tuple[str, ...]:
+        desired = self.desired
+        if not desired.key_pair:
+            return ()
+        async with _failing_as(ReadyReason.BOOT_DATA_FAILED):
+            body = await self.actuators.client.get(KeyPair, desired.key_pair, desired.key[0])
+        if body is None:
+            raise StepFailed(ReadyReason.BOOT_DATA_FAILED, f"there is no KeyPair {desired.key_pair}", lasting=True)
+        return (KeyPair.model_validate(body).spec.public_key,)
+
+    async def _user_data(self) -> bytes:
+        if not self.desired.remote_user_data:
+            return self.desired.user_data.encode()
+        return await fetch_user_data(self.actuators.client, self.actuators.boot_data, self.desired)
+
+    async def _domain(self, files: InstanceFiles, disks: tuple[Disk, ...]) -> None:
+        desired, actuators = self.desired, self.actuators
+        spec = DomainSpec(
+            instance_id=desired.instance_id,
+            namespace=desired.key[0],
+            name=desired.key[1],
+            epoch=desired.epoch,
+            vcpus=desired.vcpus,
+            memory_bytes=desired.memory,
+            virt=actuators.virt,
+            disks=disks,
+            nics=tuple(Nic(port.tap, port.mac, actuators.settings.guest_mtu) for port in desired.ports),
+            seed_path=str(files.seed),
+            console_log=str(files.console_log),
+            image_digest=desired.image.digest if desired.image else "",
+        )
+        async with _failing_as(ReadyReason.START_FAILED):
+            with self.watch.time("domain"):
+                await actuators.hypervisor.define_and_start(domain_xml(spec))
+
+    async def _plug(self) -> None:
+        datapath, desired = self.actuators.datapath, self.desired
+        try:
+            async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+                with self.watch.time("plug"):
+                    for port in desired.ports:
+                        await datapath.plug(port.tap, port.network.vni)
+        except StepFailed:
+            # A guest without its network is not what was asked for, and its first boot is not over yet.
+            await self.actuators.hypervisor.destroy(desired.instance_id)
+            raise
+
+
+@asynccontextmanager
+async def _failing_as(
+    reason: ReadyReason, part: ServerConditionType | None = None, detail: str = ""
+) -> AsyncIterator[None]:
+    """Turn the errors of the actuators into a failed step."""
+    try:
+        yield
+    except (StorageError, HypervisorError, NetworkError, NetworkUnknown, ApiError, OSError, ValueError) as error:
+        lasting = isinstance(error, StorageTerminal | HypervisorTerminal)
+        own = str(getattr(error, "reason", "")) if lasting else ""
+        raise StepFailed(reason, str(error), part=part, detail=own or detail, lasting=lasting) from error
+    except BaseExceptionGroup as group:
+        failure = first_failure(group)
+        if isinstance(failure, StepFailed):
+            raise failure from group
+        if not isinstance(failure, NetworkError | NetworkUnknown | ApiError | ValueError):
+            raise
+        raise StepFailed(reason, str(failure), part=part, detail=detail) from group

@@ -1,0 +1,112 @@
+"""The status of a Server and of its Ports, as pure functions of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kumulus_agent.servers.desired import Desired, DesiredPort
+from kumulus_api.server import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_runtime.conditions import set_condition
+
+Object = dict[str, Any]
+_UP = frozenset({ReadyReason.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One condition: whether it holds, and why."""
+
+    status: bool
+    reason: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the status is made of.
+
+    Attributes:
+        power: power state.
+        ready: reason of the Ready condition.
+        message: of the Ready condition.
+        parts: the conditions beside Ready and Scheduled; those not named stay as they are.
+        durations: milliseconds of each step of the last start; None keeps those of the status.
+    """
+
+    power: ObservedPowerState
+    ready: ReadyReason
+    message: str = ""
+    parts: Mapping[ServerConditionType, Part] = field(default_factory=dict)
+    durations: Mapping[str, int] | None = None
+
+
+def started_parts() -> dict[ServerConditionType, Part]:
+    """Give the conditions of a server whose start succeeded."""
+    return {
+        ServerConditionType.IMAGE_READY: Part(status=True, reason="Cached"),
+        ServerConditionType.VOLUMES_READY: Part(status=True, reason="Attached"),
+        ServerConditionType.NETWORK_READY: Part(status=True, reason="Wired"),
+    }
+
+
+def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Object:
+    """Make the status that the agent owns.
+
+    Args:
+        desired: the instance.
+        old: the status as it is.
+        found: what was found.
+
+    Returns:
+        The whole status; equal to `old` if nothing changed.
+    """
+    conditions: list[Object] = list(old.get("conditions") or [])
+    scheduled = Part(status=True, reason=ScheduledReason.ASSIGNED)
+    parts = {ServerConditionType.SCHEDULED: scheduled, **found.parts}
+    for kind, part in parts.items():
+        conditions = set_condition(conditions, kind, part.status, part.reason, part.message, desired.generation)
+    up = found.ready in _UP
+    conditions = set_condition(
+        conditions, ServerConditionType.READY, up, found.ready, found.message, desired.generation
+    )
+    status: Object = {
+        "observedGeneration": desired.generation,
+        "powerState": found.power.value,
+        "addresses": [
+            {"network": port.network.name, "address": address, "mac": port.mac}
+            for port in desired.ports
+            for address in port.addresses
+        ],
+        "startDurations": _durations(old, found),
+        "conditions": _same_generation(conditions, old),
+    }
+    return {name: value for name, value in status.items() if value != []}
+
+
+def port_status(port: DesiredPort, host: str, *, wired: bool) -> Object:
+    """Make the status of a Port; it has no conditions, being one fact."""
+    del port
+    return {"wired": wired, "host": host}
+
+
+def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Say whether writing `new` over `old` would change nothing."""
+    return all(old.get(name) == value for name, value in new.items()) and not set(old) - set(new) - _KEPT
+
+
+_KEPT = frozenset({"migration", "console", "guest"})
+"""Fields of a status that this version does not write and does not remove."""
+
+
+def _durations(old: Mapping[str, Any], found: Found) -> list[Object]:
+    if found.durations is None:
+        return list(old.get("startDurations") or [])
+    return [{"step": step, "milliseconds": found.durations[step]} for step in found.durations]
+
+
+def _same_generation(conditions: list[Object], old: Mapping[str, Any]) -> list[Object]:
+    """Drop what has only got another order of keys: equal content keeps the old object."""
+    known = {condition["type"]: condition for condition in old.get("conditions") or []}
+    return [known[new["type"]] if known.get(new["type"]) == new else new for new in conditions]

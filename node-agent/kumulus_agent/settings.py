@@ -1,0 +1,74 @@
+"""Settings of the agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from kumulus_runtime.settings import BaseProcessSettings
+
+
+class AgentSettings(BaseProcessSettings):
+    """Read once in `main` from the environment (`KUMULUS_` and the field's name) and passed down."""
+
+    node_name: str = Field(min_length=1)
+    """This machine's name, as its Node and its Host have it."""
+    node_ip: str = ""
+    """The Node's internal address (downward API, status.hostIP)."""
+    tunnel_address: str = ""
+    """Where other hosts send VXLAN to, if it is not the Node's address."""
+    underlay_mtu: int = Field(default=1500, ge=576, le=65535)
+    """MTU in bytes of the network between the hosts; guests get 50 less."""
+    metrics_port: int = Field(default=9808, ge=0, le=65535)
+    """TCP port of /metrics, /healthz and /readyz."""
+    libvirt_uri: str = "qemu:///system"
+    """The hypervisor."""
+    virtualization: str = Field(default="auto", pattern=r"^(auto|kvm|qemu)$")
+    """`kvm`, `qemu` (emulation), or `auto`: KVM where a guest boots with it."""
+    state_dir: Path = Path("/var/lib/kumulus")
+    """Images, disks, volumes and console logs; the same path on the host."""
+    run_dir: Path = Path("/run/kumulus")
+    """Locks and run-time files; the same path on the host."""
+    stop_seconds: float = Field(default=20.0, ge=0)
+    """How long a guest may take to shut down before it is switched off."""
+    memory_overcommit: float = Field(default=1.0, gt=0)
+    """Memory given out per byte of the host's; as the operator has it."""
+    disk_overcommit: float = Field(default=1.0, gt=0)
+    """Disk given out per byte of the host's; as the operator has it."""
+    image_cache_bytes: int = Field(default=50 << 30, ge=0)
+    """Size that the image cache keeps to, as far as images are not in use."""
+    workers: int = Field(default=4, ge=1)
+    """Servers that are worked on at once."""
+    max_image_bytes: int = Field(default=1 << 40, ge=1)
+    """Size above which an image is refused, as file and as disk."""
+    boot_data_url: str = ""
+    """Base URL of the operator's boot data service; empty: `https://kumulus-boot-data.<system namespace>.svc:8443`."""
+    boot_data_ca: str = "kumulus-boot-data-ca"
+    """ConfigMap in the system namespace with that service's CA under `ca.crt`."""
+    boot_data_token: Path = Path("/var/run/secrets/kumulus/boot-data/token")
+    """File with our ServiceAccount token for that service."""
+
+    @property
+    def underlay_address(self) -> str:
+        """The address from which this host tunnels."""
+        return self.tunnel_address or self.node_ip
+
+    @property
+    def guest_mtu(self) -> int:
+        """MTU in bytes of guests' interfaces: VXLAN over IPv4 takes 50 bytes (RFC 7348)."""
+        return self.underlay_mtu - 50
+
+    @property
+    def boot_data_base(self) -> str:
+        """Where boot data is asked for."""
+        return self.boot_data_url or f"https://kumulus-boot-data.{self.system_namespace}.svc:8443"
+
+    @property
+    def instances_dir(self) -> Path:
+        """One directory per instance."""
+        return self.state_dir / "instances"
+
+    def instance_dir(self, instance_id: str) -> Path:
+        """The directory of an instance's root disk, seed and console log."""
+        return self.instances_dir / instance_id

@@ -1,0 +1,1 @@
+"""Volumes that live on this host."""
