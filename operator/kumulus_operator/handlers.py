@@ -22,6 +22,11 @@ def register(cloud: Cloud) -> kopf.OperatorRegistry:
     kopf.on.startup(id="settings", registry=registry)(configure)
     for kind in KINDS:
         _watch(registry, cloud, kind)
+
+    async def namespace_seen(name: str, **_: Any) -> None:
+        cloud.queues.projects.add(("", name))
+
+    kopf.on.event("", "v1", "namespaces", id="watch-namespaces", registry=registry)(namespace_seen)
     return registry
 
 

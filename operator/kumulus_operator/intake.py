@@ -210,6 +210,9 @@ def _network_id_claim(cloud: Cloud, former: NetworkIDClaim | None, new: NetworkI
         cloud.queues.claims.add_after(("NetworkIDClaim", new.metadata.name), cloud.settings.claim_quarantine)
     elif new is None and former is not None:
         cloud.abandoned.pop(former.metadata.name, None)
+        for network in cloud.networks:
+            if network.status is None or network.status.vni is None:
+                cloud.queues.networks.add(network.key)
 
 
 _TAKERS: dict[type[Kind], Taker] = {

@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import kopf
 import structlog
 
-from kumulus_api import KINDS
+from kumulus_api import KINDS, PROJECT_LABEL
 from kumulus_operator.bootdata.server import serve_boot_data
 from kumulus_operator.claims.controller import ClaimController
 from kumulus_operator.cloud import Cloud
@@ -29,7 +30,7 @@ from kumulus_operator.volumes.controller import VolumeController
 from kumulus_runtime import logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.lease import Leadership
-from kumulus_runtime.resources import LEASE
+from kumulus_runtime.resources import LEASE, ROLEBINDING
 from kumulus_runtime.workqueue import WorkQueue
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -57,15 +58,16 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
         metrics = asyncio.create_task(metrics_server.serve(settings.metrics_port))
         work = asyncio.create_task(leadership.run(lambda: lead(client, settings)))
         stopping = asyncio.create_task(stop.wait())
+        tasks: set[asyncio.Task[Any]] = {work, metrics, stopping}
         try:
-            await asyncio.wait({work, stopping, metrics}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in (metrics, work):
                 if task.done():
                     task.result()
         finally:
-            for task in (work, metrics, stopping):
-                task.cancel()
-            await asyncio.gather(work, metrics, stopping, return_exceptions=True)
+            for ending in tasks:
+                ending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def lead(client: KubeClient, settings: OperatorSettings) -> None:
@@ -76,6 +78,7 @@ async def lead(client: KubeClient, settings: OperatorSettings) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(cloud.ledger.run(), name="ledger")
         group.create_task(_watch_leases(cloud), name="leases")
+        group.create_task(_watch_role_bindings(cloud), name="role bindings")
         group.create_task(serve_boot_data(cloud), name="boot data")
         group.create_task(_watch_kinds(cloud), name="kopf")
         for queue, reconcile in controllers(cloud):
@@ -112,6 +115,12 @@ async def _watch_leases(cloud: Cloud) -> None:
     async for kind, body in cloud.client.watch(LEASE, namespace=cloud.settings.system_namespace):
         if kind in ("ADDED", "MODIFIED"):
             _see_lease(cloud, body)
+
+
+async def _watch_role_bindings(cloud: Cloud) -> None:
+    async for kind, body in cloud.client.watch(ROLEBINDING, label_selector=PROJECT_LABEL):
+        if kind in ("MODIFIED", "DELETED"):
+            cloud.queues.projects.add(("", body["metadata"]["namespace"]))
 
 
 def _see_lease(cloud: Cloud, lease: dict[str, object]) -> None:

@@ -88,10 +88,10 @@ class BootData:
             `userData` in base64 or None, and `sshKeys`.
 
         Raises:
-            Denied: 404 if the server is not that node's (whether it exists is not told), or its data is missing.
+            Denied: 403 if the server is not that node's (whether it exists is not told), 404 if its data is missing.
         """
         if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
-            raise Denied(HTTPStatus.NOT_FOUND, "no such server on this node")
+            raise Denied(HTTPStatus.FORBIDDEN, f"no such server is assigned to node {node}")
         body = await self._client.get(Server, name, namespace)
         server = Server.model_validate(body) if body is not None else None
         assigned = server.spec.assignment if server is not None else None

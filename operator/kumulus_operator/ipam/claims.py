@@ -88,15 +88,15 @@ class AddressBook:
             return list(wanted)
         while True:
             used = self._claims[vni].keys() | self._pending[vni]
-            address = choose_address(subnet, used, self._last.get(vni))
-            if address is None:
+            chosen = choose_address(subnet, used, self._last.get(vni))
+            if chosen is None:
                 raise AddressesExhausted(f"all addresses of {subnet.cidr} are in use")
-            self._last[vni] = address
+            self._last[vni] = chosen
             try:
-                await self._hold(vni, address, network, port)
+                await self._hold(vni, chosen, network, port)
             except AddressTaken:
                 continue
-            return [address]
+            return [chosen]
 
     async def _hold(self, vni: int, address: str, network: Key, port: tuple[Key, str]) -> None:
         self._pending[vni].add(address)

@@ -46,7 +46,7 @@ class NetworkController:
         status = network_status(network, vni, fault, datetime.now(UTC))
         if status is not None:
             await self._write(network, status)
-        return 30.0 if vni is None and message is None else None
+        return None
 
     async def _write(self, network: Network, status: dict[str, Any]) -> None:
         try:

@@ -45,7 +45,7 @@ class ProjectController:
                 except AlreadyExists:
                     return 0.1
             if namespace["metadata"].get("deletionTimestamp"):
-                return 1.0  # What the namespace holds goes first; its end cannot be seen by a watch on projects.
+                return None  # What it holds goes first; the watch on namespaces tells when it is gone.
             await self._roles(project)
         status = project_status(project, fault, datetime.now(UTC))
         if status is not None:

@@ -60,7 +60,8 @@ def _subject(subject: Subject) -> dict[str, Any]:
 
 def same_binding(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Give whether a RoleBinding is as it should be."""
-    return found.get("roleRef") == wanted["roleRef"] and (found.get("subjects") or []) == wanted["subjects"]
+    roles = found.get("roleRef"), found.get("subjects") or []
+    return roles == (wanted["roleRef"], wanted["subjects"])
 
 
 def project_status(project: Project, fault: tuple[ProjectReason, str] | None, now: datetime) -> dict[str, Any] | None:

@@ -17,10 +17,14 @@ from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.plan import assignment, running_already, scheduled_status, silent_status, waiting_status
 from kumulus_operator.servers.resolve import Interface, Resolved, interests, resolve, wish_of
-from kumulus_operator.servers.userdata import UserDataWaits, check_user_data
+from kumulus_operator.servers.userdata import check_user_data
 from kumulus_operator.servers.volumes import give_volumes
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Conflict, Invalid, NotFound
+
+_UNSEEN = (ScheduledReason.USER_DATA_NOT_FOUND, ScheduledReason.USER_DATA_TOO_LARGE)
+_USER_DATA_LOOK = 10.0
+"""Seconds between looks at a Secret that a server waits for: the operator has no right to watch Secrets, on purpose."""
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -34,7 +38,6 @@ class ServerController:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        self._user_data = UserDataWaits(cloud)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one server to its desired state."""
@@ -42,7 +45,6 @@ class ServerController:
         server = cloud.servers.get(*key)
         if server is None or server.deleting or server.spec.assignment is not None:
             cloud.server_waiters.forget(key)
-            self._user_data.forget(key)
         if server is None:
             cloud.ledger.withdraw(key)
         elif server.deleting:
@@ -50,10 +52,10 @@ class ServerController:
         elif server.spec.assignment is not None:
             await self._speak_for(server, server.spec.assignment)
         else:
-            await self._place_or_wait(server)
+            return await self._place_or_wait(server)
         return None
 
-    async def _place_or_wait(self, server: Server) -> None:
+    async def _place_or_wait(self, server: Server) -> float | None:
         cloud = self._cloud
         # Registered before looking, so that a change in between is not missed.
         cloud.server_waiters.wait(server.key, interests(server))
@@ -63,13 +65,14 @@ class ServerController:
             cloud.ledger.withdraw(server.key)
             PLACEMENTS.labels(outcome=refused.refusal.reason).inc()
             await self._wait(server, refused.refusal)
+            return _USER_DATA_LOOK if refused.refusal.reason in _UNSEEN else None
         except BaseException:
             cloud.ledger.withdraw(server.key)
             raise
         else:
             cloud.server_waiters.forget(server.key)
-            self._user_data.forget(server.key)
             await self._placed(placed)
+        return None
 
     async def _place(self, server: Server) -> tuple[Server, bool]:
         """Decide and write the assignment; give the server as it is then, and whether its instance was adopted."""
@@ -82,7 +85,7 @@ class ServerController:
             raise refuse(ScheduledReason.FINALIZER_MISSING, message)
         self._in_project(server)
         resolved = resolve(server, cloud)
-        await check_user_data(self._user_data, server)
+        await check_user_data(cloud.client, server)
         self._volumes_admitted(server, resolved)
         running = running_already(server, list(cloud.hosts))
         instance_id = running[1].instance_id if running else str(uuid.uuid4())

@@ -105,7 +105,8 @@ async def claim_addresses(
         return await cloud.addresses.claim(network.spec.subnets[0], vni, network.key, port, wanted)
     except AddressTaken as taken:
         # The holder may belong to another project: it is not named.
-        message = f"address: {taken.address} of network {network.metadata.name} is in use; transient: free when its port is deleted"
+        where = f"{taken.address} of network {network.metadata.name}"
+        message = f"address: {where} is in use; transient: free when its port is deleted"
         raise refuse(ScheduledReason.ADDRESS_IN_USE, message, freed) from taken
     except AddressesExhausted as error:
         message = f"address: {error}; transient: placed when a port of network {network.metadata.name} is deleted"
