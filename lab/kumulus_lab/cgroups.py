@@ -5,9 +5,13 @@ use the paths they use on a real host, and ``remove`` finds all they made below 
 """
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from kumulus_lab import commands
 
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -100,10 +104,24 @@ def enter(group: str) -> None:
 
 
 def remove(group: str) -> None:
-    """Remove the group and all below it; they must hold no process. Absent is success."""
+    """Remove the group and all below it; absent is success.
+
+    Raises:
+        TimedOut: it still holds a process after ten seconds.
+    """
     for hierarchy in hierarchies():
-        top = hierarchy.path / group
-        if top.exists():
-            for folder, _, _ in os.walk(top, topdown=False):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(folder).rmdir()
+        # The kernel counts a killed process as a member for a moment after its end.
+        commands.wait_until(partial(_remove_tree, hierarchy.path / group), what=f"{group} to be empty", limit=10)
+
+
+def _remove_tree(top: Path) -> bool:
+    """Whether it is gone now."""
+    try:
+        for folder, _, _ in os.walk(top, topdown=False):
+            with contextlib.suppress(FileNotFoundError):
+                Path(folder).rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True

@@ -162,7 +162,7 @@ class ControlPlane:
         self, *arguments: str, stdin: str | None = None, timeout: float = 60, check: bool = True
     ) -> CompletedProcess[str]:
         """Run kubectl as administrator."""
-        argv = [self.settings.binaries / "kubectl", "--kubeconfig", self.kubeconfig, *arguments]
+        argv = [str(self.settings.binaries / "kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
         return commands.run(argv, stdin=stdin, timeout=timeout, check=check)
 
     def daemons(self) -> tuple[Daemon, ...]:

@@ -22,6 +22,7 @@ _FOLDERS = {
     "containerd": "/var/lib/containerd",
     "kumulus": "/var/lib/kumulus",
     "etc-cni": "/etc/cni/net.d",
+    "cni": "/var/lib/cni",
     "log": "/var/log",
 }
 _FILES = {"hosts": "/etc/hosts", "hostname": "/etc/hostname", "machine-id": "/etc/machine-id"}

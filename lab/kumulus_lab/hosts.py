@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import secrets
 import shutil
 import signal
@@ -60,7 +59,7 @@ class Hosts:
         host = self.lab.host(name)
         pid = self._init_pid(host)
         if pid is not None:
-            os.kill(pid, signal.SIGKILL)
+            processes.end(pid, signal.SIGKILL, grace=30)  # it ends after everything in its PID namespace has
         processes.stop(_init(host), signal.SIGKILL)
         cgroups.remove(host.netns)
         machine.remove_link(host.veth)
