@@ -26,11 +26,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._selector.select = select
 
     def time(self) -> float:
+        """The virtual present."""
         return self._now
 
 
 @pytest.fixture(scope="session")
 def in_virtual_time() -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    """Runs a coroutine function on a loop with virtual time."""
+
     def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
             return runner.run(main())

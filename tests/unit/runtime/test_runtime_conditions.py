@@ -16,6 +16,7 @@ calls = st.tuples(
 
 
 def build(history):
+    """The conditions after a history, one call a minute."""
     conditions = []
     for step, call in enumerate(history):
         conditions = set_condition(conditions, *call, now=T0 + timedelta(minutes=step))

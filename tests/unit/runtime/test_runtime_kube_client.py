@@ -24,9 +24,11 @@ class ApiServer:
         self.answers = []
 
     def answer(self, status, body=None, headers=None, lines=None):
+        """Append one answer to the script."""
         self.answers.append((status, body, headers or {}, lines))
 
     async def handle(self, request):
+        """Answer as the script says."""
         self.requests.append(
             {
                 "method": request.method,
@@ -49,11 +51,13 @@ class ApiServer:
 
 @pytest.fixture
 async def api():
+    """The server's script and memory."""
     return ApiServer()
 
 
 @pytest.fixture
 async def kubeconfig(api, tmp_path, monkeypatch):
+    """A running server and the kubeconfig that names it."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", api.handle)
     runner = web.AppRunner(app)
@@ -82,11 +86,13 @@ async def kubeconfig(api, tmp_path, monkeypatch):
 
 @pytest.fixture
 async def client(kubeconfig):
+    """A connected client."""
     async with await KubeClient.connect("test/1") as connected:
         yield connected
 
 
 def status(code, reason):
+    """A Status object."""
     return {"kind": "Status", "code": code, "reason": reason, "message": "told so"}
 
 
@@ -220,10 +226,12 @@ async def test_a_bad_token_is_tried_twice_only(api, client):
 
 
 def item(name, version):
+    """A minimal object."""
     return {"metadata": {"name": name, "namespace": "demo", "uid": f"u-{name}", "resourceVersion": version}}
 
 
 def line(kind, body):
+    """One line of a watch."""
     return json.dumps({"type": kind, "object": body}).encode() + b"\n"
 
 

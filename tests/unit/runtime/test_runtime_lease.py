@@ -32,16 +32,19 @@ class LeaseServer:
             raise Retryable(0, "Unreachable", "cut off")
 
     async def get(self, _kind, _name, _namespace=None):
+        """Read."""
         self._check()
         return copy.deepcopy(self.lease)
 
     async def create(self, _kind, body):
+        """Create if absent."""
         self._check()
         if self.lease is not None:
             raise AlreadyExists(409, "AlreadyExists", "")
         return self._store(body)
 
     async def update(self, _kind, body):
+        """Replace if the version fits."""
         self._check()
         if self.lease is None:
             raise NotFound(404, "NotFound", "")
@@ -50,6 +53,7 @@ class LeaseServer:
         return self._store(body)
 
     async def patch_merge(self, _kind, _name, patch, _namespace=None):
+        """Merge into the spec."""
         self._check()
         if self.lease is None:
             raise NotFound(404, "NotFound", "")
@@ -74,15 +78,18 @@ class CutOff:
 
 
 def make_leadership(client, identity, **overrides):
+    """A candidate on the virtual clock."""
     clock = asyncio.get_running_loop().time
     return Leadership(client, "kumulus-system", identity=identity, clock=clock, **overrides)
 
 
 def elapsed():
+    """Virtual seconds since the start."""
     return asyncio.get_running_loop().time() - START
 
 
 async def forever():
+    """Never return."""
     await asyncio.Event().wait()
 
 

@@ -30,6 +30,7 @@ SERVER = Resource("kumulus.dev", "v1alpha1", "servers", "Server")
 
 
 def make_server(name="web", version="1", **spec):
+    """A Server as the API server gives it."""
     return {
         "apiVersion": "kumulus.dev/v1alpha1",
         "kind": "Server",
@@ -40,6 +41,7 @@ def make_server(name="web", version="1", **spec):
 
 @pytest.fixture
 def log_lines(capsys):
+    """Gives the JSON lines written so far; logging is restored afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -95,11 +97,14 @@ async def test_probes_say_what_is_wrong():
 
 
 class Recording:
+    """Remembers what is created."""
+
     def __init__(self):
         self.bodies = []
         self.error = None
 
     async def create(self, kind, body):
+        """Record, or fail as told."""
         assert kind is EVENT
         if self.error:
             raise self.error
@@ -182,6 +187,7 @@ def test_kopf_writes_nothing():
 
 
 def jwt(**claims):
+    """An unsigned token."""
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"h.{payload}.s"
 

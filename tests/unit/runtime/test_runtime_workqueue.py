@@ -18,18 +18,22 @@ _names = itertools.count()
 
 @pytest.fixture(scope="session")
 def quiet():
+    """Expected failures are not logged."""
     logging.getLogger("kumulus_runtime.workqueue").setLevel(logging.CRITICAL)
 
 
 def make_queue(**overrides):
+    """A queue with its own metrics and no luck."""
     return WorkQueue(**({"name": f"test-{next(_names)}", "chance": lambda: 0.5} | overrides))
 
 
 def sample(metric, queue):
+    """The value of one of its metrics."""
     return REGISTRY.get_sample_value(metric, {"name": queue._name})
 
 
 async def run_for(queue, reconcile, seconds, workers=2):
+    """Run the queue for some virtual seconds."""
     task = asyncio.create_task(queue.run(reconcile, workers))
     await asyncio.sleep(seconds)
     queue.stop()
