@@ -146,6 +146,14 @@ class Datapath:
         (answer,) = [message async for message in await self._datapath.get_links(number)]
         return int(answer.get_attr("IFLA_MTU"))
 
+    async def plugged(self, name: str) -> bool:
+        """Tell whether the tap is on a bridge; cheaper than `observe`."""
+        number = await link.index(self._datapath, name)
+        if number is None:
+            return False
+        answers = [message async for message in await self._datapath.get_links(number)]
+        return any(message.get_attr("IFLA_MASTER") for message in answers)
+
     async def unplug(self, name: str) -> bool:
         """Delete the tap, wherever it is; False if there was none."""
         here, there = await link.absent(self._datapath, name), await link.absent(self._host, name)

@@ -7,7 +7,7 @@ import errno
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.errors import NetlinkFailed, netlink_errors
 
 
 async def index(ipr: AsyncIPRoute, name: str) -> int | None:
@@ -21,12 +21,24 @@ async def index(ipr: AsyncIPRoute, name: str) -> int | None:
     return None
 
 
+async def present(ipr: AsyncIPRoute, name: str) -> int:
+    """Return the interface's index.
+
+    Raises:
+        NetlinkFailed: it is not there (any more): what was planned with it is out of date.
+    """
+    number = await index(ipr, name)
+    if number is None:
+        raise NetlinkFailed(f"interface {name} is gone; observe again")
+    return number
+
+
 async def configure(ipr: AsyncIPRoute, name: str, mtu: int, master: str | None) -> None:
     """Set MTU in bytes and bridge (None: of no bridge), and bring the interface up."""
     with netlink_errors(f"set {name} to mtu {mtu}, bridge {master}, up"):
         settings: dict[str, int | str] = {"mtu": mtu, "state": "up"}
-        settings["master"] = (await index(ipr, master) or -1) if master else 0
-        await ipr.link("set", index=await index(ipr, name), **settings)
+        settings["master"] = await present(ipr, master) if master else 0
+        await ipr.link("set", index=await present(ipr, name), **settings)
 
 
 async def move(ipr: AsyncIPRoute, name: str, namespace: str) -> bool:

@@ -43,13 +43,13 @@ async def ensure(datapath: AsyncIPRoute, wanted: ServiceLink) -> None:
         async with AsyncIPRoute(netns=str(namespace.path(wanted.namespace)), flags=0, groups=0) as inner:
             await _configure(inner, wanted)
         _compute_checksums(wanted.namespace)
-        await datapath.link("set", index=await link.index(datapath, wanted.name), IFLA_IFALIAS=wanted.note)
+        await datapath.link("set", index=await link.present(datapath, wanted.name), IFLA_IFALIAS=wanted.note)
 
 
 async def _configure(inner: AsyncIPRoute, wanted: ServiceLink) -> None:
-    number = await link.index(inner, INNER)
+    number = await link.present(inner, INNER)
     address, prefix = wanted.address.split("/")
-    await inner.link("set", index=await link.index(inner, "lo"), state="up")
+    await inner.link("set", index=await link.present(inner, "lo"), state="up")
     await inner.addr("add", index=number, address=address, prefixlen=int(prefix))
     await inner.link("set", index=number, state="up")
     if wanted.gateway:

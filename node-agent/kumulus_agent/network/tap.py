@@ -30,7 +30,7 @@ async def ensure(host: AsyncIPRoute, namespace: str | None, name: str, mtu: int)
         where = ("-netns", namespace) if namespace else ()
         await run(("ip", *where, "tuntap", "add", "dev", name, "mode", "tap"))
     with netlink_errors(f"set the MTU of {name} to {mtu}"):
-        await host.link("set", index=await link.index(host, name), mtu=mtu)
+        await host.link("set", index=await link.present(host, name), mtu=mtu)
     return made
 
 

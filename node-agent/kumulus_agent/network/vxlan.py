@@ -58,7 +58,7 @@ async def ensure_peer(ipr: AsyncIPRoute, name: str, peer: str) -> None:
     """Put the tunnel address on the flood list."""
     with netlink_errors(f"add {peer} to the flood list of {name}"):
         try:
-            await ipr.fdb("append", ifindex=await link.index(ipr, name), lladdr=ANY, dst=peer)
+            await ipr.fdb("append", ifindex=await link.present(ipr, name), lladdr=ANY, dst=peer)
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
@@ -68,7 +68,7 @@ async def absent_peer(ipr: AsyncIPRoute, name: str, peer: str) -> None:
     """Take the tunnel address off the flood list."""
     with netlink_errors(f"remove {peer} from the flood list of {name}"):
         try:
-            await ipr.fdb("del", ifindex=await link.index(ipr, name), lladdr=ANY, dst=peer)
+            await ipr.fdb("del", ifindex=await link.present(ipr, name), lladdr=ANY, dst=peer)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
@@ -84,7 +84,7 @@ async def ensure_neighbour(ipr: AsyncIPRoute, name: str, mac: str, peer: str) ->
         await ipr.neigh(
             "replace",
             family=AF_BRIDGE,
-            ifindex=await link.index(ipr, name),
+            ifindex=await link.present(ipr, name),
             lladdr=mac,
             dst=peer,
             state=NUD_REACHABLE,
@@ -96,7 +96,7 @@ async def absent_neighbour(ipr: AsyncIPRoute, name: str, mac: str) -> None:
     """Forget where the MAC is."""
     with netlink_errors(f"forget {mac} on {name}"):
         try:
-            await ipr.neigh("del", family=AF_BRIDGE, ifindex=await link.index(ipr, name), lladdr=mac, flags=NTF_SELF)
+            await ipr.neigh("del", family=AF_BRIDGE, ifindex=await link.present(ipr, name), lladdr=mac, flags=NTF_SELF)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise

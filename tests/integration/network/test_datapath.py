@@ -218,7 +218,9 @@ async def test_a_tap_goes_from_the_host_to_the_bridge(hosts):
     await first.datapath.prepare_tap(port.tap, 1450)
     await first.datapath.prepare_tap(port.tap, 1450)
     assert port.tap not in (await first.datapath.observe()).links
+    assert not await first.datapath.plugged(port.tap)
     assert await first.datapath.plug(port.tap, VNI)
+    assert await first.datapath.plugged(port.tap)
     assert not await first.datapath.plug(port.tap, VNI)
     link = (await first.datapath.observe()).links[port.tap]
     assert (link.master, link.mtu, link.up) == (f"kb{VNI:06x}", 1450, True)

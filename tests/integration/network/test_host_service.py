@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kumulus_agent.network.command import run
 from kumulus_agent.services import process
 from kumulus_agent.services.host_service import HostServices, ServiceSpec
 
@@ -80,7 +81,7 @@ async def test_a_service_that_ignores_the_request_is_killed(
 ) -> None:
     """A service has ended when absent returns, whatever it does with signals."""
     monkeypatch.setattr(process, "STOP_SECONDS", 0.3)
-    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+    program = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     await services.ensure(replace(spec, argv=(sys.executable, "-c", program)))
     identity = services.observe()[spec.unit].process
     assert await services.absent(spec.unit)
@@ -96,3 +97,33 @@ async def test_a_number_that_was_used_again_is_not_ended(services: HostServices,
     assert not process.send(other, signal.SIGTERM)
     assert not await process.stop(other)
     assert process.identify(identity.pid) == identity
+
+
+async def test_a_service_runs_in_the_hosts_mount_namespace(spec: ServiceSpec, tmp_path: Path) -> None:
+    """A pod that has mounts of its own starts a service that has the host's, and the same number."""
+    program = (
+        "import asyncio, os, pathlib, sys\n"
+        "from kumulus_agent.services.host_service import HostServices, ServiceSpec\n"
+        "services, unit = HostServices(pathlib.Path(sys.argv[1])), sys.argv[2]\n"
+        "async def main():\n"
+        "    assert await services.ensure(ServiceSpec(unit, ('sleep', '600')))\n"
+        "    pid = services.observe()[unit].process.pid\n"
+        "    while b'nsenter' in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes(): await asyncio.sleep(0.01)\n"
+        "    mounts = [os.readlink(f'/proc/{number}/ns/mnt') for number in (1, pid, 'self')]\n"
+        "    assert mounts[0] == mounts[1] != mounts[2], mounts\n"
+        "    assert await services.absent(unit)\n"
+        "asyncio.run(main())\n"
+    )
+    # The host says when it has a /proc of its own: before, its first process would be this machine's.
+    boot = "import time; print('up', flush=True); time.sleep(600)"
+    host = ("unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "--", sys.executable, "-c", boot)
+    init = await asyncio.create_subprocess_exec(*host, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert init.stdout is not None
+        assert await init.stdout.readline() == b"up\n"
+        first = await asyncio.to_thread(Path(f"/proc/{init.pid}/task/{init.pid}/children").read_text)
+        pod = ("nsenter", f"--target={first.strip()}", "--pid", "--mount", "--", "unshare", "--mount", "--")
+        await run((*pod, sys.executable, "-c", program, str(tmp_path / "services"), spec.unit))
+    finally:
+        init.kill()
+        await init.wait()
