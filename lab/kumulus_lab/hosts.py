@@ -1,6 +1,7 @@
 """Hosts made of namespaces: start, power off, run a command inside."""
 
 import contextlib
+import datetime
 import functools
 import secrets
 import shutil
@@ -127,8 +128,17 @@ class Hosts:
             raise LabError(f"host {host.name} went off; {log} ends with:\n{processes.tail(log)}")
         path = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
         with contextlib.suppress(TimedOut):
-            return plane.kubectl("get", "node", host.name, "-o", path, check=False, timeout=10).stdout == "True"
+            node = plane.kubectl("get", "node", host.name, "-o", path, check=False, timeout=10)
+            return node.stdout == "True" and self._has_renewed(plane, host)
         return False
+
+    def _has_renewed(self, plane: ControlPlane, host: HostSpec) -> bool:
+        """Whether its kubelet has been heard since the host went on: what the node says may be from before."""
+        path = "jsonpath={.spec.renewTime}"
+        lease = plane.kubectl("get", "lease", host.name, "-n", "kube-node-lease", "-o", path, check=False, timeout=10)
+        if lease.returncode != 0 or not lease.stdout:
+            return False
+        return datetime.datetime.fromisoformat(lease.stdout).timestamp() > _init(host).pid_file.stat().st_mtime
 
     def _init_pid(self, host: HostSpec) -> int | None:
         """The host's PID 1 as the machine sees it: the child of the process that made the namespaces."""

@@ -1,0 +1,86 @@
+# Everything a developer or a newcomer calls; `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.synced
+HOSTS ?= 2
+PACKAGES := api runtime operator node-agent cli lab tests
+export HOSTS
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The lock file pins every package by hash; the package itself is installed editable on top of it.
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || python3 -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
+	@test -x $(BIN)/uv || { $(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install -q uv; }
+	@$(MAKE) --no-print-directory headers
+	$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# libvirt-python is compiled against the machine's libvirt.
+.PHONY: headers
+headers:
+	@pkg-config --exists libvirt 2>/dev/null || apt-get install -y -qq --no-install-recommends libvirt-dev pkg-config gcc python3-dev
+
+.PHONY: up
+up: $(STAMP) ## Start a cloud on this machine (HOSTS=2), with a first server
+	$(BIN)/python -m kumulus_lab up
+
+.PHONY: down
+down: $(STAMP) ## Remove it; built programs stay cached
+	$(BIN)/python -m kumulus_lab down
+
+.PHONY: status
+status: $(STAMP) ## Show what of it runs
+	@$(BIN)/python -m kumulus_lab status
+
+.PHONY: kubeconfig
+kubeconfig: $(STAMP) ## Print the path of its kubeconfig
+	@$(BIN)/python -m kumulus_lab kubeconfig
+
+.PHONY: test
+test: lint unit integration ## Lint, unit and integration tests, and the smoke end-to-end tests
+	$(BIN)/pytest tests/e2e -m smoke
+
+.PHONY: unit
+unit: $(STAMP) ## Tests without input or output
+	$(BIN)/pytest tests/unit
+
+.PHONY: integration
+integration: $(STAMP) ## Tests against a real API server, network namespaces and libvirt
+	$(BIN)/pytest tests/integration
+
+.PHONY: e2e
+e2e: $(STAMP) ## Tests with real servers in the lab
+	$(BIN)/pytest tests/e2e
+
+.PHONY: bench
+bench: $(STAMP) ## Measurements in the lab
+	$(BIN)/pytest tests/bench
+
+.PHONY: lint
+lint: $(STAMP) ## Style, types and import boundaries
+	$(BIN)/ruff check $(PACKAGES)
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: generate
+generate: $(STAMP) ## Write crds/ and docs/reference from the API's models
+	$(BIN)/python -m kumulus_api.generate
+
+.PHONY: verify
+verify: $(STAMP) ## Fail if what is generated is out of date
+	$(BIN)/python -m kumulus_api.generate --check
+
+.PHONY: docs
+docs: generate ## Build the documentation site, where mkdocs is configured
+	@if [ -f mkdocs.yml ]; then $(BIN)/python -m mkdocs build --strict; else echo "no mkdocs.yml: the documentation is docs/*.md"; fi
+
+.PHONY: lock
+lock: $(STAMP) ## Choose newer versions and write requirements.lock
+	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --all-extras pyproject.toml -o requirements.lock
