@@ -1,8 +1,8 @@
 """Proof that guests run here, by running one.
 
-``/dev/kvm`` may exist and QEMU may open it, and yet no guest comes to life. So a one-sector guest that writes a greeting
-to its serial port is started exactly as every other guest, through libvirt, under KVM and, if that stays silent, under
-emulation. The answer holds until the host boots again or QEMU changes.
+``/dev/kvm`` may exist and QEMU may open it, and yet no guest comes to life. So a one-sector guest that writes a
+greeting to its serial port is started exactly as every other guest, through libvirt, under KVM and, if that stays
+silent, under emulation. The answer holds until the host boots again or QEMU changes.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ async def _probe(hypervisor: Hypervisor, state_dir: Path, virt: Virt, deadline: 
     try:
         async with asyncio.timeout(deadline):
             await hypervisor.run_transient(domain_xml(spec))
-            while GREETING not in await asyncio.to_thread(_read, folder / "console.log"):
+            # virtlogd writes the file and tells nobody.
+            while GREETING not in await asyncio.to_thread(_read, folder / "console.log"):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
         return time.monotonic() - started
     except TimeoutError as error:
