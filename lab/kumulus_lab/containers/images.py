@@ -100,6 +100,7 @@ def _base(folder: Path, storage: list[str]) -> str:
     root = folder / "base"
     shutil.rmtree(root, ignore_errors=True)
     commands.run(["debootstrap", "--variant=minbase", SUITE, root], timeout=_BUILD_LIMIT)
+    (root / "etc" / "ssl").mkdir(exist_ok=True)
     shutil.copy(_CERTIFICATES, root / "etc" / "ssl" / "host-ca.crt")
     container = commands.run(["buildah", *storage, "from", "scratch"]).stdout.strip()
     commands.run(["buildah", *storage, "add", "--quiet", container, root, "/"], timeout=300)
