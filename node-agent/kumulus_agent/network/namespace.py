@@ -70,13 +70,20 @@ async def configure_datapath(name: str) -> None:
         DatapathUnavailable: br_netfilter is not loaded.
     """
     _require_bridge_filter()
-    await run((*entering(name), "sysctl", "--quiet", "--write", *DATAPATH_SETTINGS, *NO_IPV6))
+    await _write(name, *DATAPATH_SETTINGS, *NO_IPV6)
     await run(("ip", "-netns", name, "link", "set", "lo", "up"))
 
 
 async def disable_ipv6(name: str) -> None:
     """Let the namespace's interfaces have no IPv6 addresses, not even their own link-local ones."""
-    await run((*entering(name), "sysctl", "--quiet", "--write", *NO_IPV6))
+    await _write(name, *NO_IPV6)
+
+
+async def _write(name: str, *settings: str) -> None:
+    """Write kernel settings, key=value. /proc/sys/net is that of the namespace that its reader is in."""
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        await run((*entering(name), "tee", f"/proc/sys/{key.replace('.', '/')}"), stdin=value.encode())
 
 
 def _require_bridge_filter() -> None:

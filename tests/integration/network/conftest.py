@@ -19,7 +19,7 @@ from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
 
-TOOLS = ("ip", "nft", "nsenter", "sysctl", "conntrack", "dnsmasq", "busybox")
+TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "busybox")
 MTU = 1450
 
 

@@ -253,3 +253,13 @@ async def test_a_changed_network_is_followed(hosts):
     moved = replace(changed, neighbours=frozenset({(a.mac, "192.0.2.8")}))
     assert await first.datapath.ensure_network(moved)
     assert await first.datapath.ensure_network(moved) == []
+
+
+async def test_kernel_settings_are_the_datapaths_own(hosts):
+    """Bridged packets are filtered in the datapath namespace, and the host's settings are left as found."""
+    first, _ = hosts
+    settings = {"/proc/sys/net/bridge/bridge-nf-call-iptables": "1", "/proc/sys/net/ipv6/conf/all/disable_ipv6": "1"}
+    for file, value in settings.items():
+        assert (await run((*entering(first.namespace), "cat", file))).decode().strip() == value
+    host = await run((*entering(first.name), "cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6"))
+    assert host.decode().strip() == "0"
