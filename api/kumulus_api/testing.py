@@ -1,0 +1,133 @@
+"""Examples of every kind, for tests: a valid object that a test overrides where it matters."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from kumulus_api import (
+    API_VERSION,
+    AddressClaim,
+    Flavor,
+    Host,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    NetworkEndpoints,
+    NetworkIDClaim,
+    Port,
+    Project,
+    Server,
+    Volume,
+)
+
+Object = dict[str, Any]
+
+INSTANCE_ID = "00000000-0000-4000-8000-000000000001"
+PORT_ID = "00000000-0000-4000-8000-000000000002"
+VOLUME_ID = "00000000-0000-4000-8000-000000000003"
+MAC = "52:54:00:00:00:01"
+DIGEST = "sha256:" + "0" * 64
+NAMESPACE = "demo"
+
+_SPECS: dict[type[Kind], Object] = {
+    Project: {
+        "description": "example",
+        "roles": [{"role": "member", "subjects": [{"kind": "User", "name": "alice"}]}],
+        "quota": {"servers": 10, "vcpus": 20, "memory": "8Gi"},
+    },
+    Flavor: {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi"},
+    Host: {"schedulable": True},
+    Image: {"source": {"url": "https://images.example/tiny.qcow2"}, "format": "qcow2", "checksum": DIGEST},
+    KeyPair: {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleEx alice"},
+    Network: {
+        "subnets": [
+            {
+                "name": "v4",
+                "cidr": "10.0.0.0/24",
+                "gateway": "10.0.0.1",
+                "pools": [{"start": "10.0.0.10", "end": "10.0.0.200"}],
+                "dnsServers": ["192.0.2.53"],
+            }
+        ]
+    },
+    NetworkEndpoints: {
+        "network": {"name": "private"},
+        "vni": 4096,
+        "endpoints": [
+            {
+                "port": "web-eth0",
+                "mac": MAC,
+                "addresses": ["10.0.0.10"],
+                "host": "h1",
+                "tunnelAddress": "192.0.2.1",
+                "hostname": "web",
+            }
+        ],
+    },
+    Port: {"network": {"name": "private"}, "addresses": ["10.0.0.10"]},
+    Volume: {"size": "1Gi"},
+    Server: {
+        "flavor": {"name": "tiny"},
+        "image": {"name": "tiny", "namespace": "kumulus-public"},
+        "networks": [{"name": "eth0", "network": {"name": "private"}, "address": "10.0.0.10"}],
+        "volumes": [{"name": "data", "volume": {"name": "data"}}],
+        "keyPair": {"name": "alice"},
+        "userData": {"inline": "#cloud-config\n"},
+    },
+    AddressClaim: {
+        "network": {"name": "private", "namespace": NAMESPACE},
+        "vni": 4096,
+        "address": "10.0.0.10",
+        "claimRef": {"kind": "Port", "namespace": NAMESPACE, "name": "web-eth0", "instance": PORT_ID},
+    },
+    NetworkIDClaim: {
+        "vni": 4096,
+        "claimRef": {"kind": "Network", "namespace": NAMESPACE, "name": "private", "instance": PORT_ID},
+    },
+}
+
+_ASSIGNMENTS: dict[type[Kind], Object] = {
+    Server: {
+        "instanceID": INSTANCE_ID,
+        "epoch": 1,
+        "resources": {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi"},
+        "ports": [
+            {
+                "name": "eth0",
+                "port": "web-eth0",
+                "portID": PORT_ID,
+                "network": "private",
+                "networkNamespace": NAMESPACE,
+                "vni": 4096,
+                "mac": MAC,
+                "addresses": ["10.0.0.10"],
+            }
+        ],
+    },
+    Volume: {"volumeID": VOLUME_ID},
+}
+
+
+def make_object(kind: type[Kind], name: str = "example", **overrides: Any) -> Object:
+    """Give a valid object in the wire form.
+
+    Args:
+        kind: the kind.
+        name: its name; its namespace is `demo` if the kind has one.
+        overrides: fields of the spec, in camelCase; None leaves one out.
+    """
+    spec = copy.deepcopy(_SPECS[kind]) | overrides
+    metadata = {"name": name} | ({"namespace": NAMESPACE} if kind.definition.namespaced else {})
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind.__name__,
+        "metadata": metadata,
+        "spec": {key: value for key, value in spec.items() if value is not None},
+    }
+
+
+def make_assigned(kind: type[Kind], name: str, host: str) -> Object:
+    """Give a Server or Volume as the operator has put it on a host."""
+    return make_object(kind, name, assignment=copy.deepcopy(_ASSIGNMENTS[kind]) | {"host": host})

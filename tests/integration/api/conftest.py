@@ -1,0 +1,111 @@
+"""A real API server with the chart installed, and clients of the users that its policies tell apart."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kumulus_lab import builds
+from kumulus_lab.control_plane import ControlPlane
+from kumulus_lab.pki import Identity
+from kumulus_lab.settings import LabSettings
+from kumulus_runtime.api_client import KubeClient
+
+CHART = Path(__file__).parents[3] / "charts" / "kumulus"
+NAMESPACE = "kumulus-system"
+
+Connect = Callable[[str], Awaitable[KubeClient]]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The API server and a folder of kubeconfigs, one per user."""
+
+    plane: ControlPlane
+    directory: Path
+
+    def kubeconfig(self, user: str) -> Path:
+        """Give the kubeconfig of a user.
+
+        Args:
+            user: `admin`; `operator`; `agent@h1`, the agent's token bound to node h1; `agent`, its token without
+                node; or any other name, with its groups behind slashes: `alice/members`.
+        """
+        if user == "admin":
+            return self.plane.kubeconfig
+        path = self.directory / f"{user.replace('/', '_')}.conf"
+        if path.exists():
+            return path
+        account, _, node = user.partition("@")
+        if account in ("operator", "agent"):
+            return self._token_kubeconfig(path, account, node)
+        name, *groups = user.split("/")
+        return self.plane.authority().ensure_kubeconfig(Identity(name, name, tuple(groups)), self.plane.url)
+
+    def _token_kubeconfig(self, path: Path, account: str, node: str) -> Path:
+        command = ["create", "token", f"kumulus-{account}", "--namespace", NAMESPACE]
+        if node:
+            command += ["--bound-object-kind=Node", f"--bound-object-name={node}"]
+        token = self.plane.kubectl(*command).stdout.strip()
+        cluster = {"server": self.plane.url, "certificate-authority": str(self.plane.settings.directory / "pki/ca.crt")}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "x",
+        }
+        path.write_text(json.dumps(config))
+        return path
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """Give the Helm program."""
+    lab = LabSettings.from_environment()
+    builds.ensure(builds.HELM3, lab.cache)
+    return Path(builds.program(lab, "helm3"))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cluster]:
+    """Give an API server with the chart, nodes h1 and h2 and the namespace demo; nothing runs there."""
+    directory = tmp_path_factory.mktemp("cluster")
+    with ControlPlane.temporary(directory / "plane") as plane:
+        for name in (NAMESPACE, "demo"):
+            plane.kubectl("create", "namespace", name)
+        for name in ("h1", "h2"):
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            plane.kubectl("create", "-f", "-", stdin=json.dumps(node))
+        command = [str(helm), "install", "kumulus", str(CHART), f"--namespace={NAMESPACE}"]
+        subprocess.run([*command, f"--kubeconfig={plane.kubeconfig}"], check=True, timeout=120)
+        crds = ["--for=condition=Established", "crd", "--all", "--timeout=30s"]
+        plane.kubectl("wait", *crds)
+        users = directory / "users"
+        users.mkdir()
+        yield Cluster(plane, users)
+
+
+@pytest.fixture
+async def connect(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Connect]:
+    """Give a function that connects as a user; what it opened is closed after the test."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def as_user(user: str) -> KubeClient:
+            monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(user)))
+            return await stack.enter_async_context(await KubeClient.connect("kumulus-tests"))
+
+        yield as_user
+
+
+@pytest.fixture
+async def admin(connect: Connect) -> KubeClient:
+    """Give the cluster administrator's client."""
+    return await connect("admin")

@@ -1,0 +1,281 @@
+"""What a real API server makes of the CustomResourceDefinitions."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kumulus_api import (
+    KINDS,
+    AddressClaim,
+    Flavor,
+    Host,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    NetworkEndpoints,
+    NetworkIDClaim,
+    Port,
+    Project,
+    Server,
+    Volume,
+)
+from kumulus_api.testing import INSTANCE_ID, make_assigned, make_object
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import Invalid
+
+OPERATORS = (AddressClaim, NetworkIDClaim, NetworkEndpoints)
+CRDS = Path(__file__).parents[3] / "crds"
+REFERENCE = {"name": "private"}
+
+
+def nic(**fields: Any) -> dict[str, Any]:
+    """Give a Server's only interface."""
+    return {"networks": [{"name": "eth0", **fields}]}
+
+
+def subnet(**fields: Any) -> dict[str, Any]:
+    """Give a Network's only subnet."""
+    return {"subnets": [{"name": "v4", "cidr": "10.0.0.0/24", **fields}]}
+
+
+def label(value: object) -> str | None:
+    """Give a parameter's part of a test's name; a spec has none."""
+    if isinstance(value, type):
+        return value.__name__
+    return value if isinstance(value, str) else None
+
+
+async def create_dry(client: KubeClient, kind: type[Kind], body: dict[str, Any]) -> dict[str, Any]:
+    """Ask whether an object would be accepted, and give it as it would be stored."""
+    resource = kind.resource()
+    namespace = f"/namespaces/{body['metadata']['namespace']}" if resource.namespaced else ""
+    path = f"/apis/{resource.group}/{resource.version}{namespace}/{resource.plural}"
+    return await client.request_object("POST", path, body, query={"dryRun": "All", "fieldValidation": "Strict"})
+
+
+async def test_every_definition_is_established(admin: KubeClient, cluster: Any) -> None:
+    """The API server serves every kind, and finds no fault with any schema."""
+    found = json.loads(cluster.plane.kubectl("get", "crd", "-o", "json").stdout)["items"]
+    conditions = {
+        crd["metadata"]["name"]: {c["type"]: (c["status"], c["message"]) for c in crd["status"]["conditions"]}
+        for crd in found
+    }
+    assert sorted(conditions) == sorted(f"{kind.definition.plural}.kumulus.dev" for kind in KINDS)
+    assert all(c["Established"][0] == "True" for c in conditions.values())
+    assert [name for name, c in conditions.items() if "NonStructuralSchema" in c] == []
+
+
+async def test_plain_folder_is_accepted(cluster: Any) -> None:
+    """crds/ can be applied as it is, without Helm."""
+    cluster.plane.kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "-f", str(CRDS))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+async def test_examples_are_accepted_and_read_back(connect: Any, kind: type[Kind]) -> None:
+    """A valid object is stored, and the model reads what the API server has stored."""
+    user = await connect("operator" if kind in OPERATORS else "admin")
+    stored = await create_dry(user, kind, make_object(kind))
+    assert kind.model_validate(stored).metadata.name == "example"
+
+
+async def test_defaults_are_filled_in(admin: KubeClient) -> None:
+    """What a user leaves out is in the stored object, so that every reader sees the same."""
+    least = make_object(Server, networks=None, volumes=None, keyPair=None, userData=None)
+    server = await create_dry(admin, Server, least)
+    assert server["spec"]["powerState"] == "Running"
+    assert server["spec"]["onGuestShutdown"] == "Stop"
+    assert (server["spec"]["placement"], server["spec"]["volumes"]) == ({}, [])
+    host = make_object(Host)
+    del host["spec"]
+    stored = await create_dry(admin, Host, host)
+    assert stored["spec"] == {"schedulable": True, "maintenance": False, "decommissioned": False, "revoked": []}
+
+
+BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
+    (Network, subnet(cidr="10.0.0.0"), "spec.subnets[0].cidr"),
+    (Network, subnet(cidr="10.0.0.300/24"), "cidr is not an IPv4 network"),
+    (Network, subnet(cidr="fd00::/64"), "cidr is not an IPv4 network"),
+    (Network, subnet(cidr="10.0.0.1/24"), "cidr has bits set behind its prefix"),
+    (Network, subnet(cidr="10.0.0.0/30"), "prefix is between /8 and /29"),
+    (Network, subnet(cidr="0.0.0.0/0"), "prefix is between /8 and /29"),
+    (Network, subnet(gateway="10.0.1.1"), "spec.subnets[0].gateway"),
+    (Network, subnet(gateway="10.0.0.999"), "gateway is not an address inside cidr"),
+    (Network, subnet(pools=[{"start": "10.0.1.1", "end": "10.0.1.2"}]), "spec.subnets[0].pools"),
+    (Network, subnet(pools=[{"start": "10.0.0.5"}]), "spec.subnets[0].pools[0].end"),
+    (Network, subnet(dnsServers=["1:2"]), "spec.subnets[0].dnsServers"),
+    (Network, subnet(dnsServers=["192.0.2.1"] * 4), "spec.subnets[0].dnsServers"),
+    (Network, {"subnets": []}, "spec.subnets"),
+    (Network, {"type": "Carrier"}, "spec.type"),
+    (Network, subnet(name="V4"), "spec.subnets[0].name"),
+    (Server, {"powerState": "On"}, "spec.powerState"),
+    (Server, {"flavor": None}, "spec.flavor"),
+    (Server, {"image": {}}, "spec.image.name"),
+    (Server, {"unknown": 1}, "spec.unknown"),
+    (Server, nic(), "give either network or port"),
+    (Server, nic(network=REFERENCE, port=REFERENCE), "give either network or port"),
+    (Server, nic(port=REFERENCE, address="10.0.0.5"), "spec.networks[0].address"),
+    (Server, nic(network=REFERENCE, address="10.0.0"), "address is not an IP address"),
+    (Server, {"networks": [{"name": "a", "network": REFERENCE}] * 2}, "spec.networks[1]"),
+    (Server, {"networks": [{"name": f"n{i}", "network": REFERENCE} for i in range(17)]}, "spec.networks"),
+    (Server, {"userData": {}}, "exactly one of inline"),
+    (Server, {"userData": {"inline": "a", "secret": {"name": "b"}}}, "spec.userData"),
+    (Server, {"userData": {"inline": "a" * 4097}}, "spec.userData.inline"),
+    (Server, {"volumes": [{"name": n, "volume": {"name": "data"}} for n in "ab"]}, "a volume is attached twice"),
+    (Server, {"networks": [{"name": "x" * 64, "network": REFERENCE}]}, "spec.networks[0].name"),
+    (Flavor, {"vcpus": 0}, "spec.vcpus"),
+    (Flavor, {"vcpus": 1.5}, "spec.vcpus"),
+    (Flavor, {"vcpus": "1"}, "spec.vcpus"),
+    (Flavor, {"memory": "1Mi"}, "memory is at least 16Mi"),
+    (Flavor, {"memory": "-1Gi"}, "spec.memory"),
+    (Flavor, {"memory": "17Ti"}, "memory is at most 16Ti"),
+    (Flavor, {"rootDisk": "0"}, "rootDisk is more than 0"),
+    (Flavor, {"rootDisk": "lots"}, "spec.rootDisk"),
+    (Image, {"source": {"url": "file:///etc/shadow"}}, "spec.source.url"),
+    (Image, {"checksum": "md5:" + "0" * 32}, "spec.checksum"),
+    (Image, {"format": "vmdk"}, "spec.format"),
+    (KeyPair, {"publicKey": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "spec.publicKey"),
+    (KeyPair, {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA a\nssh-rsa b"}, "spec.publicKey"),
+    (Port, {"mac": "53:54:00:00:00:01"}, "spec.mac"),
+    (Port, {"addresses": ["10.0.0.256"]}, "an address is not an IP address"),
+    (Volume, {"size": "1Ki"}, "size is at least 1Mi"),
+    (Volume, {"size": "65Ti"}, "size is at most 64Ti"),
+    (Project, {"roles": [{"role": "owner", "subjects": []}]}, "spec.roles[0].role"),
+    (
+        Project,
+        {"roles": [{"role": "member", "subjects": [{"kind": "ServiceAccount", "name": "ci"}]}]},
+        "a ServiceAccount needs a namespace",
+    ),
+    (
+        Project,
+        {"roles": [{"role": "member", "subjects": [{"kind": "User", "name": "a", "namespace": "b"}]}]},
+        "a User or Group has none",
+    ),
+    (Project, {"quota": {"servers": -1}}, "spec.quota.servers"),
+    (Host, {"schedulable": "yes"}, "spec.schedulable"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "said"), BAD, ids=lambda value: None if isinstance(value, dict) else str(value)
+)
+async def test_bad_input_is_refused(admin: KubeClient, kind: type[Kind], spec: dict[str, Any], said: str) -> None:
+    """Wrong input is refused at once, by a message that names the field or says what is wrong with it."""
+    with pytest.raises(Invalid) as refusal:
+        await create_dry(admin, kind, make_object(kind, **spec))
+    assert said in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        (Server, "a" * 64, "at most 63 characters, no dots"),
+        (Server, "web.example", "at most 63 characters, no dots"),
+        (Server, "Web", "metadata.name"),
+        (Project, "a" * 64, "at most 63 characters, no dots"),
+        (Project, "a.b", "at most 63 characters, no dots"),
+    ],
+)
+async def test_bad_names_are_refused(admin: KubeClient, kind: type[Kind], name: str, said: str) -> None:
+    """A name that becomes a hostname or a namespace must be able to be one."""
+    with pytest.raises(Invalid) as refusal:
+        await create_dry(admin, kind, make_object(kind, name))
+    assert said in refusal.value.message
+
+
+FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
+    (Server, {"flavor": {"name": "big"}}, "spec.flavor"),
+    (Server, {"image": {"name": "other"}}, "spec.image"),
+    (Server, {"networks": None}, "spec.networks"),
+    (Server, {"volumes": []}, "spec.volumes"),
+    (Server, {"keyPair": None}, "spec.keyPair"),
+    (Server, {"userData": {"inline": "other"}}, "spec.userData"),
+    (Flavor, {"vcpus": 2}, "a flavor cannot change"),
+    (Image, {"format": "raw"}, "cannot change"),
+    (Image, {"checksum": None}, "cannot change"),
+    (KeyPair, {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA bob"}, "a key pair cannot change"),
+    (Network, subnet(cidr="10.1.0.0/24"), "spec.subnets"),
+    (Network, subnet(name="other"), "spec.subnets"),
+    (Port, {"network": {"name": "other"}}, "spec.network"),
+    (Port, {"addresses": []}, "spec.addresses"),
+    (Port, {"mac": "52:54:00:00:00:02"}, "spec.mac"),
+    (Volume, {"size": "2Gi"}, "spec.size"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "said"), FIXED, ids=label)
+async def test_fixed_fields_stay(admin: KubeClient, kind: type[Kind], change: dict[str, Any], said: str) -> None:
+    """A field on which something that runs depends cannot be changed, and the refusal names it."""
+    name = f"fixed-{kind.definition.plural}"
+    stored = await admin.get(kind, name, "demo") or await admin.create(kind, make_object(kind, name))
+    with pytest.raises(Invalid) as refusal:
+        await admin.patch_merge(kind, name, {"spec": change}, stored["metadata"].get("namespace"))
+    assert said in refusal.value.message
+
+
+async def test_decommissioned_is_for_ever(admin: KubeClient) -> None:
+    """A host whose instances may have been started elsewhere never comes back under its name."""
+    await admin.create(Host, make_object(Host, "lost", decommissioned=True))
+    with pytest.raises(Invalid, match="does not return"):
+        await admin.patch_merge(Host, "lost", {"spec": {"decommissioned": False}})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"host": "h2"}, "a new host needs a higher epoch"),
+        ({"epoch": 1}, "epoch never falls"),
+        ({"instanceID": INSTANCE_ID.replace("1", "9")}, "instanceID cannot change"),
+        (None, "assignment cannot be taken away"),
+    ],
+)
+async def test_assignment_moves_forward_only(connect: Any, change: dict[str, Any] | None, said: str) -> None:
+    """Not even the operator, in error, gives a server a second identity, or a host without a new epoch."""
+    operator, name = await connect("operator"), "forward"
+    if await operator.get(Server, name, "demo") is None:
+        body = make_assigned(Server, name, "h1")
+        body["spec"]["assignment"]["epoch"] = 2
+        await (await connect("restorer/system:masters/kumulus:restorers")).create(Server, body)
+    with pytest.raises(Invalid) as refusal:
+        await operator.patch_merge(Server, name, {"spec": {"assignment": change}}, "demo")
+    assert said in refusal.value.message
+
+
+async def test_selectable_fields(connect: Any) -> None:
+    """An agent's watch can be narrowed by the server to what is assigned to its host."""
+    restorer = await connect("restorer/system:masters/kumulus:restorers")
+    for host in ("s1", "s2"):
+        await restorer.create(Server, make_assigned(Server, f"on-{host}", host))
+    found, _ = await restorer.list(Server, field_selector="spec.assignment.host=s1")
+    assert [server["metadata"]["name"] for server in found] == ["on-s1"]
+
+
+async def test_model_and_schema_agree_on_status(admin: KubeClient, connect: Any) -> None:
+    """A status that the model writes is stored without losing a field."""
+    await admin.create(Image, make_object(Image, "whole"))
+    status = {
+        "importHost": "h1",
+        "digest": "sha256:" + "1" * 64,
+        "size": 4 << 30,
+        "virtualSize": 8 << 40,
+        "observedGeneration": 1,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Imported",
+                "message": "",
+                "lastTransitionTime": "2026-11-21T00:00:00Z",
+                "observedGeneration": 1,
+            }
+        ],
+    }
+    body = make_object(Image, "whole")
+    del body["spec"]
+    operator = await connect("operator")
+    stored = await operator.apply_status(Image, body | {"status": copy.deepcopy(status)}, manager="kumulus-operator")
+    assert stored["status"] == status
+    assert Image.model_validate(stored).dump()["status"] == status
