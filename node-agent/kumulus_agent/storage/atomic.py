@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -15,12 +16,16 @@ def publish(part: Path, final: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a small file atomically and durably."""
-    part = path.with_name(f".{path.name}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    publish(part, path)
+    """Write a small file atomically and durably; of concurrent writers the last one wins."""
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+        publish(Path(part), path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
@@ -105,10 +106,16 @@ class ImageCache:
         if task is None:
             task = asyncio.create_task(self._fetch(source_url, checksum, image_format, virtual_size_limit))
             self._running[key] = task
-            task.add_done_callback(lambda _done: self._running.pop(key, None))
+            task.add_done_callback(lambda done: self._finished(key, done))
         # A caller that is cancelled must not take the download from the others.
         image = await asyncio.shield(task)
         return await self._use((await self._load())[image.digest], image_format, virtual_size_limit)
+
+    def _finished(self, key: str, task: asyncio.Task[CachedImage]) -> None:
+        del self._running[key]
+        # Seen here, so that asyncio does not complain of a failure whose callers have all been cancelled.
+        if not task.cancelled():
+            task.exception()
 
     async def images(self) -> list[CachedImage]:
         """Return what is cached, least recently used first."""
@@ -180,9 +187,9 @@ class ImageCache:
         if image.format != image_format:
             # Cached under another declaration: judge the bytes anew, as at the first download.
             await asyncio.to_thread(inspect_image, image.path, image_format, virtual_size_limit)
-        used = replace(entry, used_at=time.time())
-        (await self._load())[image.digest] = used
-        await asyncio.to_thread(_write_entry, used)
+        (await self._load())[image.digest] = replace(entry, used_at=time.time())
+        # The record's time stamp is the time of the last use: no rewriting for each guest.
+        await asyncio.to_thread(os.utime, _sidecar(image.path))
         return image
 
     async def _load(self) -> dict[str, _Entry]:
@@ -238,6 +245,7 @@ def _sidecar(image: Path) -> Path:
 
 def _write_entry(entry: _Entry) -> None:
     document = asdict(entry)
+    del document["used_at"]
     document["image"]["path"] = entry.image.path.name
     write_file(_sidecar(entry.image.path), json.dumps(document).encode())
 
@@ -246,7 +254,8 @@ def _read_entry(sidecar: Path) -> _Entry | None:
     try:
         document: dict[str, Any] = json.loads(sidecar.read_text())
         image = CachedImage(**{**document.pop("image"), "path": sidecar.with_suffix(".img")})
-        entry = _Entry(image=image, **{**document, "validators": Validators(**document["validators"])})
+        validators = Validators(**document["validators"])
+        entry = _Entry(image, document["sha512"], validators, used_at=sidecar.stat().st_mtime)
     except (OSError, ValueError, TypeError, KeyError) as error:
         _log.warning("unreadable image record ignored", extra={"path": str(sidecar), "error": str(error)})
         return None

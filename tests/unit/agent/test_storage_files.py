@@ -1,0 +1,193 @@
+"""Inspection, root disks, volumes and seeds."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pycdlib
+import pytest
+
+from kumulus_agent.host.boot_sector import GREETING, SECTOR_BYTES, boot_sector
+from kumulus_agent.host.inventory import missing_packages
+from kumulus_agent.storage.direct_io import cache_mode
+from kumulus_agent.storage.errors import DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
+from kumulus_agent.storage.image_cache import CachedImage
+from kumulus_agent.storage.inspection import inspect_image
+from kumulus_agent.storage.root_disk import delete_root_disk, ensure_root_disk, root_disk_info
+from kumulus_agent.storage.seed import Seed, SeedNic, SeedRoute, meta_data, network_config, seed_files, seed_iso
+from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
+
+LIMIT = 1 << 30
+
+needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
+
+
+def _create(path: Path, *options: str, size: str = "64M") -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), size], check=True, timeout=20)
+    return path
+
+
+@needs_qemu_img
+def test_a_plain_qcow2_passes(tmp_path: Path) -> None:
+    """A self-contained qcow2 is accepted with the size its guest sees."""
+    assert inspect_image(_create(tmp_path / "a"), "qcow2", LIMIT).virtual_size == 64 << 20
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("options", [("-b", "/etc/passwd", "-F", "raw"), ("-o", "data_file=/etc/shadow-copy")])
+def test_references_to_other_files_are_refused(tmp_path: Path, options: tuple[str, str]) -> None:
+    """An image that names a backing or data file of the host never reaches QEMU."""
+    options = tuple(option.replace("/etc/shadow-copy", str(tmp_path / "data")) for option in options)
+    with pytest.raises(UnsafeImage):
+        inspect_image(_create(tmp_path / "a", *options), "qcow2", LIMIT)
+
+
+@needs_qemu_img
+def test_a_disguised_qcow2_is_refused(tmp_path: Path) -> None:
+    """A qcow2 that is declared raw is refused, as is raw that is declared qcow2."""
+    with pytest.raises(FormatMismatch):
+        inspect_image(_create(tmp_path / "a"), "raw", LIMIT)
+    (tmp_path / "b").write_bytes(os.urandom(1 << 20))
+    with pytest.raises(FormatMismatch):
+        inspect_image(tmp_path / "b", "qcow2", LIMIT)
+
+
+@needs_qemu_img
+def test_the_virtual_size_counts(tmp_path: Path) -> None:
+    """A small file of a huge disk is refused."""
+    with pytest.raises(TooLarge):
+        inspect_image(_create(tmp_path / "a", size="2G"), "qcow2", LIMIT)
+
+
+@pytest.mark.parametrize("content", [b"", boot_sector(power_off=True), boot_sector(power_off=True) + bytes(1 << 20)])
+def test_raw_disks_pass(tmp_path: Path, content: bytes) -> None:
+    """A raw disk with or without a boot sector is accepted."""
+    (tmp_path / "a").write_bytes(content)
+    assert inspect_image(tmp_path / "a", "raw", LIMIT).virtual_size == len(content)
+
+
+@needs_qemu_img
+async def test_root_disks_are_overlays(tmp_path: Path) -> None:
+    """The overlay has the asked size and base, is left alone when asked for again, and goes without complaint."""
+    base = tmp_path / "base"
+    base.write_bytes(bytes(1 << 20))
+    image = CachedImage(base, "sha256:x", "raw", 1 << 20, 1 << 20)
+    path = tmp_path / "root.qcow2"
+    await ensure_root_disk(path, image, 8 << 20)
+    before = path.stat()
+    await ensure_root_disk(path, image, 16 << 20)
+    assert path.stat().st_ino == before.st_ino
+    info = await root_disk_info(path)
+    assert (info["virtual-size"], info["backing-filename"], info["backing-filename-format"]) == (
+        8 << 20,
+        str(base),
+        "raw",
+    )
+    await delete_root_disk(path)
+    await delete_root_disk(path)
+    assert not path.exists()
+
+
+async def test_a_root_disk_holds_its_image(tmp_path: Path) -> None:
+    """A disk smaller than the image is refused with both sizes."""
+    image = CachedImage(tmp_path / "base", "sha256:x", "raw", 2, 2 << 20)
+    with pytest.raises(DiskTooSmall, match="2097152"):
+        await ensure_root_disk(tmp_path / "root", image, 1 << 20)
+
+
+async def test_volumes_are_sparse_and_only_grow(tmp_path: Path) -> None:
+    """A volume has its size at once, occupies nothing, keeps its data when grown and never shrinks."""
+    path = await ensure_volume(tmp_path, "v1", 1 << 30)
+    assert await volume_size(tmp_path, "v1") == 1 << 30
+    assert (await volume_used(tmp_path, "v1") or 0) < 1 << 20
+    with path.open("r+b") as file:
+        file.write(b"data")
+    await ensure_volume(tmp_path, "v1", 2 << 30)
+    await ensure_volume(tmp_path, "v1", 1 << 20)
+    assert await volume_size(tmp_path, "v1") == 2 << 30
+    with path.open("rb") as file:
+        assert file.read(4) == b"data"
+    await delete_volume(tmp_path, "v1")
+    await delete_volume(tmp_path, "v1")
+    assert await volume_size(tmp_path, "v1") is None
+
+
+@pytest.mark.parametrize("volume_id", ["", "..", "../x", "a/b", ".hidden", "a\0b"])
+def test_volume_ids_cannot_leave_their_directory(tmp_path: Path, volume_id: str) -> None:
+    """An id that is not a plain name is refused."""
+    with pytest.raises(Terminal):
+        volume_path(tmp_path, volume_id)
+
+
+def test_the_seed_is_read_back(tmp_path: Path) -> None:
+    """The ISO has cloud-init's label and gives every file back byte by byte."""
+    user_data = b"#!/bin/sh\necho \xff\n"
+    files = seed_files(Seed("id-1", "web", ssh_keys=("ssh-ed25519 AAAA",), user_data=user_data))
+    iso = pycdlib.PyCdlib()
+    iso.open_fp(io.BytesIO(seed_iso(files)))
+    assert iso.pvd.volume_identifier.strip() == b"cidata"
+    for name, content in files.items():
+        found = io.BytesIO()
+        iso.get_file_from_iso_fp(found, rr_path=f"/{name}")
+        assert found.getvalue() == content
+    iso.close()
+    assert files["user-data"] == user_data
+
+
+def test_network_config_is_static_or_dhcp() -> None:
+    """A NIC with addresses gets them; one without asks by DHCP; each is matched by its MAC."""
+    nics = (
+        SeedNic("eth0", "02:00:00:00:00:01", 1450),
+        SeedNic(
+            "eth1",
+            "02:00:00:00:00:02",
+            1450,
+            ("10.0.0.5/24",),
+            dns=("1.1.1.1",),
+            routes=(SeedRoute("0.0.0.0/0", "10.0.0.1"),),
+        ),
+    )
+    config = network_config(nics)
+    assert config["version"] == 2
+    assert config["ethernets"]["eth0"] == {
+        "match": {"macaddress": "02:00:00:00:00:01"},
+        "set-name": "eth0",
+        "mtu": 1450,
+        "dhcp4": True,
+    }
+    assert config["ethernets"]["eth1"]["addresses"] == ["10.0.0.5/24"]
+    assert config["ethernets"]["eth1"]["routes"] == [{"to": "0.0.0.0/0", "via": "10.0.0.1"}]
+
+
+def test_meta_data() -> None:
+    """The instance id decides whether cloud-init runs anew; it and the host name are always there."""
+    assert meta_data(Seed("id-1", "web")) == {"instance-id": "id-1", "local-hostname": "web"}
+    assert json.loads(seed_files(Seed("id-1", "web"))["meta-data"])["instance-id"] == "id-1"
+
+
+def test_the_boot_sector_is_bootable() -> None:
+    """It is one sector with the BIOS signature and our greeting, well before the partition table."""
+    for power_off in (True, False):
+        sector = boot_sector(power_off=power_off)
+        assert len(sector) == SECTOR_BYTES
+        assert sector.endswith(b"\x55\xaa")
+        assert 0 < sector.index(GREETING) < 400
+
+
+def test_missing_packages_are_named(tmp_path: Path) -> None:
+    """A host without an executable lacks its package, also where the executable is a dangling link."""
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    (tmp_path / "usr/sbin/nft").symlink_to("/etc/alternatives/none")
+    assert "nftables" not in missing_packages(tmp_path)
+    assert "dnsmasq-base" in missing_packages(tmp_path)
+
+
+def test_the_cache_mode_leaves_no_file(tmp_path: Path) -> None:
+    """The probe answers with a mode QEMU knows and leaves the directory empty."""
+    assert cache_mode(tmp_path) in ("none", "writeback")
+    assert list(tmp_path.iterdir()) == []
