@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 
 import kumulus_runtime.imports  # noqa: F401 - must precede kopf and kubernetes
@@ -26,6 +27,8 @@ def main() -> None:
     """Run the process."""
     settings = AgentSettings()
     logs.configure(settings.log_format, settings.log_level)
+    # At INFO kopf writes a line for each event that it hands over.
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     sys.exit(process.run(lambda stop: run(stop, settings), grace=settings.shutdown_seconds))
 
 

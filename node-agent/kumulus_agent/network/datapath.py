@@ -50,6 +50,8 @@ class Datapath:
         self._dnsmasq = Dnsmasq(services, directory)
         # One change of the datapath at a time: numbers of networks are given by what was observed.
         self._changing = asyncio.Lock()
+        # The kernel answers EBUSY to a second dump of one netlink socket.
+        self._reading = asyncio.Lock()
         self._serving: dict[int, asyncio.Lock] = {}
         self._open = AsyncExitStack()
         self._host: AsyncIPRoute
@@ -79,7 +81,8 @@ class Datapath:
 
     async def observe(self) -> Observed:
         """Read what is in the datapath."""
-        return await observe(self._datapath, self._namespace)
+        async with self._reading:
+            return await observe(self._datapath, self._namespace)
 
     async def ensure_network(self, desired: NetworkDesired) -> list[Step]:
         """Make the network as desired on this host; return the steps that were needed."""

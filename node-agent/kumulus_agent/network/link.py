@@ -13,7 +13,8 @@ from kumulus_agent.network.errors import NetlinkFailed, netlink_errors
 async def index(ipr: AsyncIPRoute, name: str) -> int | None:
     """Return the interface's index, None if it is not in the namespace of `ipr`."""
     try:
-        async for link in await ipr.get_links(ifname=name):
+        # Not get_links(): that is a dump, of which a socket can have but one at a time.
+        for link in await ipr.link("get", ifname=name):
             return int(link["index"])
     except NetlinkError as error:
         if error.code != errno.ENODEV:
