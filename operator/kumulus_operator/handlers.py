@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import kopf
@@ -13,6 +14,8 @@ from kumulus_runtime import kopf_login, kopf_settings
 
 def register(cloud: Cloud) -> kopf.OperatorRegistry:
     """Give a registry with a handler for each kind."""
+    # One line per event and handler, which says nothing: our reconciles log what they do.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     registry = kopf.OperatorRegistry()
     kopf_login.register(registry)
 

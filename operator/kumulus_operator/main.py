@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ from kumulus_runtime.lease import Leadership
 from kumulus_runtime.resources import LEASE, ROLEBINDING
 from kumulus_runtime.workqueue import WorkQueue
 
+_GRACE = 10.0
+"""Seconds for the watches to end."""
+
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
@@ -53,14 +57,17 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
     Raises:
         LeadershipLost: another process may decide now; this one must end.
     """
+    leading = asyncio.Event()
     async with await KubeClient.connect("kumulus-operator") as client:
         leadership = Leadership(client, settings.system_namespace)
         metrics = asyncio.create_task(metrics_server.serve(settings.metrics_port))
-        work = asyncio.create_task(leadership.run(lambda: lead(client, settings)))
+        work = asyncio.create_task(leadership.run(lambda: lead(client, settings, leading, stop)))
         stopping = asyncio.create_task(stop.wait())
         tasks: set[asyncio.Task[Any]] = {work, metrics, stopping}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if leading.is_set():
+                await asyncio.wait({work, metrics}, timeout=_GRACE, return_when=asyncio.FIRST_COMPLETED)
             for task in (metrics, work):
                 if task.done():
                     task.result()
@@ -70,19 +77,23 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def lead(client: KubeClient, settings: OperatorSettings) -> None:
-    """Operate as the leader until cancelled."""
+async def lead(client: KubeClient, settings: OperatorSettings, leading: asyncio.Event, stop: asyncio.Event) -> None:
+    """Operate as the leader, which sets `leading`, until `stop` is set."""
+    leading.set()
     cloud = Cloud(client, settings)
     WAITING_SERVERS.set_function(lambda: len(cloud.server_waiters))
     await list_everything(cloud)
     async with asyncio.TaskGroup() as group:
-        group.create_task(cloud.ledger.run(), name="ledger")
-        group.create_task(_watch_leases(cloud), name="leases")
-        group.create_task(_watch_role_bindings(cloud), name="role bindings")
-        group.create_task(serve_boot_data(cloud), name="boot data")
-        group.create_task(_watch_kinds(cloud), name="kopf")
+        tasks = [
+            group.create_task(work)
+            for work in (cloud.ledger.run(), _watch_leases(cloud), _watch_role_bindings(cloud), serve_boot_data(cloud))
+        ]
         for queue, reconcile in controllers(cloud):
-            group.create_task(queue.run(reconcile, settings.workers))
+            tasks.append(group.create_task(queue.run(reconcile, settings.workers)))
+        await asyncio.sleep(0.01)
+        await _watch_kinds(cloud, stop)
+        for task in tasks:
+            task.cancel()
 
 
 def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awaitable[float | None]]]]:
@@ -129,10 +140,22 @@ def _see_lease(cloud: Cloud, lease: dict[str, object]) -> None:
         cloud.host_speaks(from_silence)
 
 
-async def _watch_kinds(cloud: Cloud) -> None:
+async def _watch_kinds(cloud: Cloud, stop: asyncio.Event) -> None:
+    """Watch until `stop` is set. Begun after all other tasks: kopf waits at its end for those that began after it."""
     ready = asyncio.Event()
-    await kopf.operator(registry=register(cloud), clusterwide=True, standalone=True, ready_flag=ready)
-    raise RuntimeError("kopf ended without being asked to")
+    watching = asyncio.create_task(
+        kopf.operator(registry=register(cloud), clusterwide=True, standalone=True, ready_flag=ready, stop_flag=stop)
+    )
+    try:
+        await ready.wait()
+        # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await watching
+    finally:
+        watching.cancel()
+    if not stop.is_set():
+        raise RuntimeError("kopf ended without being asked to")
 
 
 if __name__ == "__main__":
