@@ -93,6 +93,12 @@ def stop(daemon: Daemon, sig: signal.Signals = signal.SIGTERM) -> None:
     daemon.pid_file.unlink(missing_ok=True)
 
 
+def stop_all(directory: Path) -> None:
+    """Stop every daemon whose pid file lies in the folder itself, whoever planned it."""
+    for pid_file in sorted(directory.glob("*.pid")):
+        stop(Daemon(name=pid_file.stem, argv=(), directory=directory))
+
+
 def end(pid: int, sig: signal.Signals, *, grace: float) -> None:
     """Send a signal and wait for the end; SIGKILL after ``grace`` seconds.
 

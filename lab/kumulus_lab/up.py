@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kumulus_lab import builds, cluster_dns, commands, machine, packages, prerequisites
+from kumulus_lab import builds, cluster_dns, commands, machine, packages, prerequisites, processes
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.progress import say, step
@@ -39,8 +40,8 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
     if only_cluster:
         say(f"\nexport KUBECONFIG={lab.kubeconfig}")
         return
-    _make_images(lab)
-    if _install_chart(lab):
+    references = _make_images(lab)
+    if _install_chart(lab, references):
         _start_quickstart(lab)
     _show_commands(lab)
 
@@ -78,26 +79,29 @@ def start_cluster(lab: LabSettings) -> None:
         cluster_dns.install(lab, machine.nameservers(Path("/etc/resolv.conf").read_text()))
 
 
-def _make_images(lab: LabSettings) -> None:
+def _make_images(lab: LabSettings) -> dict[str, str]:
+    """Component to the reference of its container image."""
     # Imported here: what makes images is not needed for a cluster alone.
     from kumulus_lab import containers, guests  # noqa: PLC0415
 
     with step("container images"):
-        containers.build_and_import(lab)
+        references = containers.build_and_import(lab)
     with step("guest images"):
         guests.ensure(lab)
+    return references
 
 
-def _install_chart(lab: LabSettings) -> bool:
+def _install_chart(lab: LabSettings, references: dict[str, str]) -> bool:
     """Whether there was a chart to install."""
     if not (_CHART / "Chart.yaml").exists():
         say(f"no chart: {_CHART / 'Chart.yaml'} does not exist; the cluster stays without Kumulus")
         return False
     helm = [builds.program(lab, "helm3"), f"--kubeconfig={lab.kubeconfig}", "upgrade", "--install", "kumulus"]
-    values = _lab_values()
     options = [f"--namespace={_NAMESPACE}", "--create-namespace", "--wait", f"--timeout={_CHART_LIMIT}s"]
     with step("chart"):
-        commands.run([*helm, str(_CHART), *options, *values], timeout=_CHART_LIMIT + 30)
+        commands.run(
+            [*helm, str(_CHART), *options, *_lab_values(), *image_values(references)], timeout=_CHART_LIMIT + 30
+        )
     return True
 
 
@@ -105,6 +109,16 @@ def _lab_values() -> list[str]:
     """The chart's values for a lab, where it ships such a file."""
     values = _CHART / "ci" / "lab-values.yaml"
     return [f"--values={values}"] if values.exists() else []
+
+
+def image_values(references: Mapping[str, str]) -> list[str]:
+    """Helm's words that select the images, given component to ``repository:tag``."""
+    words = []
+    for component, reference in sorted(references.items()):
+        repository, _, tag = reference.rpartition(":")
+        words += [f"--set-string={component}.image.repository={repository}"]
+        words += [f"--set-string={component}.image.tag={tag}"]
+    return words
 
 
 def _start_quickstart(lab: LabSettings) -> None:
@@ -162,6 +176,7 @@ def take_down(lab: LabSettings) -> None:
     with step("control plane"):
         # Its data goes too, so that nothing is gained by a graceful end.
         ControlPlane.of_lab(lab).stop(gently=False)
+        processes.stop_all(lab.state)
     with step("network, mounts and files"):
         machine.remove_network(lab)
         machine.restore_sysctls(lab)

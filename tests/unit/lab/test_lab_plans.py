@@ -132,6 +132,14 @@ def test_build_key_changes_with_the_source(tmp_path):
     assert build.key != before
 
 
+def test_chart_gets_the_images_just_built():
+    """The chart is told repository and tag of each image, also with a port in the registry's name."""
+    assert up.image_values({"agent": "localhost:5000/agent:ab12"}) == [
+        "--set-string=agent.image.repository=localhost:5000/agent",
+        "--set-string=agent.image.tag=ab12",
+    ]
+
+
 def test_server_is_described_in_one_line():
     """The last lines of `up` say where the server is, also while it has no host or address."""
     server = {"metadata": {"namespace": "demo", "name": "web"}, "spec": {}}

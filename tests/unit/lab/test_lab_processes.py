@@ -31,6 +31,13 @@ def test_stop_waits_for_the_end(sleeper):
     processes.stop(sleeper)
 
 
+def test_every_daemon_of_a_folder_can_be_stopped(sleeper):
+    """A folder's daemons are stopped by their pid files alone."""
+    pid = processes.ensure_started(sleeper)
+    processes.stop_all(sleeper.directory)
+    assert processes.start_time(pid) is None
+
+
 def test_stubborn_process_is_killed_after_its_grace(tmp_path):
     """A process that ignores SIGTERM is killed when its grace is over."""
     ready = tmp_path / "ready"
