@@ -31,7 +31,7 @@ COPY operator/kumulus_operator /opt/kumulus/kumulus_operator
 
 FROM python AS agent-base
 RUN apt-get update -qq \
-    && apt-get install -y -qq --no-install-recommends iproute2 libvirt0 nftables qemu-utils util-linux \
+    && apt-get install -y -qq --no-install-recommends conntrack iproute2 libvirt0 nftables qemu-utils util-linux \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=builder /opt/agent /opt/agent
 COPY docker/kumulus-agent /usr/local/bin/kumulus-agent
