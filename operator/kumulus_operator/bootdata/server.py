@@ -140,7 +140,7 @@ async def serve_boot_data(cloud: Cloud) -> None:
     runner = web.AppRunner(application(cloud.client), access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, None, settings.boot_data_port, ssl_context=_context(issued)).start()
+        await web.TCPSite(runner, None, settings.boot_data_port, ssl_context=server_context(issued)).start()
         body = {
             "metadata": {"name": CA_CONFIG_MAP, "namespace": namespace},
             "data": {CA_KEY: issued.authority.decode()},
@@ -151,7 +151,8 @@ async def serve_boot_data(cloud: Cloud) -> None:
         await runner.cleanup()
 
 
-def _context(issued: Issued) -> ssl.SSLContext:
+def server_context(issued: Issued) -> ssl.SSLContext:
+    """Give the TLS context that serves with a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     with tempfile.TemporaryDirectory() as folder:
