@@ -90,11 +90,17 @@ COREDNS = Build(
     programs=("coredns",),
     flags=("-ldflags", "-s -w"),
 )
+# Without these `helm template` and `helm lint` take the cluster for a 1.20 and refuse charts that want a newer one.
+_HELM3_VERSIONS = " ".join(
+    f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={_VERSION_VARIABLES[f'git{part}']}"
+    for package in ("chartutil", "lint/rules")
+    for part in ("Major", "Minor")
+)
 HELM3 = Build(
     name="helm v3.22.0",
     packages=("helm.sh/helm/v3/cmd/helm@v3.22.0",),
     programs=("helm",),
-    flags=("-ldflags", "-s -w"),
+    flags=("-ldflags", f"-s -w {_HELM3_VERSIONS}"),
     rename="helm3",
 )
 HELM4 = Build(
