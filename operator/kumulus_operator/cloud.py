@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from kumulus_api import (
-    API_VERSION,
     AddressClaim,
     Flavor,
     Host,
@@ -36,9 +35,6 @@ from kumulus_operator.waiting import CAPACITY, Need, Waiters
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.workqueue import WorkQueue
-
-MANAGER = "kumulus-operator"
-"""The field manager of all our writes."""
 
 
 class Queues:
@@ -142,23 +138,3 @@ def enqueue(queue: WorkQueue[Key], keys: Iterable[Key]) -> None:
     """Add several keys."""
     for key in keys:
         queue.add(key)
-
-
-def identity(item: Kind) -> dict[str, Any]:
-    """Give the start of a body that is applied to this very object; a successor of its name refuses it."""
-    metadata: dict[str, Any] = {"name": item.metadata.name, "uid": item.metadata.uid}
-    if item.metadata.namespace:
-        metadata["namespace"] = item.metadata.namespace
-    return {"apiVersion": API_VERSION, "kind": type(item).__name__, "metadata": metadata}
-
-
-def owner_reference(item: Kind) -> dict[str, Any]:
-    """Give the ownerReference that has the garbage collector delete a dependent with this object."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": type(item).__name__,
-        "name": item.metadata.name,
-        "uid": item.metadata.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }

@@ -15,8 +15,9 @@ import structlog
 from aiohttp import web
 
 from kumulus_api import KeyPair, Server
+from kumulus_operator.bodies import MANAGER
 from kumulus_operator.bootdata.certificate import Issued, issue
-from kumulus_operator.cloud import MANAGER, Cloud
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
 from kumulus_runtime.api_client import KubeClient

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kumulus_api import Image
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.images.plan import import_status
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import CAPACITY

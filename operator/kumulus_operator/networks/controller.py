@@ -11,7 +11,8 @@ import structlog
 from kumulus_api import Network, NetworkIDClaim
 from kumulus_api.claims import network_id_claim_name
 from kumulus_api.network import NetworkReason
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.networks.plan import choose_vni, network_fault, network_status
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound

@@ -7,7 +7,8 @@ from typing import Any
 
 from kumulus_api import Network, NetworkEndpoints
 from kumulus_api.network import NETWORK_LABEL
-from kumulus_operator.cloud import MANAGER, Cloud, owner_reference
+from kumulus_operator.bodies import MANAGER, owner_reference
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
 from kumulus_operator.networks.plan import endpoints_of, plan_slices
 from kumulus_operator.views import Key

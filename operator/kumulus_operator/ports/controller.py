@@ -8,7 +8,8 @@ from typing import Any
 
 from kumulus_api import FINALIZER, Port
 from kumulus_api.port import PortAssignment
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.plan import fixed_address_fault
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.interfaces import claim_addresses, mac_of

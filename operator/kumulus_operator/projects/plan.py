@@ -7,7 +7,7 @@ from typing import Any
 
 from kumulus_api import PROJECT_LABEL, PUBLIC_NAMESPACE, Project
 from kumulus_api.tenancy import ProjectReason, RoleAssignment, Subject, SubjectKind
-from kumulus_operator.cloud import owner_reference
+from kumulus_operator.bodies import owner_reference
 from kumulus_runtime.conditions import set_condition
 
 _RBAC = "rbac.authorization.k8s.io"

@@ -10,7 +10,8 @@ import structlog
 
 from kumulus_api import FINALIZER, Host, Server
 from kumulus_api.server import ScheduledReason, ServerAssignment
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Request
 from kumulus_operator.metrics import PLACEMENTS
 from kumulus_operator.refusal import Refusal, Refused, refuse

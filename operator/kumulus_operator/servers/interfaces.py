@@ -10,7 +10,8 @@ from typing import Any
 from kumulus_api import AddressClaim, Network, Port, Server
 from kumulus_api.port import PortAssignment
 from kumulus_api.server import ScheduledReason
-from kumulus_operator.cloud import Cloud, owner_reference
+from kumulus_operator.bodies import owner_reference
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.claims import AddressesExhausted, AddressTaken
 from kumulus_operator.refusal import refuse
 from kumulus_operator.servers.plan import assigned_port, reusable

@@ -245,5 +245,5 @@ def interests(server: Server) -> frozenset[Need]:
             # The network of a port is only known once the port is.
             needs |= {any_of("Network", own), any_of("Network", PUBLIC_NAMESPACE)}
     if spec.networks is None:
-        needs.add(any_of("Network", own))
+        needs |= {any_of("Network", own), ("Port", own, f"{server.metadata.name}-{_DEFAULT_INTERFACE}")}
     return frozenset(needs)

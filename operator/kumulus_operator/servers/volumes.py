@@ -7,7 +7,8 @@ from typing import Any
 
 from kumulus_api import Server, Volume
 from kumulus_api.server import ScheduledReason
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import refuse
 from kumulus_operator.servers.plan import assigned_volume
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kumulus_api import FINALIZER, Server, Volume
-from kumulus_operator.cloud import MANAGER, Cloud, identity
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before, unbound_status
 from kumulus_operator.waiting import quota
