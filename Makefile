@@ -43,7 +43,10 @@ kubeconfig: $(STAMP) ## Print the path of its kubeconfig
 	@$(BIN)/python -m kumulus_lab kubeconfig
 
 .PHONY: test
-test: lint unit integration ## Lint, unit and integration tests, and the smoke end-to-end tests
+test: lint verify unit integration smoke ## Lint, unit and integration tests, and the smoke end-to-end tests
+
+.PHONY: smoke
+smoke: up ## The short end-to-end tests, with real servers in the lab
 	$(BIN)/pytest tests/e2e -m smoke
 
 .PHONY: unit
@@ -55,12 +58,12 @@ integration: $(STAMP) ## Tests against a real API server, network namespaces and
 	$(BIN)/pytest tests/integration
 
 .PHONY: e2e
-e2e: $(STAMP) ## Tests with real servers in the lab
+e2e: up ## All end-to-end tests, with real servers in the lab
 	$(BIN)/pytest tests/e2e
 
 .PHONY: bench
-bench: $(STAMP) ## Measurements in the lab
-	$(BIN)/pytest tests/bench
+bench: up ## Measure the lab: a table, and build/bench.json
+	$(BIN)/python tests/bench/run.py
 
 .PHONY: lint
 lint: $(STAMP) ## Style, types and import boundaries
