@@ -72,13 +72,13 @@ def core_image(grub: Grub, modules: tuple[str, ...], config: str, target: Path) 
         The target.
 
     Raises:
-        PackageError: grub-mkimage refused.
+        CommandFailed: grub-mkimage refused.
     """
     script = target.with_suffix(".cfg")
     script.write_text(config)
     # The empty device before the comma stands for the disk that the BIOS booted from.
     prefix = "(,msdos1)/boot/grub"
-    base = [grub.mkimage, "--format=i386-pc", f"--directory={grub.modules}", f"--prefix={prefix}"]
+    base: list[str | Path] = [grub.mkimage, "--format=i386-pc", f"--directory={grub.modules}", f"--prefix={prefix}"]
     run([*base, f"--config={script}", f"--output={target}", *modules])
     return target
 
@@ -97,7 +97,7 @@ def filesystem(root: Path, target: Path, size: int, *, kind: str = "ext4", label
         The target.
 
     Raises:
-        PackageError: mke2fs refused; most often the content does not fit.
+        CommandFailed: mke2fs refused; most often the content does not fit.
     """
     target.unlink(missing_ok=True)
     with target.open("wb") as image:
@@ -142,7 +142,7 @@ def to_qcow2(raw: Path, target: Path, *, compress: bool = False) -> Path:
         The target.
 
     Raises:
-        PackageError: qemu-img refused.
+        CommandFailed: qemu-img refused.
     """
     options = ["-c"] if compress else []
     run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, raw, target])

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kumulus_lab import commands
+from kumulus_lab.errors import CommandFailed, Unsuitable
+
 _APT_OPTIONS = ("-o", "APT::Sandbox::User=root", "-q")
 _TIMEOUT_SECONDS = 300
-
-
-class PackageError(RuntimeError):
-    """A Debian package could not be resolved, downloaded or unpacked."""
 
 
 @dataclass(frozen=True)
@@ -34,47 +32,36 @@ class PackageSet:
     fingerprint: str
 
 
-def run(arguments: Iterable[str | Path], *, cwd: Path | None = None, timeout: float = _TIMEOUT_SECONDS) -> str:
-    """Run a command to its end.
-
-    Args:
-        arguments: The command and its arguments; no shell is involved.
-        cwd: Directory to run in.
-        timeout: Limit in seconds.
-
-    Returns:
-        What it wrote to its standard output.
+def run(argv: Sequence[str | Path], *, cwd: Path | None = None) -> str:
+    """Run a tool of an image build to its end and return what it wrote to its standard output.
 
     Raises:
-        PackageError: It failed; the message holds the end of what it said.
+        CommandFailed: it failed; the message holds the end of what it said.
+        TimedOut: it took longer than any such step should.
     """
-    command = [str(argument) for argument in arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise PackageError(f"{' '.join(command[:6])} ended with {done.returncode}: {said}")
-    return done.stdout
+    return commands.run(argv, cwd=cwd, timeout=_TIMEOUT_SECONDS).stdout
 
 
 def kernel_package(meta_package: str) -> str:
     """Name the package behind a kernel's meta package, such as `linux-image-6.1.0-30-cloud-amd64`.
 
     Raises:
-        PackageError: The meta package is unknown to apt or depends on no kernel.
+        CommandFailed: The meta package is unknown to apt.
+        Unsuitable: It depends on no kernel.
     """
     _ensure_lists(meta_package)
     for line in run(["apt-cache", "depends", meta_package]).splitlines():
         relation, _, name = line.strip().partition(": ")
         if relation == "Depends" and name.startswith("linux-image-"):
             return name
-    raise PackageError(f"{meta_package} depends on no linux-image package; run apt-get update and look again")
+    raise Unsuitable(f"{meta_package} depends on no linux-image package; run apt-get update and look again")
 
 
 def resolve(names: Iterable[str]) -> PackageSet:
     """Ask apt which files it would download, without downloading.
 
     Raises:
-        PackageError: apt knows no such package.
+        CommandFailed: apt knows no such package.
     """
     wanted = tuple(sorted(names))
     for name in wanted:
@@ -92,7 +79,7 @@ def unpack(packages: PackageSet, cache: Path) -> Path:
         The root of the unpacked tree.
 
     Raises:
-        PackageError: apt or dpkg refused.
+        CommandFailed: apt or dpkg refused.
     """
     tree = cache / "packages" / packages.fingerprint[:16]
     if tree.exists():
@@ -112,5 +99,5 @@ def _ensure_lists(name: str) -> None:
     """Fetch the package lists if apt does not know a package yet (fresh machines and containers have none)."""
     try:
         run(["apt-cache", "show", "--no-all-versions", name])
-    except PackageError:
+    except CommandFailed:
         run(["apt-get", "update", "-q"])

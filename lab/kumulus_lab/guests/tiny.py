@@ -22,8 +22,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from kumulus_lab.errors import Unsuitable
 from kumulus_lab.guests import disk, initramfs
-from kumulus_lab.guests.packages import PackageError, PackageSet, kernel_package, resolve, run, unpack
+from kumulus_lab.guests.packages import PackageSet, kernel_package, resolve, run, unpack
 
 KERNEL_META_PACKAGE = "linux-image-cloud-amd64"
 COMMAND_LINE = "console=ttyS0 quiet loglevel=3 panic=5 tsc=reliable no_timer_check random.trust_cpu=on nokaslr"
@@ -81,7 +82,7 @@ def build(cache: Path) -> Path:
         The qcow2 disk.
 
     Raises:
-        PackageError: A Debian package or a tool is missing.
+        CommandFailed: A Debian package or a tool is missing.
     """
     return build_parts(cache).disk
 
@@ -90,7 +91,7 @@ def build_parts(cache: Path) -> TinyGuest:
     """Build the tiny guest's disk, kernel and initramfs once for each state of its inputs.
 
     Raises:
-        PackageError: A Debian package or a tool is missing.
+        CommandFailed: A Debian package or a tool is missing.
     """
     packages = resolve([kernel_package(KERNEL_META_PACKAGE), "busybox-static", "grub-common", "grub-pc-bin"])
     home = cache / "guests" / f"tiny-{_key(packages)}"
@@ -106,7 +107,8 @@ def build_parts(cache: Path) -> TinyGuest:
 
 def _key(packages: PackageSet) -> str:
     digest = hashlib.sha256(packages.fingerprint.encode())
-    sources = [*Path(__file__).parent.glob("*.py"), *_ROOTFS.rglob("*")]
+    code = (Path(__file__).with_name(name) for name in ("disk.py", "initramfs.py", "tiny.py"))
+    sources = [*code, *_ROOTFS.rglob("*")]
     for source in sorted(path for path in sources if path.is_file()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()[:16]
@@ -115,7 +117,7 @@ def _key(packages: PackageSet) -> str:
 def _build(tree: Path, target: Path) -> None:
     kernels = sorted((tree / "boot").glob("vmlinuz-*"))
     if not kernels:
-        raise PackageError(f"the kernel package unpacked at {tree} holds no boot/vmlinuz-*")
+        raise Unsuitable(f"the kernel package unpacked at {tree} holds no boot/vmlinuz-*")
     boot = target / "boot"
     boot.mkdir()
     shutil.copyfile(kernels[0], target / "vmlinuz")
