@@ -7,11 +7,15 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from kumulus_api import Port, Server, Volume
+from kumulus_api.testing import make_object
 from kumulus_lab import builds
+from kumulus_lab.commands import wait_until
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.pki import Identity
 from kumulus_lab.settings import LabSettings
@@ -88,9 +92,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cl
         subprocess.run([*command, f"--kubeconfig={plane.kubeconfig}"], check=True, timeout=120)
         crds = ["--for=condition=Established", "crd", "--all", "--timeout=30s"]
         plane.kubectl("wait", *crds)
+        for kind in (Server, Volume, Port):
+            body = json.dumps(make_object(kind))
+            wait_until(partial(_accepted, plane, body), what=f"the mutating policy for {kind.__name__}", limit=60)
         users = directory / "users"
         users.mkdir()
         yield Cluster(plane, users)
+
+
+def _accepted(plane: ControlPlane, body: str) -> bool:
+    """Whether the API server would take the object: for some seconds after a kind's birth it cannot mutate it."""
+    return plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=body, check=False).returncode == 0
 
 
 @pytest.fixture

@@ -358,7 +358,7 @@ async def test_a_migration_target_reports_but_does_not_let_go(connect: Any, worl
     made = await restorer.create(Server, body)
     await _apply_status(target, Server, "migrating", {"powerState": "Paused"})
     await restorer.delete(Server, "migrating", "demo")
-    with pytest.raises(Forbidden, match="assigned to another host"):
+    with pytest.raises(Forbidden, match="not assigned to host h2"):
         await target.remove_finalizer(Server, "migrating", FINALIZER, "demo", uid=made["metadata"]["uid"])
 
 
