@@ -6,6 +6,7 @@ import asyncio
 import os
 import platform
 import shutil
+import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +50,7 @@ from kumulus_runtime.workqueue import WorkQueue
 _log = structlog.stdlib.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 _REFRESH_SECONDS = 300.0
+_DRAIN_SECONDS = 3.0
 
 
 def agent_version() -> str:
@@ -85,6 +87,7 @@ class Agent:
         self._settings = settings
         self._client = client
         self._ready = "starting"
+        self._workers: list[asyncio.Task[None]] = []
         for directory in (settings.state_dir, settings.instances_dir, settings.run_dir):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._store = Store()
@@ -141,11 +144,12 @@ class Agent:
 
     async def _close(self, tasks: list[asyncio.Task[Any]]) -> None:
         # What is under way is given a moment: a start that is cut off is undone and begun anew by the next agent.
-        await asyncio.wait(tasks, timeout=2.0)
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=_DRAIN_SECONDS)
+        await self._networks.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._networks.close()
         await self._cache.close()
         with suppress(HypervisorError):
             await self._hypervisor.close()
@@ -181,28 +185,39 @@ class Agent:
         images = ImageController(settings, self._client, self._store, self._cache)
         await self._until_done("adopt what runs here", self._adoption.adopt)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._servers.run(servers.reconcile, settings.workers))
-            group.create_task(self._volumes.run(volumes.reconcile, 1))
-            group.create_task(self._images.run(images.reconcile, 2))
-            group.create_task(self._networks.queue.run(self._networks.reconcile, 2))
+            self._workers = [
+                group.create_task(self._servers.run(servers.reconcile, settings.workers)),
+                group.create_task(self._volumes.run(volumes.reconcile, 1)),
+                group.create_task(self._images.run(images.reconcile, 2)),
+                group.create_task(self._networks.queue.run(self._networks.reconcile, 2)),
+            ]
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
             self._ready = ""
 
     async def _watch(self, stop: asyncio.Event) -> None:
+        """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
         import kopf  # noqa: PLC0415 - after kumulus_agent.watching has prepared the import
 
-        registry = build_registry(
-            self._settings.node_name,
-            self._store,
-            {
-                Server: self._servers.add,
-                Volume: self._volumes.add,
-                Image: self._images.add,
-                Host: lambda key: self._hosts.add(key[1]),
-            },
+        ready = asyncio.Event()
+        enqueue = {
+            Server: self._servers.add,
+            Volume: self._volumes.add,
+            Image: self._images.add,
+            Host: lambda key: self._hosts.add(key[1]),
+        }
+        registry = build_registry(self._settings.node_name, self._store, enqueue)
+        watching = asyncio.create_task(
+            kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready)
         )
-        await kopf.operator(registry=registry, clusterwide=True, standalone=True, stop_flag=stop)
+        try:
+            await ready.wait()
+            # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            await watching
+        finally:
+            watching.cancel()
 
     async def _refresh(self) -> None:
         """Now and then compare everything: what a watch has lost, and what others did to taps and bridges."""
