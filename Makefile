@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 HOSTS ?= 2
+LOCK := --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 PACKAGES := api runtime operator node-agent cli lab tests
 export HOSTS
 
@@ -85,5 +86,7 @@ docs: generate ## Build the documentation site, where mkdocs is configured
 	@if [ -f mkdocs.yml ]; then $(BIN)/python -m mkdocs build --strict; else echo "no mkdocs.yml: the documentation is docs/*.md"; fi
 
 .PHONY: lock
-lock: $(STAMP) ## Choose newer versions and write requirements.lock
-	$(BIN)/uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-emit-find-links --all-extras pyproject.toml -o requirements.lock
+lock: $(STAMP) ## Choose newer versions and write the lock files
+	$(BIN)/uv pip compile $(LOCK) --all-extras pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK) --extra operator pyproject.toml -o requirements/operator.lock
+	$(BIN)/uv pip compile $(LOCK) --extra agent pyproject.toml -o requirements/agent.lock

@@ -1,4 +1,4 @@
-"""Guest images over HTTP, from the machine to the lab's hosts, with ranges (RFC 9110, section 14) so downloads resume."""
+"""Guest images over HTTP, from the machine to the hosts, with ranges (RFC 9110, section 14) so downloads resume."""
 
 from __future__ import annotations
 
