@@ -28,7 +28,7 @@ def parse_quantity(text: str) -> int:
     Raises:
         ValueError: the text is no quantity without sign and exponent.
     """
-    match = _PATTERN.match(text)
+    match = _PATTERN.fullmatch(text)
     if match is None:
         raise ValueError(f"{text!r} is not a quantity such as 512Mi or 10Gi")
     value = Decimal(match[1]) * _SUFFIXES[match[2] or ""]
