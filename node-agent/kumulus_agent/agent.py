@@ -128,7 +128,6 @@ class Agent:
             self._spawn(self._work(stop)),
             self._spawn(stop.wait()),
         ]
-        self._host_changed()
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -193,6 +192,7 @@ class Agent:
             ]
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
+            group.create_task(self._settle())
             self._ready = ""
 
     async def _watch(self, stop: asyncio.Event) -> None:
@@ -232,6 +232,14 @@ class Agent:
                 _log.warning("refresh failed", error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS * 10)
 
+    async def _settle(self) -> None:
+        """When all that was adopted has been looked at, what is unclaimed is known."""
+        while len(self._servers):
+            await asyncio.sleep(_RETRY_SECONDS / 10)
+        await asyncio.sleep(_RETRY_SECONDS)
+        self._host.adopted = True
+        self._host_changed()
+
     async def _self_test(self) -> Virt:
         settings = self._settings
         # A device that does not exist is not tried.
@@ -260,6 +268,7 @@ class Agent:
                 await attempt()
             except (HypervisorError, NetworkError, ApiError, OSError) as error:
                 self._ready = f"cannot {what}: {error}"
+                self._host_changed()
                 _log.warning(f"cannot {what}", error=str(error), retry_in=_RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:

@@ -14,11 +14,12 @@ from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import PowerState
 from kumulus_agent.hosts.disk_probe import probe
-from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status
+from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status, remembered_self_test
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host
+from kumulus_api.host import UnclaimedInstance
 from kumulus_runtime.api_client import AlreadyExists, KubeClient
 from kumulus_runtime.store import Store
 
@@ -35,6 +36,7 @@ class HostController:
         self_test: its result; None until it has run.
         missing_packages: looks for what is not installed.
         requeue: asks for the Servers of instances to be looked at, by instance id.
+        adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
     """
 
     settings: AgentSettings
@@ -46,6 +48,7 @@ class HostController:
     missing_packages: Callable[[], Awaitable[tuple[str, ...]]]
     requeue: Callable[[str], None]
     self_test: SelfTest | None = None
+    adopted: bool = False
 
     async def reconcile(self, name: str) -> float | None:
         """Look at the host and tell."""
@@ -74,6 +77,7 @@ class HostController:
         return body or {}
 
     async def _facts(self, body: dict[str, Any]) -> Facts:
+        old = body.get("status") or {}
         libvirt = qemu = ""
         epochs: dict[str, int] | None = None
         try:
@@ -101,11 +105,19 @@ class HostController:
             libvirt=libvirt,
             qemu=qemu,
             missing_packages=await self.missing_packages(),
-            self_test=self.self_test,
+            self_test=self.self_test or remembered_self_test(old, self.machine.boot_id),
             disk_trouble=await probe(self.settings.state_dir),
-            unclaimed=tuple(self.instances.unclaimed.values()),
+            unclaimed=self._unclaimed(old),
             gone=gone,
         )
+
+    def _unclaimed(self, old: dict[str, Any]) -> tuple[UnclaimedInstance, ...]:
+        found = dict(self.instances.unclaimed)
+        if not self.adopted:
+            for item in old.get("unclaimedInstances") or []:
+                reported = UnclaimedInstance.model_validate(item)
+                found.setdefault(reported.instance_id, reported)
+        return tuple(found.values())
 
     def _directories(self) -> frozenset[str]:
         directory = self.settings.instances_dir

@@ -8,7 +8,7 @@ from typing import Any
 
 from kumulus_api.host import HostConditionType, HostStatus, Inventory, RevokedInstance, UnclaimedInstance, Versions
 from kumulus_api.quantities import format_quantity
-from kumulus_runtime.conditions import set_condition
+from kumulus_runtime.conditions import get_condition, set_condition
 
 Object = dict[str, Any]
 
@@ -130,6 +130,14 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         kind, (_, reason, message) = bad[0]
         return parts | {HostConditionType.READY: (False, reason, message or kind.value)}
     return parts | {HostConditionType.READY: (True, "AgentReady", "")}
+
+
+def remembered_self_test(old: Mapping[str, Any], boot_id: str) -> SelfTest | None:
+    """Give the result that the status tells of, if the host has not booted since: a new agent changes no condition."""
+    passed = get_condition(list(old.get("conditions") or []), HostConditionType.SELF_TEST_PASSED) or {}
+    if old.get("bootID") != boot_id or passed.get("status") != "True":
+        return None
+    return SelfTest(str(old.get("virtualization") or ""))
 
 
 def differs(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
