@@ -234,7 +234,7 @@ class Agent:
 
     async def _settle(self) -> None:
         """When all that was adopted has been looked at, what is unclaimed is known."""
-        while len(self._servers):
+        while len(self._servers):  # noqa: ASYNC110 - the queue has no event for being empty
             await asyncio.sleep(_RETRY_SECONDS / 10)
         await asyncio.sleep(_RETRY_SECONDS)
         self._host.adopted = True
