@@ -350,6 +350,18 @@ async def test_the_right_agent_lets_go(connect: Any, world: KubeClient, kind: ty
     assert await world.get(kind, name, "demo") is None
 
 
+async def test_a_port_that_was_never_wired_can_be_let_go(connect: Any, world: KubeClient) -> None:
+    """An agent that gives up before wiring does not hang on a deleted port, and cannot touch one that stays."""
+    agent = await connect("agent@h1")
+    made = await fresh(world, Port, make_object(Port, "port-unwired"))
+    uid = made["metadata"]["uid"]
+    with pytest.raises(Forbidden, match="only what is being deleted"):
+        await agent.remove_finalizer(Port, "port-unwired", FINALIZER, "demo", uid=uid)
+    await world.delete(Port, "port-unwired", "demo")
+    await agent.remove_finalizer(Port, "port-unwired", FINALIZER, "demo", uid=uid)
+    assert await world.get(Port, "port-unwired", "demo") is None
+
+
 async def test_a_migration_target_reports_but_does_not_let_go(connect: Any, world: KubeClient) -> None:
     """Both ends of a migration write status; the finalizer is the holder's."""
     restorer, target = await connect(RESTORER), await connect("agent@h2")
