@@ -192,7 +192,7 @@ async def world(connect: Any) -> KubeClient:
         await fresh(restorer, Host, make_object(Host, host), {"bootID": host})
         await fresh(restorer, Server, make_assigned(Server, f"server-{host}", host))
         await fresh(restorer, Volume, make_assigned(Volume, f"volume-{host}", host))
-        await fresh(restorer, Port, make_object(Port, f"port-{host}"), {"host": host})
+        await fresh(restorer, Port, make_object(Port, f"port-{host}"), {"host": host, "wired": True})
         image = await fresh(restorer, Image, make_object(Image, f"image-{host}"))
         await operator.apply_status(Image, status_body(image, {"importHost": host}), manager="kumulus-operator")
         lease = {"metadata": {"name": f"host-{host}", "namespace": SYSTEM}, "spec": {"holderIdentity": host}}
@@ -332,11 +332,11 @@ async def test_an_agent_takes_and_gives_up_a_port(connect: Any, world: KubeClien
     await _apply_status(first, Port, "port-moving", {"host": "h1", "wired": True})
     with pytest.raises(Forbidden):
         await _apply_status(second, Port, "port-moving", {"host": "h2", "wired": True})
-    await _apply_status(first, Port, "port-moving", {"wired": False})
+    await _apply_status(first, Port, "port-moving", {"host": "h1", "wired": False})
     await _apply_status(second, Port, "port-moving", {"host": "h2", "wired": True})
 
 
-@pytest.mark.parametrize(("kind", "status"), [(Server, None), (Volume, None), (Port, {"host": "h1"})])
+@pytest.mark.parametrize(("kind", "status"), [(Server, None), (Volume, None), (Port, {"host": "h1", "wired": True})])
 async def test_the_right_agent_lets_go(connect: Any, world: KubeClient, kind: type[Kind], status: Object) -> None:
     """Of a deleted object the finalizer is taken off by the agent that holds it, and by no other agent."""
     restorer, name = await connect(RESTORER), "leaving"
