@@ -49,8 +49,7 @@ def kernel_package(meta_package: str) -> str:
         CommandFailed: The meta package is unknown to apt.
         Unsuitable: It depends on no kernel.
     """
-    _ensure_lists(meta_package)
-    for line in run(["apt-cache", "depends", meta_package]).splitlines():
+    for line in _ask(["apt-cache", "depends", meta_package]).splitlines():
         relation, _, name = line.strip().partition(": ")
         if relation == "Depends" and name.startswith("linux-image-"):
             return name
@@ -64,9 +63,7 @@ def resolve(names: Iterable[str]) -> PackageSet:
         CommandFailed: apt knows no such package.
     """
     wanted = tuple(sorted(names))
-    for name in wanted:
-        _ensure_lists(name)
-    uris = run(["apt-get", *_APT_OPTIONS, "--print-uris", "download", *wanted])
+    uris = _ask(["apt-get", *_APT_OPTIONS, "--print-uris", "download", *wanted])
     # Only the file name and its digest count: a mirror's address does not change the content.
     facts = sorted(" ".join(line.split()[1:]) for line in uris.splitlines() if line.startswith("'"))
     return PackageSet(wanted, hashlib.sha256("\n".join(facts).encode()).hexdigest())
@@ -95,9 +92,10 @@ def unpack(packages: PackageSet, cache: Path) -> Path:
     return tree
 
 
-def _ensure_lists(name: str) -> None:
-    """Fetch the package lists if apt does not know a package yet (fresh machines and containers have none)."""
+def _ask(argv: Sequence[str]) -> str:
+    """Ask apt, and once more with fresh package lists if it refuses (new machines and containers have none)."""
     try:
-        run(["apt-cache", "show", "--no-all-versions", name])
+        return run(argv)
     except CommandFailed:
         run(["apt-get", "update", "-q"])
+        return run(argv)
