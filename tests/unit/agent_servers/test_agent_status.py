@@ -1,0 +1,85 @@
+"""What the agent writes, and when it writes nothing."""
+
+from pathlib import Path
+
+from kumulus_agent.console_log import console_log
+from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status, remembered_self_test
+from kumulus_agent.images.controller import needs_import
+from kumulus_agent.networks.plan import Here, network_desired
+from kumulus_agent.servers.desired import Desired
+from kumulus_agent.servers.status import Found, same, server_status, started_parts
+from kumulus_api.server import ObservedPowerState, ReadyReason
+
+INSTANCE = "22222222-2222-4222-8222-222222222222"
+DESIRED = Desired(("demo", "web"), "u", 3, INSTANCE, 2, 1, 1, 1, None, (), (), True, False, "", "", False, False, True)
+FACTS = Facts(
+    Machine("boot", "x86_64", 2, 1 << 30, 1 << 40, "6.1", "0.1.0"), "10.0.0.1", "9.0.0", "7.2.0", (),
+    SelfTest("qemu"), "", (), (),
+)  # fmt: skip
+
+
+def test_equal_server_status_is_not_written_again() -> None:
+    """A status made again from the same facts equals the one that was written."""
+    found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, "", started_parts(), {"total": 5})
+    written = server_status(DESIRED, {}, found)
+    again = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, "", started_parts())
+    assert same(server_status(DESIRED, written, again), written)
+    off = Found(ObservedPowerState.STOPPED, ReadyReason.STOPPED)
+    assert not same(server_status(DESIRED, written, off), written)
+
+
+def test_host_status_is_stable_and_survives_a_new_agent() -> None:
+    """The Host's status is rewritten only for news, and a new agent knows the self-test's result of the same boot."""
+    status = host_status(1, {}, FACTS)
+    assert not differs(host_status(1, status, FACTS), status)
+    assert remembered_self_test(status, "boot") == SelfTest("qemu")
+    assert remembered_self_test(status, "another boot") is None
+
+
+def test_revoked_instance_is_acknowledged_when_nothing_is_left() -> None:
+    """A revocation is acknowledged only without a domain of its epoch or a lower one, and without files."""
+    revoked = [{"instanceID": INSTANCE, "epoch": 2}]
+    assert acknowledged(revoked, {INSTANCE: 2}, ()) == ()
+    assert acknowledged(revoked, {INSTANCE: 1}, ()) == ()
+    assert acknowledged(revoked, {}, (INSTANCE,)) == ()
+    assert len(acknowledged(revoked, {}, ())) == 1
+
+
+def test_image_that_can_never_be_imported_is_left_alone() -> None:
+    """A terminal failure is not tried again, a failed download is."""
+
+    def image(reason: str) -> dict[str, object]:
+        ready = {"type": "Ready", "status": "False", "reason": reason, "observedGeneration": 1}
+        return {"metadata": {"generation": 1}, "status": {"importHost": "h1", "conditions": [ready]}}
+
+    assert not needs_import(image("ChecksumMismatch"), "h1")
+    assert needs_import(image("DownloadFailed"), "h1")
+    assert not needs_import(image("DownloadFailed"), "h2")
+
+
+def test_network_knows_other_hosts_and_not_itself() -> None:
+    """Peers and neighbours are those endpoints that are on other hosts."""
+
+    def endpoint(host: str, number: int) -> dict[str, object]:
+        return {
+            "port": f"p{number}", "mac": f"0e:00:00:00:00:0{number}", "addresses": [f"10.5.0.1{number}"],
+            "host": host, "tunnelAddress": f"10.99.0.{number}", "hostname": f"s{number}",
+        }  # fmt: skip
+
+    endpoints = [endpoint("h1", 1), endpoint("h2", 2)]
+    slices = [{"metadata": {}, "spec": {"network": {"name": "net"}, "vni": 4097, "endpoints": endpoints}}]
+    desired = network_desired(4097, None, slices, (), Here("h1", "10.99.0.1", 1450))
+    assert desired.peers == {"10.99.0.2"}
+    assert desired.neighbours == {("0e:00:00:00:00:02", "10.99.0.2")}
+    assert [record.name for record in desired.records] == ["s1", "s2"]
+
+
+def test_console_log_reaches_back_into_the_rotated_part(tmp_path: Path) -> None:
+    """The last lines are given across the rotation."""
+    directory = tmp_path / "instances" / INSTANCE
+    directory.mkdir(parents=True)
+    (directory / "console.log.0").write_bytes(b"a\nb\n")
+    (directory / "console.log").write_bytes(b"c\nd\n")
+    assert console_log(tmp_path, INSTANCE, 3) == b"b\nc\nd\n"
+    assert console_log(tmp_path, INSTANCE, 0) == b"a\nb\nc\nd\n"
+    assert console_log(tmp_path, INSTANCE, 1) == b"d\n"
