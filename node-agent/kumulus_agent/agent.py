@@ -210,13 +210,15 @@ class Agent:
         watching = asyncio.create_task(
             kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready)
         )
+        waiting = asyncio.create_task(ready.wait())
         try:
-            await ready.wait()
+            await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
             # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, stop.set)
             await watching
         finally:
+            waiting.cancel()
             watching.cancel()
 
     async def _refresh(self) -> None:

@@ -146,13 +146,15 @@ async def _watch_kinds(cloud: Cloud, stop: asyncio.Event) -> None:
     watching = asyncio.create_task(
         kopf.operator(registry=register(cloud), clusterwide=True, standalone=True, ready_flag=ready, stop_flag=stop)
     )
+    waiting = asyncio.create_task(ready.wait())
     try:
-        await ready.wait()
+        await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
         # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await watching
     finally:
+        waiting.cancel()
         watching.cancel()
     if not stop.is_set():
         raise RuntimeError("kopf ended without being asked to")
