@@ -19,7 +19,7 @@ def path(settings: LabSettings, server: Object) -> Path:
 
 def host_path(settings: LabSettings, host: str, inside: str) -> Path:
     """Give where the machine sees a file below a host's /var/lib/kumulus."""
-    return settings.host(host).directory / "var-lib-kumulus" / Path(inside).relative_to("/var/lib/kumulus")
+    return settings.host(host).directory / "kumulus" / Path(inside).relative_to("/var/lib/kumulus")
 
 
 async def lines(log: Path) -> AsyncIterator[str]:
