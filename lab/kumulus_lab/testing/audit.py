@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kumulus_api import GROUP
+
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -16,6 +18,7 @@ class Write:
     """A write that the API server carried out."""
 
     verb: str
+    group: str
     resource: str
     subresource: str
     namespace: str
@@ -52,6 +55,7 @@ def _write(event: dict[str, Any]) -> Write:
     ref = event.get("objectRef", {})
     return Write(
         verb=event["verb"],
+        group=ref.get("apiGroup", ""),
         resource=ref.get("resource", ""),
         subresource=ref.get("subresource", ""),
         namespace=ref.get("namespace", ""),
@@ -62,9 +66,9 @@ def _write(event: dict[str, Any]) -> Write:
 
 
 def of_servers(writes: list[Write]) -> list[Write]:
-    """Give those writes that a server costs: Events, Leases, per-Network batches and per-host heartbeats are apart."""
-    apart = {"events", "leases", "networkendpoints", "hosts", "projects", "networks", "namespaces", "tokenreviews"}
-    return [write for write in writes if write.resource not in apart and not write.subresource.startswith("token")]
+    """Give those writes that a server costs: per-Network batches and per-host heartbeats are apart."""
+    apart = {"networkendpoints", "hosts", "projects", "networks"}
+    return [write for write in writes if write.group == GROUP and write.resource not in apart]
 
 
 def summary(writes: list[Write]) -> str:
