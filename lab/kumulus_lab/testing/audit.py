@@ -10,6 +10,7 @@ from typing import Any
 
 from kumulus_api import GROUP
 
+_PROCESSES = ":kumulus-system:kumulus-"
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 
@@ -66,9 +67,13 @@ def _write(event: dict[str, Any]) -> Write:
 
 
 def of_servers(writes: list[Write]) -> list[Write]:
-    """Give those writes that a server costs: per-Network batches and per-host heartbeats are apart."""
-    apart = {"networkendpoints", "hosts", "projects", "networks"}
-    return [write for write in writes if write.group == GROUP and write.resource not in apart]
+    """Give those writes that a server costs: of our kinds by anybody, and of any kind by our processes.
+
+    Events, Leases, per-Network batches and per-host heartbeats are apart.
+    """
+    apart = {"events", "leases", "networkendpoints", "hosts", "projects", "networks", "tokenreviews"}
+    ours = (write for write in writes if write.group == GROUP or _PROCESSES in write.user)
+    return [write for write in ours if write.resource not in apart]
 
 
 def summary(writes: list[Write]) -> str:
