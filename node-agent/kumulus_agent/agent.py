@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import shutil
-import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -41,7 +40,7 @@ from kumulus_agent.storage.image_cache import ImageCache
 from kumulus_agent.volumes.controller import VolumeController
 from kumulus_agent.watching import build_registry
 from kumulus_api import Host, Image, Server, Volume
-from kumulus_runtime import metrics_server
+from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
 from kumulus_runtime.lease import Heartbeat
 from kumulus_runtime.store import Store
@@ -197,9 +196,6 @@ class Agent:
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
-        import kopf  # noqa: PLC0415 - after kumulus_agent.watching has prepared the import
-
-        ready = asyncio.Event()
         enqueue = {
             Server: self._servers.add,
             Volume: self._volumes.add,
@@ -207,19 +203,7 @@ class Agent:
             Host: lambda key: self._hosts.add(key[1]),
         }
         registry = build_registry(self._settings.node_name, self._store, enqueue)
-        watching = asyncio.create_task(
-            kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready)
-        )
-        waiting = asyncio.create_task(ready.wait())
-        try:
-            await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-            await watching
-        finally:
-            waiting.cancel()
-            watching.cancel()
+        await kopf_watching.watch(registry, stop, ends_with_stop=False)
 
     async def _refresh(self) -> None:
         """Now and then compare everything: what a watch has lost, and what others did to taps and bridges."""

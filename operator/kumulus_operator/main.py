@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import kopf
 import structlog
 
 from kumulus_api import KINDS, PROJECT_LABEL
@@ -28,7 +26,7 @@ from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.controller import VolumeController
-from kumulus_runtime import logs, metrics_server, process
+from kumulus_runtime import kopf_watching, logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.lease import Leadership
 from kumulus_runtime.resources import LEASE, ROLEBINDING
@@ -91,7 +89,8 @@ async def lead(client: KubeClient, settings: OperatorSettings, leading: asyncio.
         for queue, reconcile in controllers(cloud):
             tasks.append(group.create_task(queue.run(reconcile, settings.workers)))
         await asyncio.sleep(0.01)
-        await _watch_kinds(cloud, stop)
+        # Begun last: kopf waits at its end for tasks that began after it.
+        await kopf_watching.watch(register(cloud), stop, ends_with_stop=True)
         for task in tasks:
             task.cancel()
 
@@ -138,26 +137,6 @@ def _see_lease(cloud: Cloud, lease: dict[str, object]) -> None:
     from_silence = cloud.liveness.see(lease, time.monotonic(), datetime.now(UTC))
     if from_silence is not None:
         cloud.host_speaks(from_silence)
-
-
-async def _watch_kinds(cloud: Cloud, stop: asyncio.Event) -> None:
-    """Watch until `stop` is set. Begun after all other tasks: kopf waits at its end for those that began after it."""
-    ready = asyncio.Event()
-    watching = asyncio.create_task(
-        kopf.operator(registry=register(cloud), clusterwide=True, standalone=True, ready_flag=ready, stop_flag=stop)
-    )
-    waiting = asyncio.create_task(ready.wait())
-    try:
-        await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        # kopf takes the signals for itself; we take them back, because more than kopf has to stop.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await watching
-    finally:
-        waiting.cancel()
-        watching.cancel()
-    if not stop.is_set():
-        raise RuntimeError("kopf ended without being asked to")
 
 
 if __name__ == "__main__":

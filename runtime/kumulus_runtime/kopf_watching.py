@@ -1,0 +1,39 @@
+"""Running kopf as one task among others of a process that has more to stop than kopf."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import kopf
+
+
+async def watch(registry: kopf.OperatorRegistry, stop: asyncio.Event, *, ends_with_stop: bool) -> None:
+    """Run a registry's handlers until cancelled, or until `stop` is set if `ends_with_stop`.
+
+    Args:
+        registry: the handlers.
+        stop: set by SIGTERM and SIGINT, which kopf takes for itself and this takes back.
+        ends_with_stop: whether kopf is told of `stop`. At its end kopf waits for tasks that began after it, so this
+            is for a process that begins it last.
+
+    Raises:
+        RuntimeError: kopf ended without being asked to; without it the process would be deaf.
+    """
+    ready = asyncio.Event()
+    told = stop if ends_with_stop else None
+    watching = asyncio.create_task(
+        kopf.operator(registry=registry, clusterwide=True, standalone=True, ready_flag=ready, stop_flag=told)
+    )
+    waiting = asyncio.create_task(ready.wait())
+    try:
+        # kopf may also fail before it is ever ready.
+        await asyncio.wait({watching, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await watching
+    finally:
+        waiting.cancel()
+        watching.cancel()
+    if not stop.is_set():
+        raise RuntimeError("kopf ended without being asked to")
