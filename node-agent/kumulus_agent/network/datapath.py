@@ -72,7 +72,7 @@ class Datapath:
 
     async def _netlink(self, name: str | None) -> AsyncIPRoute:
         # No multicast groups: messages that nobody reads would pile up.
-        where = {"netns": str(namespace.path(name)), "flags": 0} if name else {}
+        where = {"fileno": namespace.netlink_socket(name)} if name else {}
         return await self._open.enter_async_context(AsyncIPRoute(groups=0, **where))
 
     async def close(self) -> None:

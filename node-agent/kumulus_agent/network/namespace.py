@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import socket
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from pyroute2 import netns
 
 from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import DatapathUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
+
+# Given to pyroute2, which would else run ldconfig to find it.
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 DIRECTORY = Path("/run/netns")
 BRIDGE_SETTINGS = Path("/proc/sys/net/bridge")
@@ -47,6 +63,40 @@ def exists(name: str) -> bool:
     return True
 
 
+def within(name: str, act: Callable[[], Result]) -> Result:
+    """Call a function in the namespace and return its result.
+
+    A thread of its own enters it and ends there. pyroute2's own way forks this process: a child that is told to end
+    before it has reset the signal handlers passes the signal on to us, through the wake-up socket that it inherits.
+
+    Raises:
+        OSError: there is no such namespace.
+    """
+    answer: Future[Result] = Future()
+
+    def enter() -> None:
+        try:
+            handle = os.open(path(name), os.O_RDONLY)
+            try:
+                netns.setns(handle, libc=_LIBC)
+            finally:
+                os.close(handle)
+            answer.set_result(act())
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
+            answer.set_exception(error)
+
+    thread = Thread(target=enter, name=f"netns-{name}")
+    thread.start()
+    thread.join()
+    return answer.result()
+
+
+def netlink_socket(name: str) -> int:
+    """Open a route netlink socket that speaks of the namespace; return its descriptor, which the caller closes."""
+    handle = within(name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, socket.NETLINK_ROUTE))
+    return handle.detach()
+
+
 async def ensure(name: str) -> bool:
     """Make the namespace; False if it was there."""
     if exists(name):
@@ -70,20 +120,24 @@ async def configure_datapath(name: str) -> None:
         DatapathUnavailable: br_netfilter is not loaded.
     """
     _require_bridge_filter()
-    await _write(name, *DATAPATH_SETTINGS, *NO_IPV6)
+    _write(name, *DATAPATH_SETTINGS, *NO_IPV6)
     await run(("ip", "-netns", name, "link", "set", "lo", "up"))
 
 
-async def disable_ipv6(name: str) -> None:
+def disable_ipv6(name: str) -> None:
     """Let the namespace's interfaces have no IPv6 addresses, not even their own link-local ones."""
-    await _write(name, *NO_IPV6)
+    _write(name, *NO_IPV6)
 
 
-async def _write(name: str, *settings: str) -> None:
+def _write(name: str, *settings: str) -> None:
     """Write kernel settings, key=value. /proc/sys/net is that of the namespace that its reader is in."""
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        await run((*entering(name), "tee", f"/proc/sys/{key.replace('.', '/')}"), stdin=value.encode())
+
+    def write() -> None:
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            Path("/proc/sys", *key.split(".")).write_text(value)
+
+    within(name, write)
 
 
 def _require_bridge_filter() -> None:

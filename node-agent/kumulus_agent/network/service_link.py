@@ -9,7 +9,6 @@ import struct
 from dataclasses import dataclass
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netns import create_socket
 
 from kumulus_agent.network import link, namespace
 from kumulus_agent.network.errors import netlink_errors
@@ -35,12 +34,12 @@ class ServiceLink:
 async def ensure(datapath: AsyncIPRoute, wanted: ServiceLink) -> None:
     """Make namespace and link anew; the note is written last, so that a half-made link is seen."""
     await namespace.ensure(wanted.namespace)
-    await namespace.disable_ipv6(wanted.namespace)
+    namespace.disable_ipv6(wanted.namespace)
     await link.absent(datapath, wanted.name)
     peer = {"ifname": INNER, "address": wanted.mac, "mtu": wanted.mtu, "net_ns_fd": wanted.namespace}
     with netlink_errors(f"make the veth {wanted.name} to namespace {wanted.namespace}"):
         await datapath.link("add", ifname=wanted.name, kind="veth", mtu=wanted.mtu, peer=peer)
-        async with AsyncIPRoute(netns=str(namespace.path(wanted.namespace)), flags=0, groups=0) as inner:
+        async with AsyncIPRoute(fileno=namespace.netlink_socket(wanted.namespace), groups=0) as inner:
             await _configure(inner, wanted)
         _compute_checksums(wanted.namespace)
         await datapath.link("set", index=await link.present(datapath, wanted.name), IFLA_IFALIAS=wanted.note)
@@ -58,7 +57,7 @@ async def _configure(inner: AsyncIPRoute, wanted: ServiceLink) -> None:
 
 def _compute_checksums(name: str) -> None:
     """Let the kernel fill in UDP checksums: DHCP clients read raw packets and drop those without."""
-    with create_socket(str(namespace.path(name)), socket.AF_INET, socket.SOCK_DGRAM, flags=0) as handle:
+    with namespace.within(name, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as handle:
         value = array.array("B", struct.pack("II", ETHTOOL_STXCSUM, 0))
         request = struct.pack("16sP", INNER.encode(), value.buffer_info()[0])
         fcntl.ioctl(handle, SIOCETHTOOL, request)
