@@ -79,7 +79,9 @@ class LabSettings:
 
     @classmethod
     def from_environment(cls, hosts: int | None = None) -> "LabSettings":
-        """Read KUMULUS_LAB_NAME, KUMULUS_LAB_SUBNET, KUMULUS_LAB_STATE and KUMULUS_CACHE.
+        """Read KUMULUS_LAB_NAME, KUMULUS_LAB_SUBNET, KUMULUS_LAB_PODS, KUMULUS_LAB_STATE and KUMULUS_CACHE.
+
+        Labs that differ in all but the cache run beside each other.
 
         Args:
             hosts: how many; without it, as many as the running lab was started with, else 2.
@@ -91,6 +93,7 @@ class LabSettings:
             hosts=hosts,
             name=os.environ.get("KUMULUS_LAB_NAME", cls.name),
             subnet=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_SUBNET", str(cls.subnet))),
+            pods=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_PODS", str(cls.pods))),
             state=state,
             cache=Path(os.environ.get("KUMULUS_CACHE", str(cls.cache))),
         )

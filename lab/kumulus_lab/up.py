@@ -14,6 +14,7 @@ from kumulus_lab.settings import LabSettings
 
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _CHART = _REPOSITORY / "charts" / "kumulus"
+_QUICKSTART_PROJECT = "demo"
 _QUICKSTART = _REPOSITORY / "examples" / "quickstart.yaml"
 _NAMESPACE = "kumulus-system"
 _SERVERS = "servers.kumulus.dev"
@@ -128,9 +129,10 @@ def _start_quickstart(lab: LabSettings) -> None:
     plane = ControlPlane.of_lab(lab)
     with step("first server"):
         plane.kubectl("apply", "-f", str(_QUICKSTART))
-        wait = ["wait", _SERVERS, "--all", "--all-namespaces", "--for=condition=Ready", f"--timeout={_SERVER_LIMIT}s"]
+        ours = [_SERVERS, "--namespace", _QUICKSTART_PROJECT]
+        wait = ["wait", *ours, "--all", "--for=condition=Ready", f"--timeout={_SERVER_LIMIT}s"]
         plane.kubectl(*wait, timeout=_SERVER_LIMIT + 10)
-    for server in json.loads(plane.kubectl("get", _SERVERS, "--all-namespaces", "-o", "json").stdout)["items"]:
+    for server in json.loads(plane.kubectl("get", *ours, "-o", "json").stdout)["items"]:
         say("\n" + describe(server))
         _show_console(lab, server)
 
