@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from kumulus_lab import builds, cgroups, commands, host_plan, images, machine, processes
+from kumulus_lab import builds, cgroups, commands, host_plan, images, machine, processes, shared
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.errors import LabError, TimedOut
 from kumulus_lab.pki import Identity
@@ -156,7 +156,7 @@ class Hosts:
         """Everything a host reads at its start; what must stay the same over its life is made once."""
         for folder in (*host_plan.folders(host), host.directory / "conf"):
             folder.mkdir(parents=True, exist_ok=True)
-        machine.ensure_folders(self.lab, host_plan.mount_points())
+        shared.ensure_folders(self.lab, host_plan.mount_points())
         libvirt = host.directory / "etc-libvirt"
         if not (libvirt / "libvirtd.conf").exists():
             shutil.copytree("/etc/libvirt", libvirt, dirs_exist_ok=True)

@@ -1,23 +1,9 @@
-"""What the lab changes on the machine itself, and how it is undone: bridge, masquerading, sysctls, folders."""
+"""What the lab changes on the machine for itself alone, and how it is undone: bridge, routes, masquerading, mounts."""
 
-import contextlib
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from kumulus_lab import commands
 from kumulus_lab.settings import LabSettings
-
-_SYSCTLS = {
-    # Hosts and pods reach the outside through the machine.
-    "net/ipv4/ip_forward": "1",
-    # kubelet sets these; noting them here restores them.
-    "vm/overcommit_memory": "1",
-    "kernel/panic": None,
-    "kernel/panic_on_oops": None,
-    "kernel/keys/root_maxkeys": None,
-    "kernel/keys/root_maxbytes": None,
-}
 
 
 def ensure_link(name: str, *add: str) -> None:
@@ -65,48 +51,6 @@ def remove_network(lab: LabSettings) -> None:
     """Remove what ``ensure_network`` made."""
     commands.run(["nft", "delete", "table", "ip", lab.name], check=False)
     remove_link(lab.bridge)
-
-
-def change_sysctls(lab: LabSettings) -> None:
-    """Set what the lab needs; note the values found, once."""
-    note = lab.state / "sysctls.json"
-    if not note.exists():
-        found = {name: _sysctl(name).read_text().strip() for name in _SYSCTLS if _sysctl(name).exists()}
-        note.write_text(json.dumps(found))
-    for name, value in _SYSCTLS.items():
-        if value is not None:
-            _sysctl(name).write_text(value)
-
-
-def restore_sysctls(lab: LabSettings) -> None:
-    """Write the noted values back where they differ."""
-    with contextlib.suppress(FileNotFoundError):
-        for name, value in json.loads((lab.state / "sysctls.json").read_text()).items():
-            if _sysctl(name).read_text().strip() != value:
-                _sysctl(name).write_text(value)
-
-
-def _sysctl(name: str) -> Path:
-    return Path("/proc/sys", name)
-
-
-def ensure_folders(lab: LabSettings, wanted: Iterable[Path]) -> None:
-    """Make the folders that hosts mount over, and note those that were not there."""
-    note = lab.state / "folders.json"
-    made = json.loads(note.read_text()) if note.exists() else []
-    for folder in wanted:
-        absent = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        made += [str(path) for path in reversed(absent)]
-    note.write_text(json.dumps(made))
-
-
-def remove_folders(lab: LabSettings) -> None:
-    """Remove the folders made here, as far as nobody has put anything into them."""
-    with contextlib.suppress(FileNotFoundError):
-        for folder in reversed(json.loads((lab.state / "folders.json").read_text())):
-            with contextlib.suppress(OSError):
-                Path(folder).rmdir()
 
 
 def nameservers(resolv_conf: str) -> tuple[str, ...]:

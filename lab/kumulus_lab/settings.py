@@ -56,6 +56,7 @@ class LabSettings:
         services: IPv4 network of the Services' virtual addresses.
         state: folder of all state; ``down`` removes it.
         cache: folder of built binaries and downloaded parts; ``down`` keeps it.
+        shared: notes of all labs on this machine about what they share; the last ``down`` removes it.
     """
 
     hosts: int = 2
@@ -65,6 +66,7 @@ class LabSettings:
     services: ipaddress.IPv4Network = _SERVICES
     state: Path = Path("/var/lib/kumulus-lab")
     cache: Path = Path("~/.cache/kumulus")
+    shared: Path = Path("/var/lib/kumulus-labs")
 
     def __post_init__(self) -> None:
         """Refuse values that could not work, and expand ``~``."""

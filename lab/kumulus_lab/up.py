@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kumulus_lab import builds, cluster_dns, commands, machine, packages, prerequisites, processes
+from kumulus_lab import builds, cluster_dns, commands, machine, packages, prerequisites, processes, shared
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.progress import say, step
@@ -69,7 +69,7 @@ def start_cluster(lab: LabSettings) -> None:
     """Network, control plane, hosts, cluster DNS."""
     lab.record()
     with step("control plane"):
-        machine.change_sysctls(lab)
+        shared.change_sysctls(lab)
         machine.ensure_network(lab)
         ControlPlane.of_lab(lab).start()
     with step(f"hosts: {' '.join(host.name for host in lab.host_specs)}"):
@@ -181,9 +181,8 @@ def take_down(lab: LabSettings) -> None:
         processes.stop_all(lab.state)
     with step("network, mounts and files"):
         machine.remove_network(lab)
-        machine.restore_sysctls(lab)
         machine.unmount_below(lab.state)
-        machine.remove_folders(lab)
+        shared.leave(lab)
         if lab.state.exists():
             shutil.rmtree(lab.state)
 
