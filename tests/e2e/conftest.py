@@ -30,6 +30,15 @@ async def cloud(lab: LabSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         await client.close()
 
 
+@pytest.fixture(autouse=True)
+async def nothing_of_ours_ends(cloud: Cloud, request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Operator and agents run through every test that does not end them itself."""
+    before = await cloud.restarts()
+    yield
+    if request.node.get_closest_marker("disturbs") is None:
+        assert await cloud.restarts() == before, "one of our processes ended: see `kubectl logs --previous`"
+
+
 @pytest.fixture
 async def project(cloud: Cloud) -> AsyncIterator[str]:
     """An empty project of the test's own."""

@@ -21,6 +21,9 @@ PINGER = """#!/bin/sh
 """
 
 
+pytestmark = pytest.mark.disturbs
+
+
 @pytest.fixture
 async def pinging(cloud: Cloud, project: str, lab: LabSettings) -> Path:
     """The console of a guest on h1 that pings one on h2 ten times a second, 20 pings a line."""

@@ -14,11 +14,13 @@ from typing import Any
 from kumulus_api import API_VERSION, Flavor, Image, KeyPair, Kind, Network, Port, Project, Server, Volume
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import NotFound
+from kumulus_runtime.resources import POD
 
 Object = dict[str, Any]
 
 IMAGE = {"name": "tiny", "namespace": "kumulus-public"}
 FLAVOR = "tiny"
+SYSTEM_NAMESPACE = "kumulus-system"
 _NAMESPACED: tuple[type[Kind], ...] = (Server, Volume, Port, Network, Image, KeyPair)
 
 
@@ -113,6 +115,16 @@ class Cloud:
         except TimeoutError:
             pass
         raise Breach(f"{kind.__name__} {namespace or ''}/{name} is not gone after {seconds} s: {_brief(seen or {})}")
+
+    async def restarts(self) -> dict[str, int]:
+        """Give how often the containers of operator and agents have been started again, by pod."""
+        pods, _ = await self.client.list(POD, SYSTEM_NAMESPACE)
+        return {
+            pod["metadata"]["name"]: sum(
+                container["restartCount"] for container in pod.get("status", {}).get("containerStatuses", [])
+            )
+            for pod in pods
+        }
 
     @contextlib.asynccontextmanager
     async def project(self, **spec: Any) -> AsyncIterator[str]:

@@ -1,0 +1,43 @@
+"""Every example does what it says."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kumulus_api import Server
+from kumulus_lab.control_plane import ControlPlane
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing.cloud import Cloud
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FIRST = "quickstart.yaml"  # applied by `make up`; the others use its project
+OTHERS = sorted(file.name for file in EXAMPLES.glob("*.yaml") if file.name != FIRST)
+
+
+def servers(example: str) -> list[tuple[str, str]]:
+    """Names and namespaces of the Servers in an example."""
+    objects = yaml.safe_load_all((EXAMPLES / example).read_text())
+    return [(o["metadata"]["name"], o["metadata"]["namespace"]) for o in objects if o["kind"] == "Server"]
+
+
+@pytest.mark.parametrize("example", OTHERS)
+async def test_example(cloud: Cloud, lab: LabSettings, example: str) -> None:
+    """What an example describes is accepted, becomes Ready, and can be deleted as it was applied."""
+    plane = ControlPlane.of_lab(lab)
+    file = str(EXAMPLES / example)
+    try:
+        await asyncio.to_thread(plane.kubectl, "apply", "--filename", file)
+        for name, namespace in servers(example):
+            await cloud.server_ready(namespace, name)
+    finally:
+        await asyncio.to_thread(plane.kubectl, "delete", "--ignore-not-found", "--timeout=60s", "--filename", file)
+
+
+async def test_quickstart(cloud: Cloud) -> None:
+    """The quickstart's servers run since `make up`."""
+    assert servers(FIRST)
+    for name, namespace in servers(FIRST):
+        assert (await cloud.server_ready(namespace, name))["spec"]["assignment"]["host"]
+    assert await cloud.client.list(Server, namespace="demo")
