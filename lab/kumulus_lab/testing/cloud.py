@@ -118,7 +118,8 @@ class Cloud:
 
     async def restarts(self) -> dict[str, int]:
         """Give how often the containers of operator and agents have been started again, by pod."""
-        pods, _ = await self.client.list(POD, SYSTEM_NAMESPACE)
+        ours = "app.kubernetes.io/component in (operator,agent)"
+        pods, _ = await self.client.list(POD, SYSTEM_NAMESPACE, label_selector=ours)
         return {
             pod["metadata"]["name"]: sum(
                 container["restartCount"] for container in pod.get("status", {}).get("containerStatuses", [])
