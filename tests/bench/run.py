@@ -43,7 +43,7 @@ class Result:
         return {"value": statistics.median(self.samples), **asdict(self)}
 
 
-async def single(cloud: Cloud, project: str, audit: Path) -> list[Result]:
+async def single(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
     """Time and count servers one by one, and then their deletions."""
     ready = Result("server_ready_seconds", "s")
     gone = Result("server_gone_seconds", "s")
@@ -51,7 +51,7 @@ async def single(cloud: Cloud, project: str, audit: Path) -> list[Result]:
     deleted = Result("server_delete_api_writes", "writes")
     cpu = Result("cpu_seconds_per_server", "s")
     await warm(cloud, project)
-    before, log = cpu_seconds(), AuditLog(audit)
+    before, log = cpu_seconds(lab), AuditLog(lab.audit_log)
     for index in range(SERVERS):
         watch = Stopwatch()
         await cloud.make_server(project, f"b{index}")
@@ -62,12 +62,12 @@ async def single(cloud: Cloud, project: str, audit: Path) -> list[Result]:
     print("creation:", summary(writes), file=sys.stderr)
     created.samples.append(len(writes) / SERVERS)
     ports, _ = await cloud.client.list(Port, namespace=project)
-    log = AuditLog(audit)
+    log = AuditLog(lab.audit_log)
     for index in range(SERVERS):
         watch = Stopwatch()
         await cloud.delete(Server, f"b{index}", project)
         gone.samples.append(watch.seconds)
-    cpu.samples.append((cpu_seconds() - before) / SERVERS)
+    cpu.samples.append((cpu_seconds(lab) - before) / SERVERS)
     for port in ports:
         await cloud.gone(Port, port["metadata"]["name"], project)
     await released(cloud, project)
@@ -93,18 +93,18 @@ async def released(cloud: Cloud, project: str) -> None:
             await cloud.gone(AddressClaim, claim["metadata"]["name"], seconds=RELEASE_SECONDS)
 
 
-async def idle(cloud: Cloud, project: str, audit: Path) -> list[Result]:
+async def idle(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
     """Count writes and memory while nothing changes."""
     names = [f"i{index}" for index in range(IDLE_SERVERS)]
     await asyncio.gather(*(cloud.make_server(project, name) for name in names))
     await asyncio.gather(*(cloud.server_ready(project, name, 120) for name in names))
     await asyncio.sleep(SETTLE_SECONDS)
-    log = AuditLog(audit)
+    log = AuditLog(lab.audit_log)
     await asyncio.sleep(IDLE_SECONDS)
     ours = [w for w in log.writes() if "kumulus" in w.user and w.resource != "leases"]
     beats = [w for w in ours if w.resource == "hosts"]
     print("idle:", summary(ours), f"({len(beats)} host heartbeats are not counted)", file=sys.stderr)
-    operators, agents = (processes.of(program) for program in PROGRAMS)
+    operators, agents = (processes.of(program, lab) for program in PROGRAMS)
     pss = max(usage.pss_mib for usage in operators) + max(usage.pss_mib for usage in agents)
     return [
         Result("idle_api_writes_per_minute", "writes/min", [(len(ours) - len(beats)) * 60 / IDLE_SECONDS]),
@@ -112,9 +112,9 @@ async def idle(cloud: Cloud, project: str, audit: Path) -> list[Result]:
     ]
 
 
-def cpu_seconds() -> float:
+def cpu_seconds(lab: LabSettings) -> float:
     """Give the CPU time of operator and agents so far."""
-    return sum(usage.cpu_seconds for program in PROGRAMS for usage in processes.of(program))
+    return sum(usage.cpu_seconds for program in PROGRAMS for usage in processes.of(program, lab))
 
 
 async def measure() -> list[Result]:
@@ -127,7 +127,7 @@ async def measure() -> list[Result]:
         await cloud.base(f"http://{lab.gateway}:8098/tiny.qcow2")
         async with cloud.project() as project:
             await cloud.make_network(project)
-            return await single(cloud, project, lab.audit_log) + await idle(cloud, project, lab.audit_log)
+            return await single(cloud, project, lab) + await idle(cloud, project, lab)
     finally:
         await client.close()
 

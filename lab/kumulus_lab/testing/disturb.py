@@ -19,13 +19,13 @@ _LIMIT = "120s"
 
 async def kill_operator(cloud: Cloud, lab: LabSettings) -> None:
     """Kill the operator with SIGKILL and wait until its Deployment is available again."""
-    _kill("kumulus-operator")
+    _kill("kumulus-operator", lab)
     await _kubectl(lab, "rollout", "status", "deployment/kumulus-operator", "--namespace", _SYSTEM)
 
 
 async def kill_agents(cloud: Cloud, lab: LabSettings) -> None:
     """Kill all agents with SIGKILL and wait until the DaemonSet is available again."""
-    _kill("kumulus-agent")
+    _kill("kumulus-agent", lab)
     await _kubectl(lab, "rollout", "status", "daemonset/kumulus-agent", "--namespace", _SYSTEM)
 
 
@@ -50,9 +50,9 @@ async def restart_api_server(cloud: Cloud, lab: LabSettings) -> None:
     await asyncio.to_thread(plane.start)
 
 
-def _kill(program: str) -> None:
-    for usage in processes.of(program):
-        os.kill(usage.pid, signal.SIGKILL)
+def _kill(program: str, lab: LabSettings) -> None:
+    for pid in processes.pids(program, lab):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def _kubectl(lab: LabSettings, *arguments: str) -> None:
