@@ -191,6 +191,7 @@ class Agent:
             ]
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
+            group.create_task(self._networks.keep_comparing())
             group.create_task(self._settle())
             self._ready = ""
 

@@ -15,3 +15,6 @@ UNCLAIMED = Gauge("kumulus_host_unclaimed_instances", "Instances on this host th
 STATUS_WRITES = Counter("kumulus_status_writes_total", "Status writes by kind.", ("kind",))
 NETWORKS = Gauge("kumulus_host_networks", "Networks that this host carries.")
 HYPERVISOR_UP = Gauge("kumulus_hypervisor_up", "1 while libvirtd answers.")
+SERVICE_EXITS = Counter(
+    "kumulus_host_service_exits_total", "Host services that ended without being asked to.", ("service",)
+)

@@ -16,6 +16,7 @@ from kumulus_agent.network.observe import observe
 from kumulus_agent.network.plan import Step
 from kumulus_agent.network.state import NetworkDesired, Observed
 from kumulus_agent.network.tap import Counters
+from kumulus_agent.services import dnsmasq
 from kumulus_agent.services.dnsmasq import Dnsmasq
 from kumulus_agent.services.host_service import HostServices
 
@@ -47,6 +48,7 @@ class Datapath:
         self._namespace = namespace
         self._host_namespace = host_namespace
         self._service_prefix = service_prefix
+        self._services = services
         self._dnsmasq = Dnsmasq(services, directory)
         # One change of the datapath at a time: numbers of networks are given by what was observed.
         self._changing = asyncio.Lock()
@@ -77,7 +79,23 @@ class Datapath:
 
     async def close(self) -> None:
         """Close netlink; networks, ports and servers stay."""
+        self._services.exits.close()
         await self._open.aclose()
+
+    def on_server_exit(self, lost: Callable[[int, float], None]) -> None:
+        """Have `lost` called with network and seconds since `ensure_network` when a DHCP server ends by itself."""
+
+        def ended(unit: str, seconds: float) -> None:
+            vni = dnsmasq.vni_of(unit)
+            if vni is not None:
+                lost(vni, seconds)
+
+        self._services.exits.on_exit = ended
+
+    def differs(self, desired: NetworkDesired, observed: Observed) -> bool:
+        """Whether `ensure_network` would find something to do besides writing the DHCP server's files."""
+        served = desired.service_link is None or self._dnsmasq.runs(desired.vni)
+        return not served or bool(plan.plan(desired, observed))
 
     async def observe(self) -> Observed:
         """Read what is in the datapath."""

@@ -172,6 +172,9 @@ def _change(before: FirewallState, result: FirewallState, reason: str) -> tuple[
 
 def _firewall(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
     state = observed.firewall
+    if state.base != BASE:
+        # The rules are made anew: numbers that no interface has are left over from rules that somebody removed.
+        state = replace(state, zones=state.zones & {e.value for e in state.elements if e.set == ZONES})
     zone = state.zone_of(desired.vxlan)
     kept = state.elements
     if zone is not None:
@@ -182,7 +185,11 @@ def _firewall(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
     named = {element.interface for element in wanted}
     kept = frozenset(element for element in kept if element.interface not in named)
     result = FirewallState(BASE, kept | wanted, state.zones | {number})
-    return _change(state, result, f"rules of {len(desired.ports)} ports of {desired.bridge}")
+    steps = _change(observed.firewall, result, f"rules of {len(desired.ports)} ports of {desired.bridge}")
+    if zone is None and state.base != BASE:
+        # Somebody removed the rules: who had which number is lost, the connections in them are not.
+        return (FlushZone("conntrack", "its number may have been another network's", number), *steps)
+    return steps
 
 
 def elements(desired: NetworkDesired, zone: int) -> Iterator[Element]:

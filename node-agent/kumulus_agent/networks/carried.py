@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import structlog
 
 from kumulus_agent import metrics
 from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.network.state import NetworkDesired, PortDesired
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
@@ -22,6 +24,16 @@ from kumulus_runtime.workqueue import WorkQueue
 
 _log = structlog.stdlib.get_logger(__name__)
 _SYNC_SECONDS = 10.0
+_COMPARE_SECONDS = 60.0
+_STEADY_SECONDS = 60.0
+"""A DHCP server that has run so long begins anew with the shortest pause."""
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 30.0
+
+
+def restart_pause(deaths: int) -> float:
+    """Give the seconds after which a DHCP server that has ended so many times in a row is started again."""
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 3.0 ** min(deaths - 1, 16))
 
 
 class NetworkUnknown(Exception):
@@ -38,6 +50,10 @@ class _Carried:
     synced: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
     watches: list[asyncio.Task[None]] = field(default_factory=list)
     applied: NetworkDesired | None = None
+    altered: bool = False
+    """Something on this host is no longer as it was applied."""
+    deaths: int = 0
+    """How often in a row the DHCP server has ended by itself."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -59,6 +75,7 @@ class CarriedNetworks:
         self._ports: dict[str, dict[str, tuple[NetworkKey, PortDesired]]] = {}
         self._carried: dict[int, _Carried] = {}
         self.queue: WorkQueue[int] = WorkQueue("networks")
+        datapath.on_server_exit(self._lost_server)
 
     @property
     def ready(self) -> frozenset[int]:
@@ -108,6 +125,27 @@ class CarriedNetworks:
                 _log.info("removing a network that nothing here uses", vni=vni)
                 await self._datapath.remove_network(vni)
 
+    async def compare(self) -> None:
+        """Have what others have changed in the datapath put right: bridges, forwarding entries, rules, servers.
+
+        Raises:
+            NetworkError: the datapath could not be read.
+        """
+        observed = await self._datapath.observe()
+        for vni, carried in self._carried.items():
+            if carried.applied is not None and self._datapath.differs(carried.applied, observed):
+                carried.altered = True
+                self.queue.add(vni)
+
+    async def keep_comparing(self) -> None:
+        """Compare about once a minute, not on all hosts at once; never returns."""
+        while True:
+            await asyncio.sleep(_COMPARE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - spread, no secret
+            try:
+                await self.compare()
+            except NetworkError as error:
+                _log.warning("the datapath could not be compared", error=str(error))
+
     async def reconcile(self, vni: int) -> None:
         """Apply what the watches have shown."""
         carried = self._carried.get(vni)
@@ -151,10 +189,15 @@ class CarriedNetworks:
         vni = carried.key.vni
         ports = [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
         desired = network_desired(vni, carried.network, carried.slices.values(), ports, self._here)
-        if desired == carried.applied:
+        if desired == carried.applied and not carried.altered:
             return
-        carried.applied = None
-        steps = await self._datapath.ensure_network(desired)
+        # Whatever is found altered from here on is looked at again; and so it is if this fails.
+        carried.altered = False
+        try:
+            steps = await self._datapath.ensure_network(desired)
+        except BaseException:
+            carried.altered = True
+            raise
         carried.applied = desired
         metrics.NETWORKS.set(len(self._carried))
         for step in steps:
@@ -165,6 +208,17 @@ class CarriedNetworks:
         await _end(carried.watches)
         await self._datapath.remove_network(carried.key.vni)
         metrics.NETWORKS.set(len(self._carried))
+
+    def _lost_server(self, vni: int, seconds: float) -> None:
+        carried = self._carried.get(vni)
+        if carried is None:
+            return
+        carried.deaths = 1 if seconds >= _STEADY_SECONDS else carried.deaths + 1
+        carried.altered = True
+        pause = restart_pause(carried.deaths)
+        _log.warning("the network's DHCP server has ended", vni=vni, after=round(seconds, 1), restart_in=pause)
+        metrics.SERVICE_EXITS.labels(service="dns").inc()
+        self.queue.add_after(vni, pause)
 
     def _used(self, vni: int) -> bool:
         return any(key.vni == vni for held in self._ports.values() for key, _ in held.values())

@@ -44,6 +44,12 @@ def unit(vni: int) -> str:
     return f"kumulus-dns-{vni:06x}"
 
 
+def vni_of(service: str) -> int | None:
+    """Return the network whose service this is; None if it is none of ours."""
+    prefix, _, number = service.rpartition("-")
+    return int(number, 16) if prefix == "kumulus-dns" else None
+
+
 def host_lines(network: NetworkDesired) -> tuple[str, ...]:
     """Return the lines of `hosts`: one per port with an address in the subnet."""
     subnet = network.subnet
@@ -168,6 +174,10 @@ class Dnsmasq:
         if changed:
             self._services.reload(spec.unit)
         return tuple(f"wrote {name}" for name in changed)
+
+    def runs(self, vni: int) -> bool:
+        """Whether the network's server is alive."""
+        return self._services.runs(unit(vni))
 
     async def absent(self, vni: int) -> bool:
         """End the network's server and remove its files; False if there was none."""

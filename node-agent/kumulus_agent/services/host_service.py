@@ -16,6 +16,7 @@ from pathlib import Path
 
 from kumulus_agent.network.command import run
 from kumulus_agent.services import cgroup, process
+from kumulus_agent.services.exits import Exits
 from kumulus_agent.services.process import ProcessId
 
 UNIT = re.compile(r"kumulus-[a-z0-9-]{1,60}")
@@ -51,7 +52,8 @@ class ServiceRecord:
 def systemd_argv(spec: ServiceSpec) -> tuple[str, ...]:
     """Return the command that starts the service as a transient unit."""
     namespace = (f"--property=NetworkNamespacePath={spec.netns}",) if spec.netns else ()
-    restart = ("--property=Restart=on-failure", "--property=RestartSec=1")
+    # systemd restarts it only where no agent has done so at once: its number is then another than the recorded one.
+    restart = ("--property=Restart=on-failure", "--property=RestartSec=5")
     return ("systemd-run", f"--unit={spec.unit}", "--collect", "--quiet", *restart, *namespace, "--", *spec.argv)
 
 
@@ -74,6 +76,8 @@ class HostServices:
         self._init_pid = init_pid
         self._root = Path(f"/proc/{init_pid}/root") if init_pid else Path("/")
         self._cgroups = cgroup_root or self._root / "sys/fs/cgroup"
+        self.exits = Exits()
+        """Tells of services that have ended without having been asked to."""
 
     @property
     def uses_systemd(self) -> bool:
@@ -89,6 +93,7 @@ class HostServices:
         """Have the service run as specified; one that runs otherwise is restarted. False if nothing was to do."""
         record = self.observe().get(spec.unit)
         if record is not None and record.spec == spec and not restart:
+            self.exits.watch(spec.unit, record.process)
             return False
         await self.absent(spec.unit)
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -96,10 +101,21 @@ class HostServices:
             await self._start_unit(spec)
         else:
             self._start_process(spec)
+        started = self._read(self._directory / f"{spec.unit}.json")
+        if started is None:
+            self.exits.report(spec.unit)
+        else:
+            self.exits.watch(spec.unit, started.process)
         return True
+
+    def runs(self, unit: str) -> bool:
+        """Whether the unit's process is alive."""
+        record = self._read(self._directory / f"{unit}.json")
+        return record is not None and self._runs(record)
 
     async def absent(self, unit: str) -> bool:
         """End the service; returns when it has exited. False if there was none."""
+        self.exits.forget(unit)
         file = self._directory / f"{unit}.json"
         record = self._read(file)
         if self.uses_systemd:

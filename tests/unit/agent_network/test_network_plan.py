@@ -27,6 +27,7 @@ from kumulus_agent.network.plan import (
     plan_base,
     plan_removal,
 )
+from kumulus_agent.network.rules import BASE, FirewallState
 from kumulus_agent.network.state import (
     Link,
     NetworkDesired,
@@ -159,7 +160,7 @@ def test_removing_one_network_leaves_the_other(one: NetworkDesired, other: Netwo
 
 def test_the_steps_of_a_new_network() -> None:
     """Rules come first, then bridge, tunnel, peers and the DHCP server's link."""
-    steps = plan(make_network(subnet=make_subnet()), Observed())
+    steps = plan(make_network(subnet=make_subnet()), Observed(firewall=FirewallState(BASE)))
     assert [(type(step), step.target) for step in steps] == [
         (ChangeFirewall, "nftables"),
         (CreateBridge, "kb00002a"),
@@ -248,3 +249,13 @@ def test_the_service_address_lies_in_the_subnet() -> None:
     """A DHCP server that its guests could not reach is refused."""
     with pytest.raises(ValueError, match=r"192\.0\.2\.7 is not in"):
         make_subnet(service_address=IPv4Address("192.0.2.7"))
+
+
+def test_rules_that_were_removed_come_back_without_the_connections_of_others() -> None:
+    """A network that gets a number anew, because somebody removed all rules, starts without tracked connections."""
+    network = make_network()
+    steps = plan(network, Observed())
+    flushes = [step for step in steps if isinstance(step, FlushZone)]
+    assert [flush.zone for flush in flushes] == [1]
+    based = Observed(firewall=FirewallState(BASE))
+    assert not any(isinstance(step, FlushZone) for step in plan(network, based))
