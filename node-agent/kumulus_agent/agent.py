@@ -198,7 +198,7 @@ class Agent:
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
         enqueue = {
-            Server: self._servers.add,
+            Server: self._server_seen,
             Volume: self._volumes.add,
             Image: self._images.add,
             Host: lambda key: self._hosts.add(key[1]),
@@ -297,6 +297,12 @@ class Agent:
     def _domain_changed(self, instance_id: str) -> None:
         if instance_id != SELF_TEST_ID:
             self._requeue_instance(instance_id)
+
+    def _server_seen(self, key: Key) -> None:
+        body = self._store.get(Server, key[1], key[0])
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            self._instances.unwanted(key)
+        self._servers.add(key)
 
     def _requeue_instance(self, instance_id: str) -> None:
         key = self._instances.keys.get(instance_id)

@@ -11,7 +11,7 @@ import structlog
 from kumulus_agent import metrics
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
-from kumulus_agent.servers.errors import StepFailed
+from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.observe import Observer, Sighting
 from kumulus_agent.servers.plan import Action, Plan, Power, Step, plan
@@ -63,6 +63,10 @@ class ServerController:
         assignment = body["spec"].get("assignment") or {}
         return bool(assignment.get("host") == self.actuators.settings.node_name)
 
+    def _is_going(self, key: Key) -> bool:
+        body = self.store.get(Server, key[1], key[0])
+        return body is None or "deletionTimestamp" in body["metadata"]
+
     async def _settle(self, sighting: Sighting) -> float | None:
         planned = plan(sighting.desired, sighting.observed, sighting.claim, self.actuators.settings.stop_seconds)
         self._remember(sighting, planned)
@@ -71,7 +75,8 @@ class ServerController:
             await self._step(sighting, step, outcome)
             if outcome.failure is not None:
                 break
-        if sighting.desired is not None and planned.ready is not None:
+        told = planned.ready is not None and not isinstance(outcome.failure, StartGivenUp)
+        if sighting.desired is not None and told:
             await self._tell(sighting, sighting.desired, planned, outcome)
         return outcome.wait
 
@@ -97,7 +102,15 @@ class ServerController:
     async def _start(self, desired: Desired, outcome: _Outcome, logger: Logger) -> None:
         try:
             self._check_capacity(desired)
-            outcome.durations = await start_server(self.actuators, desired)
+            with self.instances.starting(desired.key) as unwanted:
+                if self._is_going(desired.key):  # seen after this look at it began
+                    unwanted.set()
+                outcome.durations = await start_server(self.actuators, desired, unwanted)
+        except StartGivenUp as failure:
+            outcome.failure = failure
+            outcome.wait = 0.0
+            logger.info("start given up", reason=failure.message)
+            return
         except StepFailed as failure:
             outcome.failure = failure
             outcome.wait = self.instances.failed(desired.instance_id, lasting=failure.lasting)

@@ -32,6 +32,13 @@ class StepFailed(Exception):
         self.lasting = lasting
 
 
+class StartGivenUp(StepFailed):
+    """A start was given up half-way, because its Server is on its way out."""
+
+    def __init__(self) -> None:
+        super().__init__(ReadyReason.STARTING, "the Server is being deleted")
+
+
 def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Give the failure of a task group that tells most: a `StepFailed` if there is one."""
     flat: list[BaseException] = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kumulus_agent import metrics
@@ -30,6 +32,7 @@ class Instances:
     _started: dict[str, float] = field(default_factory=dict)
     _pressed: dict[str, float] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
+    _starting: dict[Key, asyncio.Event] = field(default_factory=dict)
 
     def of(self, key: Key) -> set[str]:
         """Give the ids of the domains that were started for a Server."""
@@ -54,6 +57,20 @@ class Instances:
         self.claimed(instance_id)
         if known is not None:
             self.changed()
+
+    @contextmanager
+    def starting(self, key: Key) -> Iterator[asyncio.Event]:
+        """Give an event that is set when the start of a Server, which lasts as long as the block, is wanted no more."""
+        event = self._starting[key] = asyncio.Event()
+        try:
+            yield event
+        finally:
+            del self._starting[key]
+
+    def unwanted(self, key: Key) -> None:
+        """Note that a Server is on its way out: a start that waits for something long is given up."""
+        if key in self._starting:
+            self._starting[key].set()
 
     def started(self, instance_id: str) -> None:
         """Note that the domain was started now."""

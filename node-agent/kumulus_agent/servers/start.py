@@ -19,7 +19,7 @@ from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
 from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
 from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredVolume
-from kumulus_agent.servers.errors import StepFailed, first_failure
+from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.errors import StorageError
@@ -73,13 +73,19 @@ class Stopwatch:
             metrics.START_SECONDS.labels(step=step).observe(seconds)
 
 
-async def start_server(actuators: Actuators, desired: Desired) -> dict[str, int]:
+async def start_server(actuators: Actuators, desired: Desired, unwanted: asyncio.Event) -> dict[str, int]:
     """Start a server whose domain does not run.
+
+    Args:
+        actuators: what to do it with.
+        desired: the instance.
+        unwanted: set when the server shall not be started any more; what takes long is given up then.
 
     Returns:
         Milliseconds of each step, and of all together as `total`.
 
     Raises:
+        StartGivenUp: it was unwanted before its image had come.
         StepFailed: a step failed; taps and networks made for this start are gone again, disks are kept.
     """
     watch = Stopwatch()
@@ -87,7 +93,7 @@ async def start_server(actuators: Actuators, desired: Desired) -> dict[str, int]
         undo.push_async_callback(_undo_network, actuators, desired)
         with watch.time("total"):
             try:
-                await _Start(actuators, desired, watch).run()
+                await _Start(actuators, desired, watch, unwanted).run()
             except BaseExceptionGroup as group:
                 failure = first_failure(group)
                 raise failure from failure.__cause__
@@ -109,6 +115,7 @@ class _Start:
     actuators: Actuators
     desired: Desired
     watch: Stopwatch
+    unwanted: asyncio.Event
 
     async def run(self) -> None:
         desired, files = self.desired, self.actuators.files(self.desired.instance_id)
@@ -145,7 +152,17 @@ class _Start:
     async def _image(self, image: DesiredImage) -> CachedImage:
         image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
         limit = max(image.virtual_size, 1)
-        return await self.actuators.images.ensure(image.url, image.digest, image_format, limit)
+        image_comes = asyncio.ensure_future(self.actuators.images.ensure(image.url, image.digest, image_format, limit))
+        given_up = asyncio.create_task(self.unwanted.wait())
+        try:
+            # A download may take hours, for which a deletion shall not wait.
+            await asyncio.wait((image_comes, given_up), return_when=asyncio.FIRST_COMPLETED)
+            if not image_comes.done():
+                raise StartGivenUp
+            return image_comes.result()
+        finally:
+            image_comes.cancel()
+            given_up.cancel()
 
     async def _volume(self, volume: DesiredVolume) -> Disk:
         number = self.desired.volumes.index(volume)
