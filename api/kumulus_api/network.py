@@ -67,6 +67,11 @@ class Subnet(Model):
             ".cidr",
         ),
         Rule(
+            "!isCIDR(self.cidr) || cidr(self.cidr).ip().isGlobalUnicast()",
+            "cidr is a range that no guest can use (loopback, link-local, multicast or unspecified addresses)",
+            ".cidr",
+        ),
+        Rule(
             "!has(self.gateway) || (isIP(self.gateway) && isCIDR(self.cidr)"
             " && cidr(self.cidr).containsIP(self.gateway))",
             "gateway is not an address inside cidr",
@@ -114,6 +119,7 @@ class NetworkReason(StrEnum):
 
     ALLOCATED = "Allocated"
     POOLS_INVALID = "PoolsInvalid"
+    GATEWAY_INVALID = "GatewayInvalid"
     POOL_EXHAUSTED = "NetworkIDsExhausted"
 
 
@@ -129,6 +135,12 @@ class Network(Kind):
             Column("CIDR", ".spec.subnets[0].cidr"),
             Column("VNI", ".status.vni", "integer"),
             Column("Age", ".metadata.creationTimestamp", "date"),
+        ),
+        rules=(
+            Rule(
+                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "a network's name labels its endpoints: at most 63 characters, no dots",
+            ),
         ),
     )
 

@@ -78,6 +78,12 @@ class Port(Kind):
             Column("Host", ".status.host", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
+        rules=(
+            Rule(
+                "self.metadata.name.size() <= 127",
+                "a port's name, with its project before it, names an endpoint of its network: at most 127 characters",
+            ),
+        ),
     )
 
     spec: PortSpec

@@ -23,6 +23,7 @@ from kumulus_api import (
     Kind,
     Network,
     NetworkEndpoints,
+    NetworkIDClaim,
     Port,
     Project,
     Server,
@@ -57,6 +58,10 @@ async def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     client = await KubeClient.connect("kumulus-test")
     yield client
     await client.close()
+
+
+def _pool(first: int, last: int) -> dict[str, str]:
+    return {"start": f"10.0.0.{first}", "end": f"10.0.0.{last}"}
 
 
 class Operator:
@@ -223,6 +228,28 @@ async def test_a_server_is_placed_with_four_writes(site: Site, plane: ControlPla
     assert port["port"] == "web-default"
     endpoints = await site.client.get(NetworkEndpoints, "net-0", site.name)
     assert {item["port"] for item in endpoints["spec"]["endpoints"]} == {"warm-up-default", "web-default"}
+
+
+@pytest.mark.parametrize(
+    ("subnet", "reason", "said"),
+    [
+        ({"pools": [_pool(10, 20), _pool(20, 30)]}, "PoolsInvalid", "10.0.0.10-10.0.0.20 and 10.0.0.20-10.0.0.30"),
+        ({"pools": [_pool(20, 10)]}, "PoolsInvalid", "ends before it starts"),
+        ({"gateway": "10.0.0.255"}, "GatewayInvalid", "network or broadcast address of 10.0.0.0/24"),
+    ],
+)
+async def test_a_network_with_a_fault_gets_nothing(site: Site, subnet: dict[str, Any], reason: str, said: str) -> None:
+    """What no schema can see is said in the network's status; it holds no VNI until it is corrected."""
+    await site.client.create(Project, {"metadata": {"name": site.name}, "spec": {}})
+    await eventually(lambda: site.client.get(NAMESPACE, site.name), "namespace")
+    plain = {"name": "v4", "cidr": "10.0.0.0/24"}
+    await site.create(Network, "net", {"subnets": [plain | subnet]})
+    refusal = await eventually(lambda: site.condition(Network, "net", "Ready", "False"), reason)
+    assert (refusal["reason"], said in refusal["message"]) == (reason, True)
+    claims = [c for c in (await site.client.list(NetworkIDClaim))[0] if c["spec"]["claimRef"]["namespace"] == site.name]
+    assert claims == []
+    await site.client.patch_merge(Network, "net", {"spec": {"subnets": [plain]}}, site.name)
+    await eventually(lambda: site.condition(Network, "net", "Ready", "True"), "network Ready")
 
 
 async def test_a_server_beyond_capacity_waits_for_room(site: Site) -> None:

@@ -128,9 +128,9 @@ class Cloud:
         }
 
     @contextlib.asynccontextmanager
-    async def project(self, **spec: Any) -> AsyncIterator[str]:
-        """Make a project with a name of its own; at the end all that is in it goes, then the project."""
-        name = f"t-{uuid.uuid4().hex[:8]}"
+    async def project(self, name: str = "", **spec: Any) -> AsyncIterator[str]:
+        """Make a project, by default with a name of its own; at the end all that is in it goes, then the project."""
+        name = name or f"t-{uuid.uuid4().hex[:8]}"
         await self.make(Project, name, spec)
         try:
             await self.until(Project, name, ready)

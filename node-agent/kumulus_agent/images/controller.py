@@ -11,7 +11,7 @@ from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.errors import Retryable, Terminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_api import Image
-from kumulus_api.image import ImageReason
+from kumulus_api.image import ImageReason, ImageSpec
 from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.conditions import get_condition, set_condition
 from kumulus_runtime.logs import log
@@ -54,6 +54,14 @@ def import_status(
     return status
 
 
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    """Failed attempts at an image, which may have left a part to be resumed."""
+
+    spec: ImageSpec
+    count: int
+
+
 @dataclass(frozen=True)
 class ImageController:
     """Downloads, verifies, inspects and tells."""
@@ -62,13 +70,15 @@ class ImageController:
     client: KubeClient
     store: Store
     cache: ImageCache
-    _failures: dict[Key, int] = field(default_factory=dict)
+    _failures: dict[Key, _Failures] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
         """Import one Image if it is this host's to import."""
         body = self.store.get(Image, key[1], key[0])
         if body is None or not needs_import(body, self.settings.node_name):
-            self._failures.pop(key, None)
+            failed = self._failures.pop(key, None)
+            if failed is not None:
+                await self.cache.forget(failed.spec.source.url, failed.spec.checksum)
             return None
         logger = log(body)
         spec = Image.model_validate(body).spec
@@ -81,8 +91,9 @@ class ImageController:
             await self._tell(key, body, import_status(body, reason, str(error)))
             return None if reason.value in _TERMINAL else _LONGEST_PAUSE
         except (Retryable, OSError) as error:
-            failures = self._failures[key] = self._failures.get(key, 0) + 1
-            pause = min(_LONGEST_PAUSE, 2.0**failures)
+            before = self._failures.get(key)
+            failed = self._failures[key] = _Failures(spec, before.count + 1 if before else 1)
+            pause = min(_LONGEST_PAUSE, 2.0**failed.count)
             logger.warning("image not imported", error=str(error), retry_in=pause)
             await self._tell(key, body, import_status(body, ImageReason.DOWNLOAD_FAILED, str(error)))
             return pause

@@ -52,12 +52,22 @@ async def fetch_user_data(client: KubeClient, source: BootDataSource, desired: D
             aiohttp.ClientSession(timeout=_SECONDS, trust_env=False) as session,
             session.get(url, headers=headers, ssl=context, allow_redirects=False) as response,
         ):
-            body = await response.content.read(_LARGEST)
+            body = await _whole(response)
             if response.status != 200:
                 raise _failed(f"the operator answered {response.status}: {body[:200].decode(errors='replace').strip()}")
             return _decode(body)
     except (aiohttp.ClientError, TimeoutError, OSError, ApiError) as error:
         raise _failed(f"the operator's boot data service: {type(error).__name__}: {error}") from error
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Read the answer to its end: one read gives only what has arrived so far."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > _LARGEST:
+            raise _failed(f"the operator's answer is larger than {_LARGEST} bytes")
+    return bytes(body)
 
 
 def _decode(body: bytes) -> bytes:

@@ -17,6 +17,9 @@ import aiohttp
 from kumulus_agent.storage.errors import CacheFull, DownloadFailed, SourceRefused, TooLarge
 
 _CHUNK_BYTES: Final = 1 << 20
+_AGAIN: Final = "it is tried again, so see that hosts can fetch it from there"
+SMALLER: Final = "use a smaller image"
+"""What helps against TooLarge."""
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read=60)
 # Answers that stay the same however often one asks; 404 and 403 are often a mirror that lags.
 _REFUSALS: Final = frozenset({HTTPStatus.GONE, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})
@@ -92,13 +95,14 @@ async def download(
                 digests = Digests()
             validators = _validators(response, url)
             if size_limit < digests.size + (response.content_length or 0):
-                raise TooLarge(f"{url} has {digests.size + (response.content_length or 0)} bytes, limit {size_limit}")
+                size = digests.size + (response.content_length or 0)
+                raise TooLarge(f"{url} has {size} bytes, {size_limit} are allowed; {SMALLER}")
             await asyncio.to_thread(_sidecar(part).write_text, json.dumps(asdict(validators)))
             await _receive(response, part, digests, size_limit)
     except aiohttp.InvalidURL as error:
-        raise SourceRefused(f"{url!r} is not a URL that can be fetched") from error
+        raise SourceRefused(f"{url!r} is not a URL that can be fetched; use another") from error
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise DownloadFailed(f"download {url}: {type(error).__name__}: {error}") from error
+        raise DownloadFailed(f"download {url}: {type(error).__name__}: {error}; {_AGAIN}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheFull(f"download {url}: no space left for {part.name}", delay=60.0) from error
@@ -110,6 +114,12 @@ def discard(part: Path) -> None:
     """Throw a partial download away."""
     part.unlink(missing_ok=True)
     _sidecar(part).unlink(missing_ok=True)
+
+
+def resumable(part: Path) -> bool:
+    """Tell whether a later download can go on with a partial file: it knows a version that the server confirms."""
+    validators = _read_validators(part)
+    return validators is not None and bool(validators.if_range)
 
 
 def _sidecar(part: Path) -> Path:
@@ -158,8 +168,8 @@ async def _check_status(response: aiohttp.ClientResponse, url: str, part: Path) 
         await asyncio.to_thread(discard, part)
         raise DownloadFailed(f"download {url}: cannot be resumed, starts anew", status, delay=0.0)
     if status in _REFUSALS:
-        raise SourceRefused(f"download {url}: the server answers {status} {response.reason}")
-    raise DownloadFailed(f"download {url}: the server answers {status} {response.reason}", status)
+        raise SourceRefused(f"download {url}: the server answers {status} {response.reason}; use another URL")
+    raise DownloadFailed(f"download {url}: the server answers {status} {response.reason}; {_AGAIN}", status)
 
 
 def _validators(response: aiohttp.ClientResponse, url: str) -> Validators:
@@ -170,7 +180,7 @@ async def _receive(response: aiohttp.ClientResponse, part: Path, digests: Digest
     with await asyncio.to_thread(part.open, "ab" if digests.size else "wb") as file:
         async for chunk in _blocks(response):
             if digests.size + len(chunk) > size_limit:
-                raise TooLarge(f"{response.url} sends more than {size_limit} bytes")
+                raise TooLarge(f"{response.url} sends more than the {size_limit} bytes that are allowed; {SMALLER}")
             await asyncio.to_thread(_store, file, digests, chunk)
 
 

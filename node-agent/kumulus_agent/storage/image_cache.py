@@ -20,13 +20,16 @@ from typing import Any, Final
 import aiohttp
 
 from kumulus_agent.storage.atomic import publish, write_file
-from kumulus_agent.storage.download import Downloaded, Validators, discard, download
-from kumulus_agent.storage.errors import ChecksumMismatch, Terminal, TooLarge
+from kumulus_agent.storage.download import SMALLER, Downloaded, Validators, discard, download, resumable
+from kumulus_agent.storage.errors import ChecksumMismatch, Retryable, Terminal, TooLarge
 from kumulus_agent.storage.inspection import ImageFormat, inspect_image
 
 _log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 600
 """An image handed out is not evicted for so long: its overlay is about to be made."""
+
+_STALE_SECONDS: Final = 24 * 3600
+"""What a failed download has left is not resumed after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,15 @@ class ImageCache:
         if entry is not None:
             await asyncio.to_thread(_unlink, entry.image.path)
 
+    async def forget(self, source_url: str, expected_checksum: str | None) -> None:
+        """Throw away what a failed download has left to be resumed; one that runs is left alone."""
+        key = (expected_checksum or "").lower() or source_url
+        if key not in self._running:
+            await asyncio.to_thread(discard, self._part(key))
+
+    def _part(self, key: str) -> Path:
+        return self._partial / f"{hashlib.blake2s(key.encode()).hexdigest()}.part"
+
     async def _fetch(
         self, url: str, checksum: str | None, image_format: ImageFormat, virtual_size_limit: int
     ) -> CachedImage:
@@ -152,7 +164,7 @@ class ImageCache:
         known = None if checksum else next((e for e in entries.values() if e.validators.url == url), None)
         # Containers carry metadata beside the data, and a stream has no virtual size before it is complete.
         size_limit = virtual_size_limit + virtual_size_limit // 10 + (64 << 20)
-        part = self._partial / f"{hashlib.blake2s((checksum or url).encode()).hexdigest()}.part"
+        part = self._part(checksum or url)
         try:
             done = await download(
                 self._client(), url, part, size_limit=size_limit, known=known.validators if known else None
@@ -163,6 +175,10 @@ class ImageCache:
             entry = await asyncio.to_thread(self._admit, part, done, image_format, virtual_size_limit)
         except Terminal:
             await asyncio.to_thread(discard, part)
+            raise
+        except (Retryable, OSError):
+            if not await asyncio.to_thread(resumable, part):
+                await asyncio.to_thread(discard, part)
             raise
         entries[entry.image.digest] = entry
         _log.info("image cached", extra={"url": url, "digest": entry.image.digest, "bytes": entry.image.size})
@@ -183,7 +199,9 @@ class ImageCache:
     async def _use(self, entry: _Entry, image_format: ImageFormat, virtual_size_limit: int) -> CachedImage:
         image = entry.image
         if image.virtual_size > virtual_size_limit:
-            raise TooLarge(f"the image's disk has {image.virtual_size} bytes, {virtual_size_limit} are allowed")
+            raise TooLarge(
+                f"the image's disk has {image.virtual_size} bytes, {virtual_size_limit} are allowed; {SMALLER}"
+            )
         if image.format != image_format:
             # Cached under another declaration: judge the bytes anew, as at the first download.
             await asyncio.to_thread(inspect_image, image.path, image_format, virtual_size_limit)
@@ -202,6 +220,10 @@ class ImageCache:
 
     def _read(self) -> dict[str, _Entry]:
         self._partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for part in self._partial.glob("*.part"):
+            # Its image may have been deleted while no agent ran.
+            if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+                discard(part)
         entries = (_read_entry(sidecar) for sidecar in self._root.glob("*.json"))
         return {entry.image.digest: entry for entry in entries if entry is not None}
 
@@ -236,7 +258,8 @@ def _verify(done: Downloaded, checksum: str | None, url: str) -> None:
     algorithm, _, expected = checksum.partition(":")
     found = done.sha256 if algorithm == "sha256" else done.sha512
     if found != expected:
-        raise ChecksumMismatch(f"{url} has {algorithm} {found}, the image asks for {expected}")
+        remedy = "make a new image with the right spec.checksum"
+        raise ChecksumMismatch(f"{url} has {algorithm} {found}, the image asks for {expected}; {remedy}")
 
 
 def _sidecar(image: Path) -> Path:

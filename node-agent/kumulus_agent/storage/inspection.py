@@ -8,11 +8,13 @@ from typing import Any, Final, Literal
 
 from oslo_utils.imageutils import format_inspector
 
+from kumulus_agent.storage.download import SMALLER
 from kumulus_agent.storage.errors import FormatMismatch, TooLarge, UnsafeImage
 
 ImageFormat = Literal["qcow2", "raw"]
 
 _CHUNK_BYTES: Final = 64 * 1024
+_DECLARE: Final = "make a new image with the right spec.format"
 _RAW_CONTENTS: Final = frozenset({"raw", "gpt", "iso"})
 """What a raw disk may hold without being a container that QEMU follows: nothing known, partitions, a CD image."""
 
@@ -42,16 +44,16 @@ def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) ->
     names = sorted(str(inspector) for inspector in found)
     if declared == "raw":
         if not set(names) <= _RAW_CONTENTS:
-            raise FormatMismatch(f"the image was declared raw, its content is {', '.join(names)}: correct spec.format")
+            raise FormatMismatch(f"the image was declared raw, its content is {', '.join(names)}; {_DECLARE}")
         virtual_size = path.stat().st_size
     else:
         if declared not in names:
-            raise FormatMismatch(f"the image was declared {declared}, its content is {', '.join(names)}")
+            raise FormatMismatch(f"the image was declared {declared}, its content is {', '.join(names)}; {_DECLARE}")
         if len(names) > 1:
             raise UnsafeImage(f"the image is {' and '.join(names)} at once; convert it with qemu-img to one format")
         virtual_size = _safe_size(found[0])
     if virtual_size > virtual_size_limit:
-        raise TooLarge(f"the image's disk has {virtual_size} bytes, {virtual_size_limit} are allowed")
+        raise TooLarge(f"the image's disk has {virtual_size} bytes, {virtual_size_limit} are allowed; {SMALLER}")
     return Inspected(declared, virtual_size)
 
 

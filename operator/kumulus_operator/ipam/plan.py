@@ -27,6 +27,15 @@ def pools_of(subnet: Subnet) -> list[tuple[int, int]]:
     return [(int(network.network_address), int(network.broadcast_address))]
 
 
+def gateway_fault(subnet: Subnet) -> str | None:
+    """Say what is wrong with a subnet's gateway, or None."""
+    network = IPv4Network(subnet.cidr)
+    ends = (network.network_address, network.broadcast_address)
+    if subnet.gateway is not None and IPv4Address(subnet.gateway) in ends:
+        return f"gateway {subnet.gateway} is the network or broadcast address of {subnet.cidr}"
+    return None
+
+
 def pools_fault(subnet: Subnet) -> str | None:
     """Say what is wrong with a subnet's pools, or None."""
     network = IPv4Network(subnet.cidr)

@@ -37,8 +37,7 @@ class NetworkController:
         if network is None or network.deleting:
             return None
         vni = network.status.vni if network.status is not None else None
-        message = network_fault(network)
-        fault = (NetworkReason.POOLS_INVALID, f"subnet: {message}; permanent: correct the pools") if message else None
+        fault = network_fault(network)
         if vni is None and fault is None:
             vni = await self._claim(network)
             if vni is None:

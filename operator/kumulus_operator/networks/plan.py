@@ -10,7 +10,7 @@ from typing import Any
 
 from kumulus_api import Host, Network, Server
 from kumulus_api.network import NetworkReason
-from kumulus_operator.ipam.plan import pools_fault
+from kumulus_operator.ipam.plan import gateway_fault, pools_fault
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import set_condition
 
@@ -27,9 +27,14 @@ def choose_vni(first: int, last: int, used: Collection[int], chance: Random) -> 
     return next((vni for vni in range(first, last + 1) if vni not in used), None)
 
 
-def network_fault(network: Network) -> str | None:
-    """Say what is wrong with a network's pools beyond what its schema refuses, or None."""
-    return next((fault for subnet in network.spec.subnets if (fault := pools_fault(subnet))), None)
+def network_fault(network: Network) -> tuple[NetworkReason, str] | None:
+    """Say what is wrong with a network's subnets beyond what its schema refuses, as reason and message, or None."""
+    for subnet in network.spec.subnets:
+        if fault := gateway_fault(subnet):
+            return NetworkReason.GATEWAY_INVALID, f"subnet: {fault}; permanent: correct the gateway"
+        if fault := pools_fault(subnet):
+            return NetworkReason.POOLS_INVALID, f"subnet: {fault}; permanent: correct the pools"
+    return None
 
 
 def network_status(

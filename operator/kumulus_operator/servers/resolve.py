@@ -96,10 +96,11 @@ def _image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
     if image is None:
         _missing(ScheduledReason.IMAGE_NOT_FOUND, f"image {_shown(own, reference)}", need)
     status = image.status
-    ready = status is not None and any(item.type == "Ready" and item.status == "True" for item in status.conditions)
+    state = next((item for item in status.conditions if item.type == "Ready"), None) if status is not None else None
+    ready = state is not None and state.status == "True"
     if status is None or not ready or status.digest is None or status.virtual_size is None:
-        shown = _shown(own, reference)
-        message = f"image: {shown} is not Ready; transient: goes on when it is imported"
+        why = f" ({state.reason})" if state is not None and not ready else ""
+        message = f"image: {_shown(own, reference)} is not Ready{why}; transient: goes on when it is imported"
         raise refuse(ScheduledReason.IMAGE_NOT_READY, message, need)
     wanted_disk = max(status.virtual_size, parse_quantity(image.spec.min_disk) if image.spec.min_disk else 0)
     if parse_quantity(flavor.spec.root_disk) < wanted_disk:

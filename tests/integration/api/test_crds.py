@@ -102,6 +102,11 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Network, subnet(cidr="10.0.0.1/24"), "cidr has bits set behind its prefix"),
     (Network, subnet(cidr="10.0.0.0/30"), "prefix is between /8 and /29"),
     (Network, subnet(cidr="0.0.0.0/0"), "prefix is between /8 and /29"),
+    (Network, subnet(cidr="224.0.0.0/24"), "that no guest can use"),
+    (Network, subnet(cidr="127.0.0.0/8"), "that no guest can use"),
+    (Network, subnet(cidr="169.254.0.0/16"), "that no guest can use"),
+    (Network, subnet(cidr="10.0.0.0/024"), "cidr is not an IPv4 network"),
+    (Network, subnet(cidr="10.0.0.0/33"), "cidr is not an IPv4 network"),
     (Network, subnet(gateway="10.0.1.1"), "spec.subnets[0].gateway"),
     (Network, subnet(gateway="10.0.0.999"), "gateway is not an address inside cidr"),
     (Network, subnet(pools=[{"start": "10.0.1.1", "end": "10.0.1.2"}]), "spec.subnets[0].pools"),
@@ -124,6 +129,7 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Server, {"userData": {}}, "exactly one of inline"),
     (Server, {"userData": {"inline": "a", "secret": {"name": "b"}}}, "spec.userData"),
     (Server, {"userData": {"inline": "a" * 4097}}, "spec.userData.inline"),
+    (Server, {"userData": {"secret": {"name": "a", "namespace": "other"}}}, "spec.userData.secret.namespace"),
     (Server, {"volumes": [{"name": n, "volume": {"name": "data"}} for n in "ab"]}, "a volume is attached twice"),
     (Server, {"networks": [{"name": "x" * 64, "network": REFERENCE}]}, "spec.networks[0].name"),
     (Flavor, {"vcpus": 0}, "spec.vcpus"),
@@ -175,6 +181,8 @@ async def test_bad_input_is_refused(admin: KubeClient, kind: type[Kind], spec: d
         (Server, "a" * 64, "at most 63 characters, no dots"),
         (Server, "web.example", "at most 63 characters, no dots"),
         (Server, "Web", "metadata.name"),
+        (Network, "a" * 64, "at most 63 characters, no dots"),
+        (Port, "a" * 128, "at most 127 characters"),
         (Project, "a" * 64, "at most 63 characters, no dots"),
         (Project, "a.b", "at most 63 characters, no dots"),
     ],
@@ -184,6 +192,31 @@ async def test_bad_names_are_refused(admin: KubeClient, kind: type[Kind], name: 
     with pytest.raises(Invalid) as refusal:
         await create_dry(admin, kind, make_object(kind, name))
     assert said in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [
+        (Server, 63),
+        (Network, 63),
+        (Project, 63),
+        (Port, 127),
+        (Image, 253),
+        (Flavor, 253),
+        (KeyPair, 253),
+        (Volume, 253),
+    ],
+)
+async def test_the_longest_names_are_taken(admin: KubeClient, kind: type[Kind], longest: int) -> None:
+    """The longest name that each kind can carry is taken, and references to it have room for it."""
+    await create_dry(admin, kind, make_object(kind, "a" * longest))
+
+
+async def test_references_take_the_longest_names(admin: KubeClient) -> None:
+    """A server can refer to things by the longest names that they can have."""
+    least = {"image": {"name": "i" * 253, "namespace": "p" * 63}, "flavor": {"name": "f" * 253}}
+    more = nic(port={"name": "t" * 127}) | {"keyPair": {"name": "k" * 253}, "userData": {"secret": {"name": "s" * 253}}}
+    await create_dry(admin, Server, make_object(Server, **least, **more))
 
 
 FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [

@@ -91,6 +91,10 @@ async def make_cache(tmp_path: Path) -> AsyncIterator[Callable[..., ImageCache]]
         await cache.close()
 
 
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
 async def test_an_image_is_fetched_once(origin: Origin, make_cache: Callable[..., ImageCache]) -> None:
     """Ten callers and a restarted agent share one download."""
     cache = make_cache()
@@ -123,6 +127,58 @@ async def test_a_changed_file_starts_anew(origin: Origin, make_cache: Callable[.
     assert image.digest == "sha256:" + hashlib.sha256(origin.content).hexdigest()
 
 
+async def test_what_cannot_be_resumed_is_not_kept(
+    origin: Origin, make_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    """A cut download of a version that the server cannot name leaves nothing."""
+    origin.cut_after, origin.etag = 1 << 20, 'W/"weak"'
+    with pytest.raises(DownloadFailed, match="tried again"):
+        await make_cache().ensure(origin.url, DIGEST, "raw", LIMIT)
+    assert _files(tmp_path) == []
+
+
+async def test_a_cut_download_can_be_forgotten(
+    origin: Origin, make_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    """What a cut download has left goes when nobody wants the image any more."""
+    origin.cut_after = 1 << 20
+    cache = make_cache()
+    for checksum in (DIGEST, None):
+        with pytest.raises(DownloadFailed):
+            await cache.ensure(origin.url, checksum, "raw", LIMIT)
+        assert _files(tmp_path) != []
+        await cache.forget(origin.url, checksum)
+        assert _files(tmp_path) == []
+
+
+async def test_a_forgotten_download_goes_on_for_the_others(
+    origin: Origin, make_cache: Callable[..., ImageCache]
+) -> None:
+    """A download that runs is not disturbed by one of two images being deleted."""
+    origin.gate.clear()
+    cache = make_cache()
+    running = asyncio.create_task(cache.ensure(origin.url, DIGEST, "raw", LIMIT))
+    await asyncio.sleep(0.05)
+    await cache.forget(origin.url, DIGEST)
+    origin.gate.set()
+    assert (await running).digest == DIGEST
+
+
+async def test_an_old_part_goes_with_the_next_start(
+    origin: Origin, make_cache: Callable[..., ImageCache], tmp_path: Path
+) -> None:
+    """What a former agent has left of an image that may be gone is kept for a day."""
+    origin.cut_after = 1 << 20
+    with pytest.raises(DownloadFailed):
+        await make_cache().ensure(origin.url, DIGEST, "raw", LIMIT)
+    assert await make_cache().images() == []
+    assert _files(tmp_path) != []
+    for name in _files(tmp_path):
+        os.utime(name, (0, 0))
+    assert await make_cache().images() == []
+    assert _files(tmp_path) == []
+
+
 async def test_without_checksum_the_server_is_asked(origin: Origin, make_cache: Callable[..., ImageCache]) -> None:
     """An unchanged file is not sent twice; a changed one replaces nothing that is in use."""
     cache = make_cache()
@@ -150,7 +206,7 @@ async def test_a_wrong_checksum_leaves_nothing(
     """Bytes that are not the promised ones are thrown away."""
     with pytest.raises(ChecksumMismatch):
         await make_cache().ensure(origin.url, "sha256:" + "0" * 64, "raw", LIMIT)
-    assert await asyncio.to_thread(lambda: [path.name for path in tmp_path.rglob("*") if path.is_file()]) == []
+    assert _files(tmp_path) == []
 
 
 async def test_a_nonsense_checksum_is_refused(origin: Origin, make_cache: Callable[..., ImageCache]) -> None:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kumulus_api.network import Subnet
-from kumulus_operator.ipam.plan import choose_address, fixed_address_fault, pools_fault, reserved_addresses
+from kumulus_operator.ipam.plan import (
+    choose_address,
+    fixed_address_fault,
+    gateway_fault,
+    pools_fault,
+    reserved_addresses,
+)
 from kumulus_operator.networks.plan import SLICE_SIZE, choose_vni, plan_slices
 
 
@@ -74,6 +80,13 @@ def test_touching_pools_are_fine():
     """Pools that only touch do not overlap."""
     pools = [{"start": "10.0.0.4", "end": "10.0.0.5"}, {"start": "10.0.0.2", "end": "10.0.0.3"}]
     assert pools_fault(make_subnet(pools=pools)) is None
+
+
+@pytest.mark.parametrize("gateway", ["10.0.0.0", "10.0.0.255"])
+def test_a_gateway_is_an_address_of_one_machine(gateway):
+    """The ends of a subnet belong to nobody, so no packet could be sent to a gateway there."""
+    assert "network or broadcast" in (gateway_fault(make_subnet(gateway=gateway)) or "")
+    assert gateway_fault(make_subnet(gateway="10.0.0.254")) is None
 
 
 def test_a_vni_is_free_or_there_is_none():
