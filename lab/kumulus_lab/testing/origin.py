@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -44,7 +45,7 @@ async def serve(address: str, directory: Path) -> AsyncIterator[Origin]:
     """Serve a folder on a free port of an address."""
     app = web.Application()
     app.router.add_static("/files", directory)
-    app.router.add_get("/cut/{name}", lambda request: _cut(request, directory))
+    app.router.add_get("/cut/{name}", partial(_cut, directory))
     app.router.add_get("/huge", _huge)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
@@ -55,7 +56,7 @@ async def serve(address: str, directory: Path) -> AsyncIterator[Origin]:
         await runner.cleanup()
 
 
-async def _cut(request: web.Request, directory: Path) -> web.StreamResponse:
+async def _cut(directory: Path, request: web.Request) -> web.StreamResponse:
     content = await asyncio.to_thread((directory / request.match_info["name"]).read_bytes)
     response = web.StreamResponse(headers={"ETag": '"cut"'})
     response.content_length = len(content)
