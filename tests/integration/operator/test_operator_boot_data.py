@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -18,26 +17,7 @@ from kumulus_operator.bootdata.server import AUDIENCE, application, server_conte
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.resources import NAMESPACE, NODE, SECRET, SERVICEACCOUNT
 
-CRDS = Path(__file__).parents[2] / "crds"
 NAME = "localhost"
-
-
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """A running API server with our kinds."""
-    with ControlPlane.temporary(tmp_path_factory.mktemp("plane")) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(CRDS))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        yield plane
-
-
-@pytest.fixture
-async def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[KubeClient]:
-    """The administrator's client."""
-    monkeypatch.setenv("KUBECONFIG", str(plane.kubeconfig))
-    client = await KubeClient.connect("kumulus-test")
-    yield client
-    await client.close()
 
 
 @pytest.fixture
@@ -58,7 +38,7 @@ async def test_only_the_assigned_node_gets_boot_data(
     """The right node gets the Secret's content; another node, a wrong audience and no token get nothing."""
     await client.create(NAMESPACE, {"metadata": {"name": "demo"}})
     await client.create(SERVICEACCOUNT, {"metadata": {"name": "agent", "namespace": "demo"}})
-    for node in ("h1", "h2"):
+    for node in ("b1", "b2"):
         await client.create(NODE, {"metadata": {"name": node}})
     content = b"#cloud-config\n"
     encoded = base64.b64encode(content).decode()
@@ -66,7 +46,7 @@ async def test_only_the_assigned_node_gets_boot_data(
     spec = {"flavor": {"name": "f"}, "image": {"name": "i"}, "userData": {"secret": {"name": "s"}}}
     assigned = {
         "instanceID": "11111111-2222-4333-8444-555555555555",
-        "host": "h1",
+        "host": "b1",
         "epoch": 1,
         "resources": {"vcpus": 1, "memory": "1Gi", "rootDisk": "1Gi"},
     }
@@ -86,11 +66,11 @@ async def test_only_the_assigned_node_gets_boot_data(
             async with session.get(path, headers=headers, ssl=trust) as answer:
                 return answer.status, await answer.json()
 
-        right = token(AUDIENCE, "h1")
+        right = token(AUDIENCE, "b1")
         assert await ask(right) == (200, {"userData": encoded, "sshKeys": []})
-        assert (await ask(token(AUDIENCE, "h2")))[0] == 403
+        assert (await ask(token(AUDIENCE, "b2")))[0] == 403
         assert (await ask(right, "absent"))[0] == 403
-        assert (await ask(token("other", "h1")))[0] == 401
+        assert (await ask(token("other", "b1")))[0] == 401
         assert (await ask(""))[0] == 401
         await client.delete(SECRET, "s", "demo")
         assert (await ask(right))[0] == 404
