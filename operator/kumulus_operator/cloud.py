@@ -29,6 +29,7 @@ from kumulus_operator.intake import take
 from kumulus_operator.ipam.claims import AddressBook
 from kumulus_operator.ledger.ledger import Ledger
 from kumulus_operator.placement.facts import HostFacts
+from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key, View
 from kumulus_operator.waiting import CAPACITY, Need, Waiters
@@ -91,6 +92,7 @@ class Cloud:
         self.port_waiters = Waiters()
         self.image_waiters = Waiters()
         self.volume_waiters = Waiters()
+        self.user_data = UserDataWatch(client, self.wake)
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
         self.servers_on: dict[str, set[Key]] = defaultdict(set)

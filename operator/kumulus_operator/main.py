@@ -84,7 +84,13 @@ async def lead(client: KubeClient, settings: OperatorSettings, leading: asyncio.
     async with asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(work)
-            for work in (cloud.ledger.run(), _watch_leases(cloud), _watch_role_bindings(cloud), serve_boot_data(cloud))
+            for work in (
+                cloud.ledger.run(),
+                cloud.user_data.run(stop),
+                _watch_leases(cloud),
+                _watch_role_bindings(cloud),
+                serve_boot_data(cloud),
+            )
         ]
         for queue, reconcile in controllers(cloud):
             tasks.append(group.create_task(queue.run(reconcile, settings.workers)))

@@ -28,5 +28,7 @@ class OperatorSettings(BaseProcessSettings):
     """Where node agents ask for user data over TLS."""
     boot_data_service: str = "kumulus-boot-data"
     """The Service through which agents reach the boot data server; its certificate is made out to it."""
+    service_account: str = "kumulus-operator"
+    """The operator's ServiceAccount in the system namespace: in projects it is allowed to read user data."""
     workers: int = Field(default=8, ge=1)
     """Objects of one kind that are reconciled at once."""

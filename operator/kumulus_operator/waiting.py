@@ -55,6 +55,10 @@ class Waiters:
                 found.update(self._waiting.get((need[0], need[1], "*"), {}))
         return list(found)
 
+    def needs_of(self, key: Key) -> frozenset[Need]:
+        """Give what `key` waits for."""
+        return self._needs.get(key, frozenset())
+
     def __len__(self) -> int:
         return len(self._needs)
 

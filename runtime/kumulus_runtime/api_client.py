@@ -46,7 +46,7 @@ from kumulus_runtime.resources import (
     resource_of,
     with_type,
 )
-from kumulus_runtime.transport import Transport
+from kumulus_runtime.transport import Transport, as_object
 
 __all__ = [
     "CERTIFICATESIGNINGREQUEST",
@@ -89,6 +89,9 @@ _FINALIZER_ATTEMPTS = 5
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
+_JSON = "application/json"
+_METADATA = _JSON + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = _JSON + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 class KubeClient(Transport):
@@ -115,7 +118,7 @@ class KubeClient(Transport):
     async def get(self, kind: KindRef, name: str, namespace: str | None = None) -> Object | None:
         """Read one object, live; None if it, its kind or its namespace does not exist."""
         try:
-            return await self.request_object("GET", object_path(resource_of(kind), namespace, name))
+            return as_object(await self.request("GET", object_path(resource_of(kind), namespace, name)))
         except NotFound:
             return None
 
@@ -128,19 +131,23 @@ class KubeClient(Transport):
             The objects and the resourceVersion to watch from.
         """
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        return await self._list(resource_of(kind), namespace, selectors, _JSON)
+
+    async def _list(
+        self, resource: ResourceLike, namespace: str | None, selectors: Mapping[str, str], accept: str
+    ) -> tuple[Objects, str]:
         try:
-            return await self._list_pages(resource_of(kind), namespace, selectors, _PAGE)
+            return await self._list_pages(resource, namespace, dict(selectors) | {"limit": str(_PAGE)}, accept)
         except Expired:
             # The history between two pages was compacted: only an undivided list is consistent then.
-            return await self._list_pages(resource_of(kind), namespace, selectors, 0)
+            return await self._list_pages(resource, namespace, dict(selectors), accept)
 
     async def _list_pages(
-        self, resource: ResourceLike, namespace: str | None, selectors: Mapping[str, str], limit: int
+        self, resource: ResourceLike, namespace: str | None, query: dict[str, str], accept: str
     ) -> tuple[Objects, str]:
         items: Objects = []
-        query = dict(selectors) | ({"limit": str(limit)} if limit else {})
         while True:
-            page = await self.request_object("GET", object_path(resource, namespace), query=query)
+            page = as_object(await self.request("GET", object_path(resource, namespace), query=query, accept=accept))
             items += [with_type(resource, item) for item in page.get("items") or ()]
             metadata = page["metadata"]
             token = metadata.get("continue")
@@ -156,7 +163,7 @@ class KubeClient(Transport):
         """
         resource = resource_of(kind)
         path = object_path(resource, _namespace(body))
-        return await self.request_object("POST", path, with_type(resource, body))
+        return as_object(await self.request("POST", path, with_type(resource, body)))
 
     async def delete(self, kind: KindRef, name: str, namespace: str | None = None, uid: str | None = None) -> bool:
         """Ask for deletion, dependents in the background.
@@ -214,7 +221,7 @@ class KubeClient(Transport):
         self, resource: ResourceLike, body: Object, query: Mapping[str, str], subresource: str = ""
     ) -> Object:
         path = object_path(resource, _namespace(body), body["metadata"]["name"], subresource)
-        return await self.request_object("PATCH", path, with_type(resource, body), _APPLY, query)
+        return as_object(await self.request("PATCH", path, with_type(resource, body), _APPLY, query))
 
     async def patch_merge(
         self, kind: KindRef, name: str, patch: Object, namespace: str | None = None, *, subresource: str = ""
@@ -226,7 +233,7 @@ class KubeClient(Transport):
             Conflict: the patch names another resourceVersion than the stored one.
         """
         path = object_path(resource_of(kind), namespace, name, subresource)
-        return await self.request_object("PATCH", path, patch, _MERGE)
+        return as_object(await self.request("PATCH", path, patch, _MERGE))
 
     async def remove_finalizer(
         self, kind: KindRef, name: str, finalizer: str, namespace: str | None = None, *, uid: str | None = None
@@ -280,7 +287,7 @@ class KubeClient(Transport):
                 f"update of {resource.kind} {metadata['name']!r} needs metadata.resourceVersion: read first"
             )
         path = object_path(resource, _namespace(body), metadata["name"], subresource)
-        return await self.request_object("PUT", path, with_type(resource, body))
+        return as_object(await self.request("PUT", path, with_type(resource, body)))
 
     async def watch(
         self, kind: KindRef, *, namespace: str | None = None, field_selector: str = "", label_selector: str = ""
@@ -295,6 +302,30 @@ class KubeClient(Transport):
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         async for event in _watch.list_and_watch(self, resource_of(kind), namespace, selectors):
             yield event
+
+    async def watch_metadata(self, kind: KindRef, *, namespace: str | None = None) -> AsyncIterator[tuple[str, Object]]:
+        """As `watch`, but of each object only its metadata is sent: for what may be seen to change, but not be read."""
+        selectors = {"labelSelector": "", "fieldSelector": ""}
+        async for event in _watch.list_and_watch(_Metadata(self), resource_of(kind), namespace, selectors):
+            yield event
+
+
+class _Metadata:
+    """Lists and watches metadata only; see `kumulus_runtime.watch.Source`."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def list(
+        self, kind: KindRef, namespace: str | None = None, label_selector: str = "", field_selector: str = ""
+    ) -> tuple[Objects, str]:
+        selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        return await self._client._list(resource_of(kind), namespace, selectors, _METADATA_LIST)  # noqa: SLF001
+
+    def stream(
+        self, path: str, query: Mapping[str, str] | None = None, *, idle_timeout: float | None = None
+    ) -> AsyncIterator[bytes]:
+        return self._client.stream(path, query, idle_timeout=idle_timeout, accept=_METADATA)
 
 
 def _namespace(body: Object) -> str | None:

@@ -56,6 +56,8 @@ async def load_configuration() -> Configuration:
         NoCluster: nothing usable was found; the text says what was looked for.
     """
     configuration = Configuration()
+    # Each watch holds a connection for good: a limit would let many of them keep the rest waiting for ever.
+    configuration.connection_pool_maxsize = 0
     paths = kubeconfig_paths()
     try:
         if paths is None:

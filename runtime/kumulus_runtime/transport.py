@@ -27,6 +27,7 @@ class _Request:
     body: Any = None
     content_type: str = _JSON
     query: Mapping[str, str] = field(default_factory=dict)
+    accept: str = _JSON
     timeout: aiohttp.ClientTimeout = _TIMEOUT
 
     @property
@@ -68,6 +69,8 @@ class Transport:
         body: Any = None,
         content_type: str | None = None,
         query: Mapping[str, str] | None = None,
+        *,
+        accept: str = _JSON,
     ) -> Any:
         """Send one request.
 
@@ -77,6 +80,7 @@ class Transport:
             body: sent as JSON.
             content_type: of the body, default ``application/json``.
             query: parameters; empty values are left out.
+            accept: what is asked for; JSON in one of its forms is decoded.
 
         Returns:
             The decoded JSON, the text of other answers, None for an empty one.
@@ -84,7 +88,7 @@ class Transport:
         Raises:
             ApiError: the subclass that fits the answer.
         """
-        request = _Request(method, path, body, content_type or _JSON, query or {})
+        request = _Request(method, path, body, content_type or _JSON, query or {}, accept)
         response = await self._send(request)
         async with response:
             content = await _read(request, response)
@@ -94,22 +98,13 @@ class Transport:
             return json.loads(content)
         return content.decode(errors="replace")
 
-    async def request_object(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        content_type: str | None = None,
-        query: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """Send one request whose answer is an object; as `request` otherwise."""
-        answer = await self.request(method, path, body, content_type, query)
-        if not isinstance(answer, dict):
-            raise Retryable(0, "NotAnObject", f"{method} {path}: expected an object, got {type(answer).__name__}")
-        return answer
-
     async def stream(
-        self, path: str, query: Mapping[str, str] | None = None, *, idle_timeout: float | None = None
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        idle_timeout: float | None = None,
+        accept: str = _JSON,
     ) -> AsyncIterator[bytes]:
         """Read a long answer line by line, e.g. a watch or a log.
 
@@ -117,6 +112,7 @@ class Transport:
             path: absolute path at the API server, already quoted.
             query: parameters.
             idle_timeout: seconds without a byte after which the connection counts as dead.
+            accept: what is asked for.
 
         Yields:
             Lines without their end; of any length.
@@ -125,7 +121,7 @@ class Transport:
             ApiError: the subclass that fits the answer.
         """
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=idle_timeout)
-        request = _Request("GET", path, query=query or {}, timeout=timeout)
+        request = _Request("GET", path, query=query or {}, accept=accept, timeout=timeout)
         response = await self._send(request)
         async with response:
             pending = bytearray()
@@ -156,7 +152,11 @@ class Transport:
 
     async def _send_once(self, request: _Request) -> aiohttp.ClientResponse:
         configuration = self._client.configuration
-        headers = {"Accept": _JSON, "User-Agent": self._client.user_agent, "Content-Type": request.content_type}
+        headers = {
+            "Accept": request.accept,
+            "User-Agent": self._client.user_agent,
+            "Content-Type": request.content_type,
+        }
         headers |= await authorization_header(configuration)
         url = configuration.host + request.target
         try:
@@ -169,6 +169,17 @@ class Transport:
         response: aiohttp.ClientResponse = answer.response
         API_REQUESTS.labels(method=request.method, code=str(response.status)).inc()
         return response
+
+
+def as_object(answer: Any) -> dict[str, Any]:
+    """Give the answer of a request as the object that it should be.
+
+    Raises:
+        Retryable: it is none; something between us and the API server has answered.
+    """
+    if not isinstance(answer, dict):
+        raise Retryable(0, "NotAnObject", f"expected an object, got {type(answer).__name__}")
+    return answer
 
 
 async def _read(request: _Request, response: aiohttp.ClientResponse) -> bytes:

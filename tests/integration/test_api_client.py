@@ -166,3 +166,22 @@ async def test_events_are_accepted(client, namespace):
     assert await recorder.event(await client.get(NAMESPACE, namespace), "Made", "for a test", warning=True)
     items, _version = await client.list(EVENT, namespace)
     assert [item["note"] for item in items] == ["for a test"]
+
+
+async def test_a_watch_of_metadata_shows_no_data(client, namespace):
+    """What is listed and watched by metadata has the object's name and version, and neither data nor values."""
+    await client.create(CONFIGMAP, make_configmap(namespace, name="first", a="secret"))
+    seen = []
+    async with asyncio.timeout(20):
+        async for event, body in client.watch_metadata(CONFIGMAP, namespace=namespace):
+            if event == "SYNCED":
+                await client.create(CONFIGMAP, make_configmap(namespace, name="second", a="secret"))
+                continue
+            seen.append(body)
+            if body["metadata"]["name"] == "second":
+                break
+    assert [body["metadata"]["name"] for body in seen if body["metadata"]["name"] != "kube-root-ca.crt"] == [
+        "first",
+        "second",
+    ]
+    assert all(body["kind"] == "PartialObjectMetadata" and "data" not in body for body in seen)

@@ -8,11 +8,12 @@ from kumulus_api import Project
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.projects.plan import (
+    BOOT_DATA,
     ROLES,
+    bindings,
     namespace_body,
     namespace_fault,
     project_status,
-    role_binding,
     same_binding,
 )
 from kumulus_operator.views import Key
@@ -58,16 +59,14 @@ class ProjectController:
         return None
 
     async def _roles(self, project: Project) -> None:
-        client = self._cloud.client
-        wanted = {item.role.value: role_binding(project, item) for item in project.spec.roles if item.subjects}
-        bindings, _ = await client.list(ROLEBINDING, project.metadata.name)
-        found = {item["metadata"]["name"]: item for item in bindings}
-        for role in ROLES:
-            name = f"kumulus-{role}"
-            if role not in wanted:
+        client, settings = self._cloud.client, self._cloud.settings
+        wanted = bindings(project, (settings.system_namespace, settings.service_account))
+        found = {item["metadata"]["name"]: item for item in (await client.list(ROLEBINDING, project.metadata.name))[0]}
+        for name in (BOOT_DATA, *(f"kumulus-{role}" for role in ROLES)):
+            if name not in wanted:
                 if name in found:
                     await client.delete(ROLEBINDING, name, project.metadata.name)
-            elif name not in found or not same_binding(found[name], wanted[role]):
-                if name in found and found[name]["roleRef"] != wanted[role]["roleRef"]:
+            elif name not in found or not same_binding(found[name], wanted[name]):
+                if name in found and found[name]["roleRef"] != wanted[name]["roleRef"]:
                     await client.delete(ROLEBINDING, name, project.metadata.name)  # roleRef cannot be changed
-                await client.apply(ROLEBINDING, wanted[role], manager=MANAGER)
+                await client.apply(ROLEBINDING, wanted[name], manager=MANAGER)

@@ -12,6 +12,8 @@ from kumulus_runtime.conditions import set_condition
 
 _RBAC = "rbac.authorization.k8s.io"
 ROLES = ("admin", "member", "reader")
+BOOT_DATA = "kumulus-boot-data"
+"""The ClusterRole that lets the operator read user data, and the binding of it in a project's namespace."""
 
 
 def reserved(name: str) -> bool:
@@ -50,6 +52,31 @@ def role_binding(project: Project, assignment: RoleAssignment) -> dict[str, Any]
         "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": f"kumulus-project-{role}"},
         "subjects": [_subject(item) for item in assignment.subjects],
     }
+
+
+def boot_data_binding(project: Project, operator: tuple[str, str]) -> dict[str, Any]:
+    """Give the RoleBinding by which the operator reads the user data of servers: in projects and nowhere else.
+
+    Args:
+        project: whose namespace it is in.
+        operator: namespace and name of the operator's ServiceAccount.
+    """
+    namespace, account = operator
+    return {
+        "metadata": {
+            "name": BOOT_DATA,
+            "namespace": project.metadata.name,
+            "labels": {PROJECT_LABEL: project.metadata.name},
+        },
+        "roleRef": {"apiGroup": _RBAC, "kind": "ClusterRole", "name": BOOT_DATA},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+    }
+
+
+def bindings(project: Project, operator: tuple[str, str]) -> dict[str, dict[str, Any]]:
+    """Give all RoleBindings of a project by their names; see `boot_data_binding`."""
+    roles = [role_binding(project, item) for item in project.spec.roles if item.subjects]
+    return {item["metadata"]["name"]: item for item in (boot_data_binding(project, operator), *roles)}
 
 
 def _subject(subject: Subject) -> dict[str, Any]:

@@ -23,10 +23,6 @@ from kumulus_operator.servers.volumes import give_volumes
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Conflict, Invalid, NotFound
 
-_UNSEEN = (ScheduledReason.USER_DATA_NOT_FOUND, ScheduledReason.USER_DATA_TOO_LARGE)
-_USER_DATA_LOOK = 10.0
-"""Seconds between looks at a Secret that a server waits for: the operator has no right to watch Secrets, on purpose."""
-
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
@@ -40,8 +36,14 @@ class ServerController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
 
-    async def reconcile(self, key: Key) -> float | None:
+    async def reconcile(self, key: Key) -> None:
         """Bring one server to its desired state."""
+        try:
+            await self._bring(key)
+        finally:
+            self._cloud.user_data.follow(key, self._cloud.server_waiters.needs_of(key))
+
+    async def _bring(self, key: Key) -> None:
         cloud = self._cloud
         server = cloud.servers.get(*key)
         if server is None or server.deleting or server.spec.assignment is not None:
@@ -53,10 +55,9 @@ class ServerController:
         elif server.spec.assignment is not None:
             await self._speak_for(server, server.spec.assignment)
         else:
-            return await self._place_or_wait(server)
-        return None
+            await self._place_or_wait(server)
 
-    async def _place_or_wait(self, server: Server) -> float | None:
+    async def _place_or_wait(self, server: Server) -> None:
         cloud = self._cloud
         # Registered before looking, so that a change in between is not missed.
         cloud.server_waiters.wait(server.key, interests(server))
@@ -66,14 +67,12 @@ class ServerController:
             cloud.ledger.withdraw(server.key)
             PLACEMENTS.labels(outcome=refused.refusal.reason).inc()
             await self._wait(server, refused.refusal)
-            return _USER_DATA_LOOK if refused.refusal.reason in _UNSEEN else None
         except BaseException:
             cloud.ledger.withdraw(server.key)
             raise
         else:
             cloud.server_waiters.forget(server.key)
             await self._placed(placed)
-        return None
 
     async def _place(self, server: Server) -> tuple[Server, bool]:
         """Decide and write the assignment; give the server as it is then, and whether its instance was adopted."""

@@ -9,7 +9,9 @@ from typing import Any
 from kumulus_api import Server
 from kumulus_api.server import KeySelector, ScheduledReason
 from kumulus_operator.refusal import refuse
+from kumulus_operator.waiting import Need
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import Forbidden
 from kumulus_runtime.resources import CONFIGMAP, SECRET, Resource
 
 LARGEST = 64 * 1024
@@ -44,19 +46,30 @@ async def check_user_data(client: KubeClient, server: Server) -> None:
     """Look that the user data can be passed on, by one live read.
 
     Raises:
-        Refused: it is absent or too large.
+        Refused: it is absent, too large, or cannot be read.
     """
     found = selector_of(server)
     if found is None:
         return
     resource, selector = found
-    body = await client.get(resource, selector.name, server.metadata.namespace)
-    content = content_of(body, resource.kind, selector.key) if body is not None else None
-    if content is not None and len(content) <= LARGEST:
-        return
+    namespace = server.metadata.namespace or ""
+    need: Need = (resource.kind, namespace, selector.name)
     where = f"key {selector.key} of {resource.kind} {selector.name}"
-    if content is None:
+    try:
+        size = await _size(client, resource, selector, namespace)
+    except Forbidden:
+        message = f"userData: {where} cannot be read yet; transient: goes on when the project's roles are in force"
+        raise refuse(ScheduledReason.USER_DATA_NOT_FOUND, message, need) from None
+    if size is None:
         message = f"userData: {where} was not found; transient: goes on when it is made"
-        raise refuse(ScheduledReason.USER_DATA_NOT_FOUND, message)
-    message = f"userData: {where} has {len(content)} bytes; transient: goes on when it has at most {LARGEST}"
-    raise refuse(ScheduledReason.USER_DATA_TOO_LARGE, message)
+        raise refuse(ScheduledReason.USER_DATA_NOT_FOUND, message, need)
+    if size > LARGEST:
+        message = f"userData: {where} has {size} bytes; transient: goes on when it has at most {LARGEST}"
+        raise refuse(ScheduledReason.USER_DATA_TOO_LARGE, message, need)
+
+
+async def _size(client: KubeClient, resource: Resource, selector: KeySelector, namespace: str) -> int | None:
+    """Give the bytes of user data, or None if there is none; the content itself is forgotten with the return."""
+    body = await client.get(resource, selector.name, namespace)
+    content = content_of(body, resource.kind, selector.key) if body is not None else None
+    return len(content) if content is not None else None

@@ -54,7 +54,7 @@ async def create_dry(client: KubeClient, kind: type[Kind], body: dict[str, Any])
     resource = kind.resource()
     namespace = f"/namespaces/{body['metadata']['namespace']}" if resource.namespaced else ""
     path = f"/apis/{resource.group}/{resource.version}{namespace}/{resource.plural}"
-    return await client.request_object("POST", path, body, query={"dryRun": "All", "fieldValidation": "Strict"})
+    return await client.request("POST", path, body, query={"dryRun": "All", "fieldValidation": "Strict"})
 
 
 async def test_every_definition_is_established(admin: KubeClient, cluster: Any) -> None:
