@@ -9,7 +9,7 @@ from kumulus_api import FINALIZER, Server, Volume
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.views import Key
-from kumulus_operator.volumes.plan import admitted_before, unbound_status
+from kumulus_operator.volumes.plan import admitted_before, volume_status
 from kumulus_operator.waiting import quota
 from kumulus_runtime.errors import Conflict, NotFound
 
@@ -35,13 +35,13 @@ class VolumeController:
             return None
         known = cloud.ledger.volume_admitted(key)
         excess = cloud.ledger.admit_volume(volume, counted=admitted_before(volume))
-        if volume.spec.assignment is not None:
-            await self._release(volume)
-            return None
-        if excess is not None:
+        bound = volume.spec.assignment is not None
+        if bound:
+            volume = await self._release(volume)
+        elif excess is not None:
             cloud.volume_waiters.wait(key, {quota(key[0])})
-        await self._write_status(volume, unbound_status(volume, excess, datetime.now(UTC)))
-        if excess is None and not known:
+        await self._write_status(volume, volume_status(volume, excess, datetime.now(UTC)))
+        if not bound and excess is None and not known:
             cloud.wake(("Volume", *key))
         return None
 
@@ -69,21 +69,27 @@ class VolumeController:
         await cloud.client.remove_finalizer(Volume, name, FINALIZER, namespace, uid=current.metadata.uid)
         return True
 
-    async def _release(self, volume: Volume) -> None:
-        """Take the holder off a volume when it is gone: its agent has unplugged the volume by then."""
+    async def _release(self, volume: Volume) -> Volume:
+        """Take the holder off a volume when it is gone: its agent has unplugged the volume by then.
+
+        Returns:
+            The volume as it is now.
+        """
         cloud = self._cloud
         place = volume.spec.assignment
         if place is None or place.attached_to is None:
-            return
+            return volume
         namespace = volume.metadata.namespace or ""
         holder = (namespace, place.attached_to)
         if cloud.servers.get(*holder) is not None or cloud.ledger.assumed(holder):
-            return
+            return volume
         live = await cloud.client.get(Server, place.attached_to, namespace)
         if live is not None:
             cloud.take(Server, live)
-            return
+            return volume
         body = identity(volume)
         body["metadata"]["resourceVersion"] = volume.metadata.resource_version
         body["spec"] = {"assignment": {"volumeID": place.volume_id, "host": place.host}}
-        cloud.take(Volume, await cloud.client.apply(Volume, body, manager=MANAGER))
+        written = await cloud.client.apply(Volume, body, manager=MANAGER)
+        cloud.take(Volume, written)
+        return Volume.model_validate(written)

@@ -1,4 +1,4 @@
-"""Plan a Volume's status while no host has it (pure)."""
+"""Plan a Volume's status (pure)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ def admitted_before(volume: Volume) -> bool:
     return any(item.type == "Ready" and item.reason != VolumeReason.QUOTA_EXCEEDED for item in conditions)
 
 
-def unbound_status(volume: Volume, excess: str | None, now: datetime) -> dict[str, Any] | None:
-    """Give the status of a volume that is not bound to a host, or None if it says so already.
+def volume_status(volume: Volume, excess: str | None, now: datetime) -> dict[str, Any] | None:
+    """Give the conditions of a volume, or None if it has them already.
 
     Args:
         volume: as it is.
-        excess: by what it would exceed the quota, or None if it is admitted.
+        excess: by what it would exceed the quota, or None if it is admitted; a bound volume always is.
         now: the present.
     """
-    found = volume.status.dump() if volume.status is not None else {}
+    found = volume.status.dump().get("conditions", []) if volume.status is not None else []
+    status, reason, message = _ready(volume, excess)
+    conditions = set_condition(found, "Ready", status, reason, message, volume.metadata.generation, now)
+    return None if conditions == found else {"conditions": conditions}
+
+
+def _ready(volume: Volume, excess: str | None) -> tuple[bool, VolumeReason, str]:
+    place = volume.spec.assignment
+    if place is not None and place.attached_to is not None:
+        return True, VolumeReason.IN_USE, f"is attached to server {place.attached_to} on host {place.host}"
+    if place is not None:
+        return True, VolumeReason.AVAILABLE, f"is kept on host {place.host}: the next server that uses it runs there"
     if excess is not None:
-        reason = VolumeReason.QUOTA_EXCEEDED
         message = f"quota: {excess}; transient: admitted when volumes are deleted or the quota is raised"
-    else:
-        reason = VolumeReason.WAITING_FOR_FIRST_SERVER
-        message = "is made on the host of the first server that uses it"
-    generation = volume.metadata.generation
-    conditions = set_condition(found.get("conditions", []), "Ready", False, reason, message, generation, now)
-    wanted = {"conditions": conditions}
-    return None if wanted["conditions"] == found.get("conditions", []) else wanted
+        return False, VolumeReason.QUOTA_EXCEEDED, message
+    return False, VolumeReason.WAITING_FOR_FIRST_SERVER, "is made on the host of the first server that uses it"
