@@ -85,7 +85,7 @@ class KeySelector(Model):
 
 
 class UserData(Model):
-    """What cloud-init gets as user-data: inline, or from a Secret or ConfigMap of the same namespace."""
+    """What cloud-init gets as user-data: inline, or what a Secret or ConfigMap of the namespace holds at each start."""
 
     inline: Annotated[str, Field(max_length=4096)] | None = None
     secret: KeySelector | None = None
@@ -196,8 +196,12 @@ class ServerSpec(Model):
         Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
         Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
         Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
-        Rule(_IMMUTABLE.format("keyPair"), "keyPair is used at the first boot only", ".keyPair"),
-        Rule(_IMMUTABLE.format("userData"), "userData is used at the first boot only", ".userData"),
+        Rule(_IMMUTABLE.format("keyPair"), "keyPair cannot change: guests take it at their first boot", ".keyPair"),
+        Rule(
+            _IMMUTABLE.format("userData"),
+            "userData cannot change, what it refers to can",
+            ".userData",
+        ),
         Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
         Rule(
             "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
