@@ -1,0 +1,64 @@
+"""`kubectl kumulus console-log`: the real plugin, called as a user calls it."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from kumulus_api import Server
+from kumulus_lab import builds
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing import console
+from kumulus_lab.testing.cloud import Cloud, refused
+
+LIMIT = 60
+TALK = "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do echo line-$i-of-9; done\necho 'grüße 你好'\n"
+
+
+async def console_log(lab: LabSettings, *arguments: str) -> tuple[int, str, str]:
+    """Run `kubectl kumulus console-log` and give its status, output and error output."""
+    plugins = Path(sys.executable).parent
+    path = os.pathsep.join([str(plugins), str(builds.bin_directory(lab)), os.environ["PATH"]])
+    process = await asyncio.create_subprocess_exec(
+        "kubectl", "kumulus", "console-log", *arguments,
+        env={**os.environ, "PATH": path, "KUBECONFIG": str(lab.kubeconfig)},
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(LIMIT):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_output_of_a_guest(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """The plugin prints what the guest wrote, byte for byte, or so many lines from its end, also when it is off."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "talker", userData={"inline": TALK})
+    server = await cloud.server_ready(project, "talker")
+    await console.says(console.path(lab, server), "kumulus-guest: ready")
+
+    status, everything, _ = await console_log(lab, "talker", "--namespace", project)
+    assert status == 0
+    for line in ("kumulus-guest: boot-id=", "kumulus-guest: hostname=talker", "line-1-of-9", "grüße 你好"):
+        assert line in everything
+    status, end, _ = await console_log(lab, "talker", "-n", project, "--tail", "3")
+    assert status == 0
+    assert len(end.splitlines()) == 3
+    assert everything.rstrip("\r\n").endswith(end.rstrip("\r\n")) or end.splitlines()[0] in everything
+
+    await cloud.client.patch_merge(Server, "talker", {"spec": {"powerState": "Stopped"}}, project)
+    await cloud.until(Server, "talker", lambda s: s["status"].get("powerState") == "Stopped", namespace=project)
+    status, off, _ = await console_log(lab, "talker", "-n", project)
+    assert status == 0
+    assert "line-9-of-9" in off
+
+
+async def test_refusals_say_what_is_missing(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """An absent server and one that is not placed are errors that name the server and the reason."""
+    status, out, error = await console_log(lab, "nobody", "--namespace", project)
+    assert (status, out) == (1, "")
+    assert "nobody" in error
+    await cloud.make_server(project, "waiting", image={"name": "absent"})
+    await cloud.until(Server, "waiting", refused("ImageNotFound"), namespace=project)
+    status, out, error = await console_log(lab, "waiting", "--namespace", project)
+    assert (status, out) == (1, "")
+    assert "ImageNotFound" in error
