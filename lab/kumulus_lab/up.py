@@ -128,7 +128,9 @@ def _start_quickstart(lab: LabSettings) -> None:
         return
     plane = ControlPlane.of_lab(lab)
     with step("first server"):
-        plane.kubectl("apply", "-f", str(_QUICKSTART))
+        # The example names the image server of a lab with the default subnet.
+        objects = _QUICKSTART.read_text().replace(LabSettings().gateway, lab.gateway)
+        plane.kubectl("apply", "-f", "-", stdin=objects)
         ours = [_SERVERS, "--namespace", _QUICKSTART_PROJECT]
         wait = ["wait", *ours, "--all", "--for=condition=Ready", f"--timeout={_SERVER_LIMIT}s"]
         plane.kubectl(*wait, timeout=_SERVER_LIMIT + 10)
