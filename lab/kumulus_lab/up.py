@@ -1,26 +1,21 @@
 """The steps of ``up``, in order; each finds its work done on a second run."""
 
-import json
 import shutil
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
-from kumulus_lab import builds, cluster_dns, commands, machine, packages, prerequisites, processes, shared
+from kumulus_lab import builds, chart, cluster_dns, machine, packages, prerequisites, processes, quickstart, shared
+from kumulus_lab.cluster import Cluster
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.hosts import Hosts
-from kumulus_lab.progress import say, step
+from kumulus_lab.progress import bar, say, step
 from kumulus_lab.settings import LabSettings
 
-_REPOSITORY = Path(__file__).resolve().parent.parent.parent
-_CHART = _REPOSITORY / "charts" / "kumulus"
-_QUICKSTART_PROJECT = "demo"
-_QUICKSTART = _REPOSITORY / "examples" / "quickstart.yaml"
-_NAMESPACE = "kumulus-system"
-_SERVERS = "servers.kumulus.dev"
-_CHART_LIMIT = 300
-_SERVER_LIMIT = 600
-_CONSOLE_LINES = 5
+_CLUSTER_STEPS = 3
+"""Control plane, hosts, DNS; the bar needs to know how many steps there will be."""
+_STEPS = _CLUSTER_STEPS + 6
+"""And container images, guest images, chart, first servers, the console of each of the two."""
 
 
 def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
@@ -35,23 +30,20 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
     """
     with step("prerequisites"):
         prerequisites.check(lab)
-    _install_packages()
-    build_all(lab)
-    start_cluster(lab)
-    if only_cluster:
-        say(f"\nexport KUBECONFIG={lab.kubeconfig}")
-        return
-    references = _make_images(lab)
-    if _install_chart(lab, references):
-        _start_quickstart(lab)
-    _show_commands(lab)
-
-
-def _install_packages() -> None:
     absent = packages.missing()
-    if absent:
-        with step(f"Debian packages: {' '.join(absent)}"):
-            packages.ensure()
+    steps = bool(absent) + len(builds.missing(lab)) + (_CLUSTER_STEPS if only_cluster else _STEPS)
+    with bar(steps):
+        if absent:
+            with step(f"Debian packages: {' '.join(absent)}"):
+                packages.ensure()
+        build_all(lab)
+        start_cluster(lab)
+        if not only_cluster:
+            references = _make_images(lab)
+            chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
+            _start_servers(lab)
+    commands = next_commands(lab)
+    say("\nTry:\n  " + "\n  ".join(commands[:1] if only_cluster else commands))
 
 
 def build_all(lab: LabSettings) -> None:
@@ -92,83 +84,27 @@ def _make_images(lab: LabSettings) -> dict[str, str]:
     return references
 
 
-def _install_chart(lab: LabSettings, references: dict[str, str]) -> bool:
-    """Whether there was a chart to install."""
-    if not (_CHART / "Chart.yaml").exists():
-        say(f"no chart: {_CHART / 'Chart.yaml'} does not exist; the cluster stays without Kumulus")
-        return False
-    helm = [builds.program(lab, "helm3"), f"--kubeconfig={lab.kubeconfig}", "upgrade", "--install", "kumulus"]
-    options = [f"--namespace={_NAMESPACE}", "--create-namespace", "--wait", f"--timeout={_CHART_LIMIT}s"]
-    with step("chart"):
-        commands.run(
-            [*helm, str(_CHART), *options, *_lab_values(), *image_values(references)], timeout=_CHART_LIMIT + 30
-        )
-    return True
+def _start_servers(lab: LabSettings) -> None:
+    from kumulus_lab.guests import PORT  # noqa: PLC0415 - as above
+
+    def follower(server: dict[str, Any]) -> list[str]:
+        assignment = server["spec"]["assignment"]
+        folder = lab.host(assignment["host"]).directory / "kumulus" / "instances" / assignment["instanceID"]
+        return ["tail", "--lines=+1", "--follow=name", "--retry", str(folder / "console.log")]
+
+    servers = quickstart.start(Cluster.of_lab(lab), f"http://{lab.gateway}:{PORT}/tiny.qcow2")
+    quickstart.show(servers, follower)
 
 
-def _lab_values() -> list[str]:
-    """The chart's values for a lab, where it ships such a file."""
-    values = _CHART / "ci" / "lab-values.yaml"
-    return [f"--values={values}"] if values.exists() else []
-
-
-def image_values(references: Mapping[str, str]) -> list[str]:
-    """Helm's words that select the images, given component to ``repository:tag``."""
-    words = []
-    for component, reference in sorted(references.items()):
-        repository, _, tag = reference.rpartition(":")
-        words += [f"--set-string={component}.image.repository={repository}"]
-        words += [f"--set-string={component}.image.tag={tag}"]
-    return words
-
-
-def _start_quickstart(lab: LabSettings) -> None:
-    if not _QUICKSTART.exists():
-        say(f"no example: {_QUICKSTART} does not exist; no server is started")
-        return
-    plane = ControlPlane.of_lab(lab)
-    with step("first server"):
-        # The example names the image server of a lab with the default subnet.
-        objects = _QUICKSTART.read_text().replace(LabSettings().gateway, lab.gateway)
-        plane.kubectl("apply", "-f", "-", stdin=objects)
-        ours = [_SERVERS, "--namespace", _QUICKSTART_PROJECT]
-        wait = ["wait", *ours, "--all", "--for=condition=Ready", f"--timeout={_SERVER_LIMIT}s"]
-        plane.kubectl(*wait, timeout=_SERVER_LIMIT + 10)
-    for server in json.loads(plane.kubectl("get", *ours, "-o", "json").stdout)["items"]:
-        say("\n" + describe(server))
-        _show_console(lab, server)
-
-
-def describe(server: dict[str, Any]) -> str:
-    """One line about a Server: where it is and its addresses."""
-    metadata, status = server["metadata"], server.get("status", {})
-    host = server["spec"].get("assignment", {}).get("host", "no host")
-    addresses = ", ".join(str(_address(entry)) for entry in status.get("addresses", [])) or "no address"
-    return f"server {metadata['namespace']}/{metadata['name']} runs on {host}: {addresses}"
-
-
-def _address(entry: object) -> object:
-    """An address is text or an object that holds it under ``address``."""
-    return entry.get("address", entry) if isinstance(entry, dict) else entry
-
-
-def _show_console(lab: LabSettings, server: dict[str, Any]) -> None:
-    """The last lines of its console, as far as it has written any."""
-    assignment = server["spec"].get("assignment", {})
-    if "host" not in assignment or "instanceID" not in assignment:
-        return
-    path = f"/var/lib/kumulus/instances/{assignment['instanceID']}/console.log"
-    tail = Hosts(lab).run(assignment["host"], ["tail", f"--lines={_CONSOLE_LINES}", path])
-    if tail.returncode == 0:
-        say("\n".join(f"  | {line}" for line in tail.stdout.splitlines()))
-
-
-def _show_commands(lab: LabSettings) -> None:
-    program = builds.program(lab, "kubectl")
-    kubectl = "kubectl" if shutil.which("kubectl") else program
-    say(f"\nexport KUBECONFIG={lab.kubeconfig}")
-    say(f"{kubectl} get servers --all-namespaces -o wide")
-    say("python -m kumulus_lab exec h1 -- virsh list")
+def next_commands(lab: LabSettings) -> list[str]:
+    """What to try next, ready to be pasted: a line that prepares the shell, then three commands."""
+    path = f"{builds.bin_directory(lab)}:{Path(sys.executable).parent}"
+    return [
+        f"export KUBECONFIG={lab.kubeconfig} PATH={path}:$PATH",
+        "kubectl get servers,hosts --all-namespaces -o wide",
+        f"kubectl kumulus console-log web --namespace {quickstart.PROJECT} --tail 5",
+        "kumulus-lab exec h1 -- virsh list",
+    ]
 
 
 def take_down(lab: LabSettings) -> None:

@@ -4,7 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from kumulus_lab import builds, cgroups, cluster_dns, control_plane, host_plan, images, machine, packages, up
+from kumulus_lab import (
+    builds,
+    cgroups,
+    chart,
+    cluster_dns,
+    control_plane,
+    host_plan,
+    images,
+    machine,
+    packages,
+    quickstart,
+)
 from kumulus_lab.control_plane import ControlPlaneSettings
 from kumulus_lab.host_plan import HostPlan
 from kumulus_lab.settings import LabSettings
@@ -134,7 +145,7 @@ def test_build_key_changes_with_the_source(tmp_path):
 
 def test_chart_gets_the_images_just_built():
     """The chart is told repository and tag of each image, also with a port in the registry's name."""
-    assert up.image_values({"agent": "localhost:5000/agent:ab12"}) == [
+    assert chart.image_values({"agent": "localhost:5000/agent:ab12"}) == [
         "--set-string=agent.image.repository=localhost:5000/agent",
         "--set-string=agent.image.tag=ab12",
     ]
@@ -143,6 +154,6 @@ def test_chart_gets_the_images_just_built():
 def test_server_is_described_in_one_line():
     """The last lines of `up` say where the server is, also while it has no host or address."""
     server = {"metadata": {"namespace": "demo", "name": "web"}, "spec": {}}
-    assert up.describe(server) == "server demo/web runs on no host: no address"
+    assert quickstart.describe(server) == "server demo/web runs on no host: no address"
     placed = {"spec": {"assignment": {"host": "h1"}}, "status": {"addresses": [{"address": "192.0.2.5"}]}}
-    assert up.describe(server | placed) == "server demo/web runs on h1: 192.0.2.5"
+    assert quickstart.describe(server | placed) == "server demo/web runs on h1: 192.0.2.5"

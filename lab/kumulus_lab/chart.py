@@ -1,0 +1,41 @@
+"""The Helm chart: into a cluster, and out of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kumulus_lab.cluster import Cluster
+from kumulus_lab.progress import step
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHART = REPOSITORY / "charts" / "kumulus"
+NAMESPACE = "kumulus-system"
+RELEASE = "kumulus"
+LAB_VALUES = CHART / "ci" / "lab-values.yaml"
+_LIMIT = 300
+
+
+def install(cluster: Cluster, references: Mapping[str, str], values: Sequence[Path] = ()) -> None:
+    """Install or upgrade Kumulus, and wait until its pods are ready.
+
+    Args:
+        cluster: where.
+        references: component (``operator``, ``agent``) to the image it shall run.
+        values: files of further values; of two that say different things the later wins.
+
+    Raises:
+        CommandFailed: Helm says why.
+    """
+    options = [f"--namespace={NAMESPACE}", "--create-namespace", "--wait", f"--timeout={_LIMIT}s"]
+    words = [*(f"--values={path}" for path in values), *image_values(references)]
+    with step("chart"):
+        cluster.helm("upgrade", "--install", RELEASE, str(CHART), *options, *words, timeout=_LIMIT + 30)
+
+
+def image_values(references: Mapping[str, str]) -> list[str]:
+    """Helm's words that select the images, given component to ``repository:tag``."""
+    words = []
+    for component, reference in sorted(references.items()):
+        repository, _, tag = reference.rpartition(":")
+        words += [f"--set-string={component}.image.repository={repository}"]
+        words += [f"--set-string={component}.image.tag={tag}"]
+    return words
