@@ -135,6 +135,9 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
     for claim in cloud.addresses.held_by(item.key):
         cloud.queues.claims.add(("AddressClaim", claim.metadata.name))
     cloud.wake(("Port", *item.key), quota(item.key[0]))
+    for owner in item.metadata.owner_references:
+        if owner.kind == "Server":
+            cloud.queues.servers.add((item.key[0], owner.name))
 
 
 def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:

@@ -12,6 +12,8 @@ from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.store import Store
 
 MANAGER = "kumulus-agent"
+_PortKey = tuple[str, str, str]
+"""Namespace and name of a Port, and the Server's uid: a Server that is made anew comes with a new Port."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Reporter:
     client: KubeClient
     store: Store
     host: str
-    _wired: dict[tuple[str, str], bool] = field(default_factory=dict)
+    _wired: dict[_PortKey, bool] = field(default_factory=dict)
 
     async def server(self, desired: Desired, found: Found) -> None:
         """Write a Server's status."""
@@ -44,8 +46,8 @@ class Reporter:
         metrics.STATUS_WRITES.labels(kind="Server").inc()
         self.store.apply("MODIFIED", body)
 
-    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> None:
-        """Write the status of a Server's Ports.
+    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> bool:
+        """Write the status of a Server's Ports; give whether all could be told.
 
         Args:
             desired: the instance.
@@ -53,11 +55,12 @@ class Reporter:
             new: they were made for this start, so they have no status that would have to be read first.
         """
         for port in desired.ports:
-            key = (desired.key[0], port.port)
+            key = _port_key(desired, port)
             if key not in self._wired and not new:
                 await self._read(key)
             if self._wired.get(key, False) is not wired:
                 await self._write(key, port, wired=wired)
+        return all(self._wired.get(_port_key(desired, port), False) is wired for port in desired.ports)
 
     async def ports_released(self, desired: Desired) -> None:
         """Say that the interfaces of a removed instance are gone, where the Port is the user's own and stays."""
@@ -66,20 +69,20 @@ class Reporter:
             body = await self.client.get(Port, port.port, namespace)
             metadata = (body or {}).get("metadata") or {}
             if FINALIZER not in (metadata.get("finalizers") or []):
-                self._wired.pop((namespace, port.port), None)
+                self._wired.pop(_port_key(desired, port), None)
                 continue
             if metadata.get("deletionTimestamp"):
                 await self.client.remove_finalizer(Port, port.port, FINALIZER, namespace, uid=metadata["uid"])
             else:
-                await self._write((namespace, port.port), port, wired=False)
-            self._wired.pop((namespace, port.port), None)
+                await self._write(_port_key(desired, port), port, wired=False)
+            self._wired.pop(_port_key(desired, port), None)
 
-    async def _read(self, key: tuple[str, str]) -> None:
+    async def _read(self, key: _PortKey) -> None:
         status = ((await self.client.get(Port, key[1], key[0])) or {}).get("status") or {}
         if status.get("host") == self.host:
             self._wired[key] = bool(status.get("wired"))
 
-    async def _write(self, key: tuple[str, str], port: DesiredPort, *, wired: bool) -> None:
+    async def _write(self, key: _PortKey, port: DesiredPort, *, wired: bool) -> None:
         body = {
             "metadata": {"name": key[1], "namespace": key[0]},
             "status": port_status(port, self.host, wired=wired),
@@ -90,3 +93,7 @@ class Reporter:
             return
         metrics.STATUS_WRITES.labels(kind="Port").inc()
         self._wired[key] = wired
+
+
+def _port_key(desired: Desired, port: DesiredPort) -> _PortKey:
+    return desired.key[0], port.port, desired.uid

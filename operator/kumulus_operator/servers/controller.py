@@ -17,6 +17,7 @@ from kumulus_operator.metrics import PLACEMENTS
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.plan import assignment, running_already, scheduled_status, silent_status, waiting_status
+from kumulus_operator.servers.ports_kept import keep_ports
 from kumulus_operator.servers.resolve import Interface, Resolved, interests, resolve, wish_of
 from kumulus_operator.servers.userdata import check_user_data
 from kumulus_operator.servers.volumes import give_volumes
@@ -53,6 +54,7 @@ class ServerController:
         elif server.deleting:
             await self._release(server)
         elif server.spec.assignment is not None:
+            await keep_ports(cloud, server)
             await self._speak_for(server, server.spec.assignment)
         else:
             await self._place_or_wait(server)

@@ -66,7 +66,7 @@ async def _give_port(cloud: Cloud, server: Server, interface: Interface, *, adop
     wanted = [known.spec.address] if known is not None else [interface.address] if interface.address else []
     addresses = await claim_addresses(cloud, interface.network, (key, port_id), wanted)
     given = PortAssignment(portID=port_id, mac=mac_of(port_id), addresses=addresses)
-    await _make_port(cloud, server, interface, given)
+    await make_port(cloud, server, interface, given)
     return assigned_port(interface.name, interface.network, interface.port_name, given)
 
 
@@ -114,7 +114,12 @@ async def claim_addresses(
         raise refuse(ScheduledReason.ADDRESSES_EXHAUSTED, message, freed) from error
 
 
-async def _make_port(cloud: Cloud, server: Server, interface: Interface, given: PortAssignment) -> None:
+async def make_port(cloud: Cloud, server: Server, interface: Interface, given: PortAssignment) -> None:
+    """Make the Port of a server's interface; one that is there with the same identity is success.
+
+    Raises:
+        Refused: another port has its name.
+    """
     own = server.metadata.namespace or ""
     body = {
         "metadata": {

@@ -9,7 +9,7 @@ from typing import Any
 from kumulus_api import Condition, Host, Network, Port, Server, Volume
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.port import PortAssignment
-from kumulus_api.server import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_api.server import AssignedPort, ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
 from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
@@ -116,6 +116,13 @@ def assignment(
         "volumes": volumes,
     }
     return out
+
+
+def own_ports(server: Server) -> list[AssignedPort]:
+    """Give the ports that were made for a placed server; those that its user made and named are left out."""
+    named = {item.name for item in server.spec.networks or () if item.port is not None}
+    assigned = server.spec.assignment
+    return [port for port in assigned.ports if port.name not in named] if assigned is not None else []
 
 
 def running_already(server: Server, hosts: Sequence[Host]) -> tuple[str, UnclaimedInstance] | None:

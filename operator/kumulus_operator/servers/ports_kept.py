@@ -1,0 +1,45 @@
+"""Keep the ports that were made for a placed server: after a restore they may be missing while the guest uses them."""
+
+from __future__ import annotations
+
+import structlog
+
+from kumulus_api import Port, Server
+from kumulus_api.port import PortAssignment
+from kumulus_api.server import AssignedPort
+from kumulus_operator.cloud import Cloud
+from kumulus_operator.refusal import Refused
+from kumulus_operator.servers.interfaces import claim_addresses, make_port
+from kumulus_operator.servers.plan import own_ports
+from kumulus_operator.servers.resolve import Interface
+
+_LOG = structlog.stdlib.get_logger(__name__)
+
+
+async def keep_ports(cloud: Cloud, server: Server) -> None:
+    """Make those of a placed server's own ports and claims that are gone anew, just as its assignment has them."""
+    for given in own_ports(server):
+        if _is_kept(cloud, server, given):
+            continue
+        network = cloud.networks.get(given.network_namespace, given.network)
+        if network is None or network.status is None or network.status.vni != given.vni:
+            cloud.server_waiters.wait(server.key, {("Network", given.network_namespace, given.network)})
+            continue
+        key = (server.key[0], given.port)
+        try:
+            await claim_addresses(cloud, network, (key, given.port_id), given.addresses)
+            assignment = PortAssignment(portID=given.port_id, mac=given.mac, addresses=given.addresses)
+            if cloud.ports.get(*key) is None:
+                await make_port(cloud, server, Interface(given.name, network, given.port), assignment)
+                _LOG.info("port made anew", namespace=key[0], name=key[1], server=server.key[1])
+        except Refused as refused:
+            # The guest runs with what somebody else has been given since: it is told, and tried again when that ends.
+            _LOG.warning("port cannot be made anew", namespace=key[0], name=key[1], why=refused.refusal.message)
+            cloud.server_waiters.wait(server.key, refused.refusal.needs)
+
+
+def _is_kept(cloud: Cloud, server: Server, given: AssignedPort) -> bool:
+    key = (server.key[0], given.port)
+    claimed = {c.spec.address for c in cloud.addresses.held_by(key) if c.spec.claim_ref.instance == given.port_id}
+    port: Port | None = cloud.ports.get(*key)
+    return port is not None and claimed >= set(given.addresses)
