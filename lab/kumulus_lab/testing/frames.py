@@ -67,7 +67,8 @@ def vlan(ether_type: int, payload: bytes, *, number: int = 7) -> bytes:
 
 
 def _checksum(header: bytes) -> int:
-    total = sum(struct.unpack("!10H", header))
+    words: tuple[int, ...] = struct.unpack("!10H", header)
+    total = sum(words)
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF
 
@@ -76,7 +77,7 @@ def _checksum(header: bytes) -> int:
 class Wire:
     """The end of a cable: it sends frames, and keeps those that it has heard."""
 
-    socket: socket.socket
+    end: socket.socket
     heard: list[bytes] = field(default_factory=list)
 
     @classmethod
@@ -90,7 +91,7 @@ class Wire:
     async def send(self, *frames: bytes) -> None:
         """Send frames in order."""
         for frame in frames:
-            await asyncio.get_running_loop().sock_sendall(self.socket, frame)
+            await asyncio.get_running_loop().sock_sendall(self.end, frame)
 
     async def until(self, marker: bytes, seconds: float = 5.0) -> list[bytes]:
         """Hear until a frame contains the marker; give all that has been heard.
@@ -100,17 +101,17 @@ class Wire:
         """
         async with asyncio.timeout(seconds):
             while not any(marker in frame for frame in self.heard):
-                self.heard.append(await asyncio.get_running_loop().sock_recv(self.socket, 65536))
+                self.heard.append(await asyncio.get_running_loop().sock_recv(self.end, 65536))
         return self.heard
 
     def has(self, marker: bytes) -> bool:
         """Take what lies in the socket's buffer, and tell whether anything heard contains the marker."""
         while True:
             try:
-                self.heard.append(self.socket.recv(65536))
+                self.heard.append(self.end.recv(65536))
             except BlockingIOError:
                 return any(marker in frame for frame in self.heard)
 
     def close(self) -> None:
         """Close the socket."""
-        self.socket.close()
+        self.end.close()
