@@ -1,20 +1,19 @@
-# Two images, `operator` and `agent`. Dependencies come before the source, so that a changed source is one small layer.
+# Two images, `operator` and `agent`. Dependencies come before the source, so that a changed source is a few small layers.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS python
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
 
 FROM python AS builder
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends gcc libc6-dev libvirt-dev pkg-config python3-dev python3-venv
-RUN python3 -m venv /opt/operator && python3 -m venv /opt/agent
-COPY requirements/operator.lock requirements/agent.lock /requirements/
-RUN /opt/operator/bin/pip install --quiet --no-cache-dir --no-compile --require-hashes -r /requirements/operator.lock \
-    && /opt/operator/bin/pip uninstall --quiet --yes pip setuptools
-RUN /opt/agent/bin/pip install --quiet --no-cache-dir --no-compile --require-hashes -r /requirements/agent.lock \
-    && /opt/agent/bin/pip uninstall --quiet --yes pip setuptools
+COPY docker/install-locked /usr/local/bin/
+COPY requirements/operator.lock /requirements/
+RUN install-locked operator
+COPY requirements/agent.lock /requirements/
+RUN install-locked agent
 
 FROM python AS operator-base
 COPY --from=builder /opt/operator /opt/operator
@@ -32,7 +31,7 @@ COPY operator/kumulus_operator /opt/kumulus/kumulus_operator
 FROM python AS agent-base
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends conntrack iproute2 libvirt0 nftables qemu-utils util-linux \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
 COPY --from=builder /opt/agent /opt/agent
 COPY docker/kumulus-agent /usr/local/bin/kumulus-agent
 ENV PATH=/opt/agent/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

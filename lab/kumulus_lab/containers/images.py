@@ -6,19 +6,27 @@ package clients work behind a private certificate authority.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kumulus_lab import commands
+from kumulus_lab.containers.layout import Layout
 from kumulus_lab.hosts import Hosts
+from kumulus_lab.progress import detail
 from kumulus_lab.settings import LabSettings
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 TARGETS = ("operator", "agent")
 SUITE = "bookworm"
+REPOSITORY_NAME = "kumulus.local"
 _BASE = "localhost/kumulus-base"
+_BASE_VERSION = 2
+"""Counted up when what is made of Debian's packages below changes."""
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _DEPENDENCIES = ("Dockerfile", ".dockerignore", "docker", "requirements/{target}.lock")
 _SOURCES = {
@@ -26,6 +34,11 @@ _SOURCES = {
     "agent": ("api/kumulus_api", "runtime/kumulus_runtime", "node-agent/kumulus_agent"),
 }
 _BUILD_LIMIT = 1200
+_KEPT = 10
+"""Images of each kind that stay in the cache: people switch between branches, and trees share it."""
+# As in Debian's official slim images: what packages install there is not wanted in a container.
+_UNWANTED = ("doc", "groff", "info", "linda", "lintian", "locale", "man")
+_KEPT_DOCUMENTS = "/usr/share/doc/*/copyright"
 
 
 def build_and_import(lab: LabSettings) -> dict[str, str]:
@@ -37,19 +50,84 @@ def build_and_import(lab: LabSettings) -> dict[str, str]:
     Raises:
         CommandFailed: a build or an import failed; the message ends with its output.
     """
+    references = {target: f"{REPOSITORY_NAME}/{target}:{key(target)}" for target in TARGETS}
     hosts = Hosts(lab)
-    references = {}
-    for target in TARGETS:
-        reference = f"kumulus.local/{target}:{_key(target)}"
-        archive = _build(lab.cache / "images", target, reference)
-        for host in lab.host_specs:
-            if not _has(hosts, host.name, reference):
-                hosts.import_image(archive, [host.name])
-        references[target] = reference
+    with locked(lab.cache / "images") as folder:
+        for target, reference in references.items():
+            ensure(folder, target, reference)
+        with ThreadPoolExecutor() as pool:
+            # Each host by itself; results are asked for so that an error is raised.
+            list(pool.map(lambda host: _import(hosts, host.name, folder, references), lab.host_specs))
     return references
 
 
-def _key(target: str) -> str:
+def build_and_push(cache: Path, registry: str) -> dict[str, str]:
+    """Have both images in a registry, under ``<registry>/operator`` and ``<registry>/agent``.
+
+    Returns:
+        Target to image reference.
+
+    Raises:
+        CommandFailed: a build failed or the registry refused; the message ends with its output.
+    """
+    references = {}
+    with locked(cache / "images") as folder:
+        for target in TARGETS:
+            local = f"{REPOSITORY_NAME}/{target}:{key(target)}"
+            ensure(folder, target, local)
+            references[target] = f"{registry.rstrip('/')}/{target}:{key(target)}"
+            detail(f"pushing {references[target]}")
+            push = ["push", "--quiet", local, f"docker://{references[target]}"]
+            commands.run(["buildah", *storage_options(folder), *push], timeout=_BUILD_LIMIT)
+    return references
+
+
+def ensure(folder: Path, target: str, reference: str) -> None:
+    """Have an image in the folder's layout and in buildah's storage, building it if it is in neither.
+
+    Args:
+        folder: the locked cache of images.
+        target: which stage of the Dockerfile.
+        reference: its name and tag.
+    """
+    layout = Layout(folder / "layout")
+    if layout.has(reference):
+        return
+    storage = storage_options(folder)
+    base = _base(folder, storage)
+    detail(f"building {target}")
+    commands.run(
+        [
+            "buildah", *storage, "build", "--quiet", "--layers", "--isolation", "chroot", "--network", "host",
+            "--build-arg", f"BASE={base}", "--target", target, "--tag", reference, "--file", REPOSITORY / "Dockerfile",
+            REPOSITORY,
+        ],
+        timeout=_BUILD_LIMIT,
+    )  # fmt: skip
+    layout.add(reference, lambda: _push(storage, reference, layout))
+    for old in layout.prune(f"{REPOSITORY_NAME}/{target}:", _KEPT):
+        commands.run(["buildah", *storage, "rmi", old], check=False)
+
+
+def _push(storage: list[str], reference: str, layout: Layout) -> None:
+    commands.run(["buildah", *storage, "push", "--quiet", reference, f"oci:{layout.path}:{reference}"], timeout=300)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """Make the cache of images and hold its lock: two that build at once would only wait for each other's layers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            detail(f"waiting for another build in {folder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+def key(target: str) -> str:
+    """A hash of all that goes into an image: its tag."""
     names = (name.format(target=target) for name in (*_DEPENDENCIES, *_SOURCES[target]))
     return _digest(REPOSITORY / name for name in names)
 
@@ -65,41 +143,33 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(folder: Path, target: str, reference: str) -> Path:
-    archive = folder / f"{target}-{reference.rsplit(':', 1)[1]}.tar"
-    if archive.exists():
-        return archive
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{target}-*.tar"):
-        old.unlink()
-    storage = _storage(folder)
-    base = _base(folder, storage)
-    commands.run(
-        [
-            "buildah", *storage, "build", "--quiet", "--layers", "--isolation", "chroot", "--network", "host",
-            "--build-arg", f"BASE={base}", "--target", target, "--tag", reference, "--file", REPOSITORY / "Dockerfile",
-            REPOSITORY,
-        ],
-        timeout=_BUILD_LIMIT,
-    )  # fmt: skip
-    draft = archive.with_suffix(".new")
-    draft.unlink(missing_ok=True)
-    commands.run(
-        ["buildah", *storage, "push", "--quiet", reference, f"docker-archive:{draft}:{reference}"], timeout=300
-    )
-    draft.replace(archive)
-    return archive
+def _import(hosts: Hosts, host: str, folder: Path, references: dict[str, str]) -> None:
+    """Import what a host lacks, without the layers that it has from earlier images."""
+    layout = Layout(folder / "layout")
+    listing = hosts.run(host, ["ctr", "--namespace", "k8s.io", "images", "list", "--quiet"], check=True).stdout.split()
+    wanted = [reference for reference in references.values() if reference not in listing]
+    for reference in wanted:
+        detail(f"importing {reference.split('/')[1]} into {host}")
+        stored = hosts.run(host, ["ctr", "--namespace", "k8s.io", "content", "list", "--quiet"], check=True).stdout
+        archive = folder / f"import-{hosts.lab.name}-{host}.tar"
+        try:
+            layout.write_archive(archive, reference, without=frozenset(stored.split()))
+            hosts.import_image(archive, [host])
+        finally:
+            archive.unlink(missing_ok=True)
 
 
 def _base(folder: Path, storage: list[str]) -> str:
-    """The base image: Debian's minimal system, this machine's certificates in it."""
-    key = hashlib.sha256(_CERTIFICATES.read_bytes() + SUITE.encode()).hexdigest()[:16]
-    reference = f"{_BASE}:{key}"
+    """The base image: Debian's minimal system as its slim images have it, this machine's certificates in it."""
+    made_of = _CERTIFICATES.read_bytes() + f"{SUITE}{_BASE_VERSION}".encode()
+    reference = f"{_BASE}:{hashlib.sha256(made_of).hexdigest()[:16]}"
     if commands.run(["buildah", *storage, "inspect", "--type", "image", reference], check=False).returncode == 0:
         return reference
+    detail("making the base image")
     root = folder / "base"
     shutil.rmtree(root, ignore_errors=True)
     commands.run(["debootstrap", "--variant=minbase", SUITE, root], timeout=_BUILD_LIMIT)
+    _slim(root)
     (root / "etc" / "ssl").mkdir(exist_ok=True)
     shutil.copy(_CERTIFICATES, root / "etc" / "ssl" / "host-ca.crt")
     container = commands.run(["buildah", *storage, "from", "scratch"]).stdout.strip()
@@ -111,11 +181,23 @@ def _base(folder: Path, storage: list[str]) -> str:
     return reference
 
 
-def _storage(folder: Path) -> list[str]:
+def _slim(root: Path) -> None:
+    """Remove downloads and documents, and tell dpkg and apt to leave them out from now on."""
+    for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log"):
+        for path in (root / folder).iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in _UNWANTED:
+        for path in sorted((root / "usr/share" / name).rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with contextlib.suppress(OSError):  # not empty: a licence is in it
+                    path.rmdir()
+            elif path.name != "copyright":
+                path.unlink()
+    rules = [*(f"path-exclude /usr/share/{name}/*" for name in _UNWANTED), f"path-include {_KEPT_DOCUMENTS}"]
+    (root / "etc/dpkg/dpkg.cfg.d/slim").write_text("".join(f"{rule}\n" for rule in rules))
+    (root / "etc/apt/apt.conf.d/slim").write_text('Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n')
+
+
+def storage_options(folder: Path) -> list[str]:
     """Options that keep buildah's storage in the cache, apart from what else uses it on this machine."""
     return ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
-
-
-def _has(hosts: Hosts, host: str, reference: str) -> bool:
-    listing = hosts.run(host, ["ctr", "--namespace", "k8s.io", "images", "list", "--quiet", f"name=={reference}"])
-    return reference in listing.stdout
