@@ -1,0 +1,144 @@
+"""What the chart renders to, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .conftest import CHART, Helm, Object
+
+Rendered = Callable[..., list[Object]]
+
+
+def of_kind(objects: list[Object], kind: str, name: str = "") -> list[Object]:
+    """Those objects of a kind, and of a name if one is given."""
+    return [body for body in objects if body["kind"] == kind and name in ("", body["metadata"]["name"])]
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Name of each pod, or of what makes pods, to the pod's spec."""
+    made = [body for body in objects if body["kind"] in ("Deployment", "DaemonSet")]
+    specs = {body["metadata"]["name"]: body["spec"]["template"]["spec"] for body in made}
+    return specs | {body["metadata"]["name"]: body["spec"] for body in of_kind(objects, "Pod")}
+
+
+def rules_of(objects: list[Object], account: str) -> list[Object]:
+    """All rules that the roles bound to a ServiceAccount hold."""
+    rules = []
+    for binding in [body for body in objects if body["kind"] in ("RoleBinding", "ClusterRoleBinding")]:
+        if any(subject["name"] == account for subject in binding["subjects"]):
+            role = binding["roleRef"]
+            rules += [rule for body in of_kind(objects, role["kind"], role["name"]) for rule in body["rules"]]
+    return rules
+
+
+@pytest.mark.parametrize("values", ["", "lab-values.yaml", "no-crds-values.yaml"])
+def test_chart_passes_strict_linting(helm: Helm, values: str) -> None:
+    """`helm lint --strict` finds nothing, with the default values and with each set that the chart ships."""
+    done = helm("lint", "--strict", str(CHART), *([f"--values={CHART / 'ci' / values}"] if values else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("pod", ["kumulus-operator", "kumulus-test"])
+def test_operator_and_test_have_no_privileges(rendered: Rendered, pod: str) -> None:
+    """They are no root, write to no root file system, hold no capability and run under the default seccomp profile."""
+    spec = pods(rendered())[pod]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] > 0
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+    for container in spec["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert "privileged" not in context
+
+
+def test_agents_have_no_verb_on_secrets(rendered: Rendered) -> None:
+    """No rule bound to the agents names secrets or everything, and none lets them widen their own rights."""
+    rules = rules_of(rendered(), "kumulus-agent")
+    assert rules
+    for rule in rules:
+        assert not {"secrets", "*"} & set(rule["resources"])
+        assert "*" not in rule["verbs"]
+        assert "*" not in rule["apiGroups"]
+        assert not {"escalate", "bind", "impersonate", "delete", "deletecollection"} & set(rule["verbs"])
+        assert "pods/exec" not in rule["resources"]
+
+
+def test_operator_reads_secrets_one_by_one(rendered: Rendered) -> None:
+    """The operator may get a Secret that somebody names; it cannot list, watch or write any."""
+    rules = [rule for rule in rules_of(rendered(), "kumulus-operator") if "secrets" in rule["resources"]]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get"}
+
+
+def test_every_pod_says_what_it_needs(rendered: Rendered) -> None:
+    """Operator and agent ask for CPU and memory, have a memory limit and all three probes."""
+    for name in ("kumulus-operator", "kumulus-agent"):
+        (container,) = pods(rendered())[name]["containers"]
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_crds_stay_only_if_wanted(rendered: Rendered, keep: bool) -> None:
+    """With crds.keep every CustomResourceDefinition is marked to survive the release, without it none is."""
+    crds = of_kind(rendered(f"--set=crds.keep={str(keep).lower()}"), "CustomResourceDefinition")
+    marked = [crd["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep" for crd in crds]
+    assert len(crds) == len(list((CHART / "files" / "crds").glob("*.yaml")))
+    assert set(marked) == {keep}
+
+
+def test_crds_can_come_from_elsewhere(rendered: Rendered) -> None:
+    """With crds.enabled=false the chart holds none, and all else is the same."""
+    everything, without = rendered(), rendered("--set=crds.enabled=false")
+    assert without == [body for body in everything if body["kind"] != "CustomResourceDefinition"]
+
+
+def test_crds_are_those_that_are_generated(rendered: Rendered) -> None:
+    """The chart's definitions are byte for byte those in crds/."""
+    for path in (CHART / "files" / "crds").iterdir():
+        assert path.read_bytes() == (CHART.parents[1] / "crds" / path.name).read_bytes()
+
+
+def test_settings_become_variables(rendered: Rendered) -> None:
+    """A setting in camelCase arrives as a variable, a million as digits."""
+    options = ("--set=operator.settings.vniLast=2000000", "--set-json=operator.settings.vcpuOvercommit=2.5")
+    (container,) = pods(rendered(*options))["kumulus-operator"]["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert variables["KUMULUS_VNI_LAST"] == "2000000"
+    assert variables["KUMULUS_VCPU_OVERCOMMIT"] == "2.5"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--set=operator.image.pullPolicy=Sometimes", "pullPolicy"),
+        ("--set=operator.settings.vniFirst=0", "vniFirst"),
+        ("--set=operator.settings.vniFrist=10", "vniFrist"),
+        ("--set=agent.settings.virtualization=xen", "virtualization"),
+        ("--set=crds.keep=maybe", "keep"),
+        ("--set=oparator.image.tag=1", "oparator"),
+        ("--set-string=test.timeoutSeconds=soon", "timeoutSeconds"),
+        ("--set-string=agent.image.repository=", "repository"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(helm: Helm, option: str, told: str) -> None:
+    """A value that is misspelt or out of range stops Helm with a message that names it."""
+    done = helm("template", "kumulus", str(CHART), option)
+    assert done.returncode != 0
+    assert told in done.stderr
+
+
+def test_hooks_are_removed_when_they_have_ended(rendered: Rendered) -> None:
+    """What `helm test` makes, its rights first of all, goes with its success; uninstalling would leave it."""
+    hooks = [body for body in rendered() if "helm.sh/hook" in body["metadata"].get("annotations", {})]
+    assert {body["kind"] for body in hooks} >= {"Pod", "ServiceAccount", "ClusterRole", "ClusterRoleBinding"}
+    for body in hooks:
+        policy: dict[str, Any] = body["metadata"]["annotations"]
+        assert "hook-succeeded" in policy["helm.sh/hook-delete-policy"]
