@@ -31,6 +31,19 @@ def install(cluster: Cluster, references: Mapping[str, str], values: Sequence[Pa
         cluster.helm("upgrade", "--install", RELEASE, str(CHART), *options, *words, timeout=_LIMIT + 30)
 
 
+def uninstall(cluster: Cluster) -> None:
+    """Remove the release and its namespace; kinds and objects stay, as the chart's ``crds.keep`` says.
+
+    Raises:
+        CommandFailed: Helm says why.
+    """
+    with step("chart"):
+        names = ["--namespace", NAMESPACE, "--ignore-not-found", "--wait", f"--timeout={_LIMIT}s"]
+        cluster.helm("uninstall", RELEASE, *names, timeout=_LIMIT + 30)
+        gone = ["--ignore-not-found", f"--timeout={_LIMIT}s"]
+        cluster.kubectl("delete", "namespace", NAMESPACE, *gone, timeout=_LIMIT + 30)
+
+
 def image_values(references: Mapping[str, str]) -> list[str]:
     """Helm's words that select the images, given component to ``repository:tag``."""
     words = []

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from kumulus_lab import elsewhere
 from kumulus_lab import up as lab_steps
 from kumulus_lab.errors import LabError
 from kumulus_lab.hosts import Hosts
@@ -19,14 +20,27 @@ def up(
     hosts: Annotated[int | None, typer.Option(envvar="HOSTS", help="How many hosts; 2, or as many as run.")] = None,
     only_cluster: Annotated[bool, typer.Option("--only-cluster", help="Kubernetes alone, without Kumulus.")] = False,
 ) -> None:
-    """Start the lab, or what of it does not run."""
-    lab_steps.bring_up(LabSettings.from_environment(hosts), only_cluster=only_cluster)
+    """Start the lab, or what of it does not run; with KUBECONFIG set, install Kumulus into that cluster instead."""
+    lab = LabSettings.from_environment(hosts)
+    other = elsewhere.given(lab)
+    neighbour = other and LabSettings.of_kubeconfig(other)
+    if neighbour:
+        lab_steps.install(neighbour)
+    elif other:
+        elsewhere.install(other, lab.cache)
+    else:
+        lab_steps.bring_up(lab, only_cluster=only_cluster)
 
 
 @app.command()
 def down() -> None:
-    """Remove the lab; built programs stay in the cache."""
-    lab_steps.take_down(LabSettings.from_environment())
+    """Remove the lab; with KUBECONFIG set, remove Kumulus from that cluster. Built programs stay in the cache."""
+    lab = LabSettings.from_environment()
+    other = elsewhere.given(lab)
+    if other:
+        elsewhere.uninstall(other, lab.cache)
+    else:
+        lab_steps.take_down(lab)
 
 
 @app.command()

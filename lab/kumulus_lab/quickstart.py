@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import yaml
+
 from kumulus_lab import console
 from kumulus_lab.chart import REPOSITORY
 from kumulus_lab.cluster import Cluster
@@ -19,6 +21,7 @@ IMAGE_URL = "http://10.88.0.1:8098/tiny.qcow2"
 Follower = Callable[[dict[str, Any]], Sequence[str]]
 """Gives, for a Server with an assignment, the command that prints its console log and what comes to it."""
 _READY_LIMIT = 600
+_GONE_LIMIT = 120
 _CONSOLE_LIMIT = 90
 _CONSOLE_LINES = 6
 _CREATE_LIMIT = 90
@@ -69,6 +72,19 @@ def create(cluster: Cluster, manifests: str, *, limit: float = _CREATE_LIMIT, pa
             raise CommandFailed("the example is refused: " + "\n".join(refusals))
         detail(f"the API server is still taking in the new kinds; trying for another {left:.0f} s")
         time.sleep(pause)
+
+
+def remove(cluster: Cluster) -> None:
+    """Delete the example's servers and wait until they are gone; then the rest of it, if its project is empty."""
+    gone = ["delete", "--ignore-not-found", f"--timeout={_GONE_LIMIT}s"]
+    ours = [SERVERS, "--namespace", PROJECT]
+    if cluster.kubectl("get", *ours, check=False).returncode != 0:  # the kinds are not there
+        return
+    objects = yaml.safe_load_all(EXAMPLE.read_text())
+    servers = [body["metadata"]["name"] for body in objects if body["kind"] == "Server"]
+    cluster.kubectl(*gone, *ours, *servers, timeout=_GONE_LIMIT + 10)
+    if not cluster.kubectl("get", *ours, "-o", "name").stdout:
+        cluster.kubectl(*gone, "-f", str(EXAMPLE), timeout=_GONE_LIMIT + 10)
 
 
 def show(servers: Sequence[dict[str, Any]], follower: Follower) -> None:

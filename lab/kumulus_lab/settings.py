@@ -83,27 +83,48 @@ class LabSettings:
     def from_environment(cls, hosts: int | None = None) -> "LabSettings":
         """Read KUMULUS_LAB_NAME, KUMULUS_LAB_SUBNET, KUMULUS_LAB_PODS, KUMULUS_LAB_STATE and KUMULUS_CACHE.
 
-        Labs that differ in all but the cache run beside each other.
+        Labs that differ in all but the cache run beside each other. What is not set is as the lab of that state
+        folder was started, or else the default.
 
         Args:
             hosts: how many; without it, as many as the running lab was started with, else 2.
         """
-        state = Path(os.environ.get("KUMULUS_LAB_STATE", str(cls.state)))
+        state = Path(os.environ.get("KUMULUS_LAB_STATE", str(cls.state))).expanduser()
+        known = _recorded(state)
         if hosts is None:
-            hosts = _recorded_hosts(state) or cls.hosts
+            hosts = int(known.get("hosts", cls.hosts))
         return cls(
             hosts=hosts,
-            name=os.environ.get("KUMULUS_LAB_NAME", cls.name),
-            subnet=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_SUBNET", str(cls.subnet))),
-            pods=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_PODS", str(cls.pods))),
+            name=os.environ.get("KUMULUS_LAB_NAME", known.get("name", cls.name)),
+            subnet=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_SUBNET", known.get("subnet", cls.subnet))),
+            pods=ipaddress.IPv4Network(os.environ.get("KUMULUS_LAB_PODS", known.get("pods", cls.pods))),
             state=state,
             cache=Path(os.environ.get("KUMULUS_CACHE", str(cls.cache))),
         )
 
+    @classmethod
+    def of_kubeconfig(cls, kubeconfig: Path) -> "LabSettings | None":
+        """The running lab of this machine that a kubeconfig belongs to; None if it is another cluster's."""
+        path = kubeconfig.expanduser().resolve()
+        state = path.parents[2] if len(path.parents) > 2 else path
+        known = _recorded(state)
+        if not {"hosts", "name", "subnet", "pods"} <= set(known):
+            return None
+        lab = cls(
+            hosts=int(known["hosts"]),
+            name=known["name"],
+            subnet=ipaddress.IPv4Network(known["subnet"]),
+            pods=ipaddress.IPv4Network(known["pods"]),
+            state=state,
+            cache=Path(os.environ.get("KUMULUS_CACHE", str(cls.cache))),
+        )
+        return lab if lab.kubeconfig == path else None
+
     def record(self) -> None:
-        """Remember the number of hosts for the commands that come later."""
+        """Remember what the lab is made of for the commands that come later."""
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (self.state / "lab.json").write_text(json.dumps({"hosts": self.hosts}))
+        known = {"hosts": self.hosts, "name": self.name, "subnet": str(self.subnet), "pods": str(self.pods)}
+        (self.state / "lab.json").write_text(json.dumps(known))
 
     @property
     def bridge(self) -> str:
@@ -164,8 +185,10 @@ class LabSettings:
         )
 
 
-def _recorded_hosts(state: Path) -> int | None:
+def _recorded(state: Path) -> dict[str, str]:
+    """What ``record`` has written into a state folder; empty where no lab is."""
     try:
-        return int(json.loads((state.expanduser() / "lab.json").read_text())["hosts"])
+        known: dict[str, str] = json.loads((state / "lab.json").read_text())
     except FileNotFoundError:
-        return None
+        return {}
+    return known

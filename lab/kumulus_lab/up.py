@@ -39,11 +39,22 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
         build_all(lab)
         start_cluster(lab)
         if not only_cluster:
-            references = _make_images(lab)
-            chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
-            _start_servers(lab)
-    commands = next_commands(lab)
-    say("\nTry:\n  " + "\n  ".join(commands[:1] if only_cluster else commands))
+            install(lab)
+    if only_cluster:
+        say(f"\n{next_commands(lab)[0]}")
+
+
+def install(lab: LabSettings) -> None:
+    """Put Kumulus into a lab's cluster and start the first servers.
+
+    Raises:
+        LabError: a step failed.
+    """
+    with bar(_STEPS - _CLUSTER_STEPS):
+        references = _make_images(lab)
+        chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
+        _start_servers(lab)
+    say("\nTry:\n  " + "\n  ".join(next_commands(lab)))
 
 
 def build_all(lab: LabSettings) -> None:

@@ -70,10 +70,12 @@ def test_agents_have_no_verb_on_secrets(rendered: Rendered) -> None:
         assert "pods/exec" not in rule["resources"]
 
 
-def test_operator_reads_secrets_one_by_one(rendered: Rendered) -> None:
-    """The operator may get a Secret that somebody names; it cannot list, watch or write any."""
-    rules = [rule for rule in rules_of(rendered(), "kumulus-operator") if "secrets" in rule["resources"]]
-    assert {verb for rule in rules for verb in rule["verbs"]} == {"get"}
+def test_operator_reads_secrets_of_projects_only(rendered: Rendered) -> None:
+    """No role that the release binds lets the operator at Secrets; the one it binds in projects never writes them."""
+    objects = rendered()
+    assert not [rule for rule in rules_of(objects, "kumulus-operator") if {"secrets", "*"} & set(rule["resources"])]
+    (role,) = of_kind(objects, "ClusterRole", "kumulus-boot-data")
+    assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
 
 
 def test_every_pod_says_what_it_needs(rendered: Rendered) -> None:
