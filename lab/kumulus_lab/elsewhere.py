@@ -89,9 +89,7 @@ def _follower(cluster: Cluster, server: dict[str, Any]) -> list[str]:
     on_host = ["--selector", _AGENTS, "--field-selector", f"spec.nodeName={assignment['host']},status.phase=Running"]
     pods = cluster.kubectl("get", "pods", "--namespace", chart.NAMESPACE, *on_host, "-o", "name").stdout.split()
     if not pods:
-        raise LabError(
-            f"no agent runs on {assignment['host']}: see `kubectl get pods -n {chart.NAMESPACE} -o wide`"
-        )
+        raise LabError(f"no agent runs on {assignment['host']}: see `kubectl get pods -n {chart.NAMESPACE} -o wide`")
     log = f"/var/lib/kumulus/instances/{assignment['instanceID']}/console.log"
     tail = ["timeout", _CONSOLE_SECONDS, "tail", "--lines=+1", "--follow=name", "--retry", log]
     return cluster.kubectl_command("exec", "--namespace", chart.NAMESPACE, pods[0], "--container", "agent", "--", *tail)
