@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -17,7 +18,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
-from kumulus_operator.metrics import WAITING_SERVERS
+from kumulus_operator.metrics import WAITING_SERVERS, WATCHES
 from kumulus_operator.networks.controller import NetworkController
 from kumulus_operator.networks.endpoints import EndpointsController
 from kumulus_operator.ports.controller import PortController
@@ -25,11 +26,12 @@ from kumulus_operator.projects.controller import ProjectController
 from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
+from kumulus_operator.vitals import Stage, Vitals
 from kumulus_operator.volumes.controller import VolumeController
 from kumulus_runtime import kopf_watching, logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.lease import Leadership
-from kumulus_runtime.resources import LEASE, ROLEBINDING
+from kumulus_runtime.resources import LEASE, NAMESPACE, ROLEBINDING
 from kumulus_runtime.workqueue import WorkQueue
 
 _GRACE = 10.0
@@ -55,16 +57,27 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
     Raises:
         LeadershipLost: another process may decide now; this one must end.
     """
-    leading = asyncio.Event()
     async with await KubeClient.connect("kumulus-operator") as client:
         leadership = Leadership(client, settings.system_namespace)
-        metrics = asyncio.create_task(metrics_server.serve(settings.metrics_port))
-        work = asyncio.create_task(leadership.run(lambda: lead(client, settings, leading, stop)))
+        kinds = [kind.definition.plural for kind in KINDS]
+        watched = partial(kopf_watching.watched, asyncio.get_running_loop())
+        vitals = Vitals(leadership, [*kinds, NAMESPACE.plural], watched)
+        WATCHES.set_function(vitals.watches)
+        metrics = asyncio.create_task(
+            metrics_server.serve(
+                settings.metrics_port,
+                {"watches": vitals.health},
+                {"start": vitals.readiness},
+                notes={"leadership": vitals.leadership},
+            )
+        )
+        work = asyncio.create_task(leadership.run(lambda: lead(client, settings, vitals, stop)))
         stopping = asyncio.create_task(stop.wait())
         tasks: set[asyncio.Task[Any]] = {work, metrics, stopping}
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if leading.is_set():
+            if vitals.stage is not Stage.STANDBY:
+                vitals.stage = Stage.STOPPING
                 await asyncio.wait({work, metrics}, timeout=_GRACE, return_when=asyncio.FIRST_COMPLETED)
             for task in (metrics, work):
                 if task.done():
@@ -75,9 +88,9 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def lead(client: KubeClient, settings: OperatorSettings, leading: asyncio.Event, stop: asyncio.Event) -> None:
-    """Operate as the leader, which sets `leading`, until `stop` is set."""
-    leading.set()
+async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, stop: asyncio.Event) -> None:
+    """Operate as the leader, which `vitals` is told, until `stop` is set."""
+    vitals.stage = Stage.LEADING
     cloud = Cloud(client, settings)
     WAITING_SERVERS.set_function(lambda: len(cloud.server_waiters))
     await list_everything(cloud)

@@ -7,6 +7,18 @@ import signal
 
 import kopf
 
+_WATCHER = "watcher for "
+"""How kopf names the task of a watch; behind it stand plural, version and group, then the namespace."""
+
+
+def watched(loop: asyncio.AbstractEventLoop) -> frozenset[str]:
+    """Give the plurals of all kinds that kopf watches at this moment in a loop; any thread may ask.
+
+    kopf logs the failure of one of its watches and goes on without it, so somebody has to look.
+    """
+    names = (task.get_name() for task in asyncio.all_tasks(loop))
+    return frozenset(name.removeprefix(_WATCHER).partition(".")[0] for name in names if name.startswith(_WATCHER))
+
 
 async def watch(registry: kopf.OperatorRegistry, stop: asyncio.Event, *, ends_with_stop: bool) -> None:
     """Run a registry's handlers until cancelled, or until `stop` is set if `ends_with_stop`.

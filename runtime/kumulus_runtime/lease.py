@@ -81,6 +81,7 @@ class Leadership:
         self._clock = clock
         self._lease: dict[str, Any] | None = None
         self._ends = float("-inf")
+        self._holder = ""
         self._gauge = LEADER.labels(name=name)
         self._gauge.set(0)
 
@@ -88,6 +89,11 @@ class Leadership:
     def valid(self) -> bool:
         """Whether the Lease certainly still belongs to this process: to be asked before an irreversible act."""
         return self._lease is not None and self._clock() < self._ends
+
+    @property
+    def holder(self) -> str:
+        """The identity of who held the Lease when it was last seen; empty for nobody."""
+        return self._holder
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, run ``lead`` while renewing it, release it when ``lead`` has returned or was cancelled.
@@ -130,6 +136,7 @@ class Leadership:
         while True:
             try:
                 lease = await self._client.get(LEASE, self._name, self._namespace)
+                self._holder = "" if lease is None else _holder(lease)
                 version = None if lease is None else (lease["metadata"]["uid"], lease["metadata"]["resourceVersion"])
                 if version != seen:
                     seen, seen_at = version, self._clock()
@@ -230,6 +237,7 @@ class Leadership:
         started = self._clock()
         write = self._client.create if create else self._client.update
         self._lease = await write(LEASE, lease | {"spec": spec})
+        self._holder = self.identity
         self._ends = started + self._timing.duration - self._timing.margin
 
     def _left(self) -> float:

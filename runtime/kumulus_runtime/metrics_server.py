@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import structlog
 from aiohttp import web
@@ -21,6 +22,7 @@ async def serve(
     *,
     host: str | None = None,
     registry: CollectorRegistry = REGISTRY,
+    notes: Mapping[str, Callable[[], str]] | None = None,
 ) -> None:
     """Serve until cancelled.
 
@@ -33,8 +35,9 @@ async def serve(
         ready_checks: by name.
         host: address to bind; None means all.
         registry: what is exported.
+        notes: what else ``/readyz`` tells to people, by name.
     """
-    app = build_app(health_checks or {}, ready_checks or {}, registry)
+    app = build_app(health_checks or {}, ready_checks or {}, registry, notes or {})
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -46,7 +49,10 @@ async def serve(
 
 
 def build_app(
-    health_checks: Mapping[str, Check], ready_checks: Mapping[str, Check], registry: CollectorRegistry = REGISTRY
+    health_checks: Mapping[str, Check],
+    ready_checks: Mapping[str, Check],
+    registry: CollectorRegistry = REGISTRY,
+    notes: Mapping[str, Callable[[], str]] = MappingProxyType({}),
 ) -> web.Application:
     """The application that `serve` serves."""
 
@@ -59,15 +65,15 @@ def build_app(
         return _answer(health_checks)
 
     async def readyz(_request: web.Request) -> web.Response:
-        return _answer({**health_checks, **ready_checks})
+        return _answer({**health_checks, **ready_checks}, notes)
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
     return app
 
 
-def _answer(checks: Mapping[str, Check]) -> web.Response:
+def _answer(checks: Mapping[str, Check], notes: Mapping[str, Callable[[], str]] = MappingProxyType({})) -> web.Response:
     troubles = {name: trouble for name, check in checks.items() if (trouble := check()) is not None}
     if not troubles:
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n" + "".join(f"{name}: {note()}\n" for name, note in sorted(notes.items())))
     return web.Response(status=503, text="".join(f"{name}: {trouble}\n" for name, trouble in sorted(troubles.items())))

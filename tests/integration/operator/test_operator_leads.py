@@ -1,0 +1,98 @@
+"""Who leads: two operators beside each other, as a rolling update has them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kumulus_api import KINDS, Server
+from kumulus_lab.control_plane import ControlPlane
+from kumulus_lab.testing.site import OperatorProcess, Site
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.resources import LEASE
+
+
+@pytest.fixture
+def other(plane: ControlPlane, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """A second operator."""
+    other = OperatorProcess(plane.kubeconfig, tmp_path / "other.log", claim_quarantine="1", host_silence="5")
+    other.start()
+    yield other
+    assert other.stop() == 0
+    print(other.log.read_text())
+
+
+async def _ask(operator: OperatorProcess, path: str) -> tuple[int, str]:
+    url = f"http://127.0.0.1:{operator.metrics_port}/{path}"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def _ready(operator: OperatorProcess) -> str:
+    """Wait for a process of whose state no object tells to be ready, and give what it says."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                status, text = await _ask(operator, "readyz")
+            except aiohttp.ClientConnectionError:
+                status, text = 0, ""
+            if status == 200:
+                return text
+            await asyncio.sleep(0.1)
+
+
+async def _holder(client: KubeClient, unlike: str = "") -> str:
+    """Wait until somebody (else) holds the Lease, and give who."""
+    async for event, lease in client.watch(LEASE, namespace="kumulus-system"):
+        if event in ("ADDED", "MODIFIED") and lease["metadata"]["name"] == "kumulus-operator":
+            holder = str(lease["spec"].get("holderIdentity") or "")
+            if holder not in ("", unlike):
+                return holder
+    raise AssertionError("a watch never ends")
+
+
+async def _order(leader: str, one: OperatorProcess, other: OperatorProcess) -> tuple[OperatorProcess, OperatorProcess]:
+    """Give the process that leads, then the other."""
+    return (one, other) if f"leading as {leader}\n" in await _ready(one) else (other, one)
+
+
+async def test_a_standby_is_ready_and_takes_over(site: Site, operator: OperatorProcess, other: OperatorProcess) -> None:
+    """Leader and standby are both ready and say who leads; when the leader ends, the standby goes on with its work."""
+    await site.host("l1", memory="64Gi")
+    await site.basics()
+    leader = await _holder(site.client)
+    first, second = await _order(leader, operator, other)
+    assert f"leadership: standby, {leader} leads\n" in await _ready(second)
+    assert (await _ask(second, "healthz"))[0] == 200
+    for process, leads, watches in ((first, 1, len(KINDS) + 1), (second, 0, 0)):
+        _, metrics = await _ask(process, "metrics")
+        assert f'leader_election_master_status{{name="kumulus-operator"}} {leads}.0' in metrics
+        assert f"kumulus_watches {watches}.0" in metrics
+    await asyncio.to_thread(first.stop)
+    await site.server("web")
+    await site.assigned(Server, "web")
+    assert f"leadership: leading as {await _holder(site.client, unlike=leader)}\n" in await _ready(second)
+    first.start()
+    assert "leadership: standby" in await _ready(first)
+
+
+async def test_a_leader_that_dies_is_succeeded_after_its_lease(
+    site: Site, operator: OperatorProcess, other: OperatorProcess
+) -> None:
+    """A killed leader's Lease runs out; its successor waits one more duration, then places what waits."""
+    await site.host("l2", memory="64Gi")
+    await site.basics()
+    leader = await _holder(site.client)
+    first, second = await _order(leader, operator, other)
+    await _ready(second)
+    await asyncio.to_thread(first.stop, signal.SIGKILL)
+    await site.server("web")
+    await site.assigned(Server, "web")
+    assert await _holder(site.client, unlike=leader)
+    first.start()
+    await _ready(first)
