@@ -104,6 +104,8 @@ class Site:
         await self.client.apply(Flavor, {"metadata": {"name": "small"}, "spec": spec}, manager="test")
         await self.network("net", cidr)
         await self.create(Image, "tiny", {"source": {"url": "http://images.test/tiny"}, "format": "qcow2"})
+        # An agent writes after it was named; here there may be no host that could be.
+        await self.until(Image, "tiny", lambda body: "status" in body)
         status = {
             "digest": "sha256:" + "0" * 64,
             "size": 1024,
@@ -199,14 +201,16 @@ class Site:
             await self.client.apply_status(Port, at | {"status": status}, manager=AGENT)
 
     async def close(self) -> None:
-        """Stop the heartbeats; remove hosts and servers, so that they are not in the next test's way."""
+        """Stop the heartbeats; remove what would be in the next test's way."""
         for beat in self._beats.values():
             beat.cancel()
         await asyncio.gather(*self._beats.values(), return_exceptions=True)
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
-        for volume in (await self.client.list(Volume, self.name))[0]:
-            await self.client.delete(Volume, volume["metadata"]["name"], self.name)
+        kinds: tuple[type[Kind], ...] = (Volume, Image)
+        for kind in kinds:
+            for body in (await self.client.list(kind, self.name))[0]:
+                await self.client.delete(kind, body["metadata"]["name"], self.name)
         for host in (await self.client.list(Host))[0]:
             await self.client.delete(Host, host["metadata"]["name"])
 

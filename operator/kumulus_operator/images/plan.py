@@ -28,17 +28,21 @@ def import_status(
         None if nothing is to be done: the host is named already and speaks, or the import is finished.
     """
     status = image.status
-    if status is not None and status.import_host is not None:
+    if status is not None:
         done = any(item.type == "Ready" and item.status == "True" for item in status.conditions)
         exists = any(host.name == status.import_host and not host.decommissioned for host in hosts)
         if done or (exists and status.import_host not in silent):
             return None
     good = [host for host in hosts if host.ready and host.fresh and not host.decommissioned and not host.maintenance]
-    if good:
-        chosen = min(good, key=lambda host: (not host.schedulable, load.get(host.name, 0), host.name))
-        return {"importHost": chosen.name}
     found = [item.dump() for item in status.conditions if item.type == "Ready"] if status is not None else []
-    message = "import: no host is Ready; transient: goes on when one is"
     generation = image.metadata.generation
-    conditions = set_condition(found, "Ready", False, ImageReason.WAITING_FOR_HOST, message, generation, now)
-    return {"conditions": conditions}
+    if not good:
+        message = "import: no host is Ready; transient: goes on when one is"
+        conditions = set_condition(found, "Ready", False, ImageReason.WAITING_FOR_HOST, message, generation, now)
+        return {"conditions": conditions}
+    chosen = min(good, key=lambda host: (not host.schedulable, load.get(host.name, 0), host.name)).name
+    # The condition comes along: left out, an earlier one of ours would be taken away, and of one that an agent has
+    # written in the meantime the parts that we took over, which leaves no valid object.
+    message = f"host {chosen} imports it"
+    conditions = set_condition(found, "Ready", False, ImageReason.IMPORTING, message, generation, now)
+    return {"importHost": chosen, "conditions": conditions}
