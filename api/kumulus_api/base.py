@@ -19,6 +19,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 FINALIZER = f"{GROUP}/agent"
 """On every Server, Volume and user-made Port from creation; goes when the host has been cleaned up."""
 
+IN_USE = f"{GROUP}/in-use"
+"""On every Network and Project from creation; goes when nothing uses the one, and nothing is in the other."""
+
 PUBLIC_NAMESPACE = "kumulus-public"
 """Images and Networks here are readable by the members of all projects."""
 

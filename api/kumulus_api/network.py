@@ -121,6 +121,7 @@ class NetworkReason(StrEnum):
     POOLS_INVALID = "PoolsInvalid"
     GATEWAY_INVALID = "GatewayInvalid"
     POOL_EXHAUSTED = "NetworkIDsExhausted"
+    IN_USE = "InUse"
 
 
 class Network(Kind):

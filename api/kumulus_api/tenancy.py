@@ -107,6 +107,7 @@ class ProjectReason(StrEnum):
     NAMESPACE_READY = "NamespaceReady"
     NAMESPACE_RESERVED = "NamespaceReserved"
     NAMESPACE_FOREIGN = "NamespaceForeign"
+    NOT_EMPTY = "NotEmpty"
 
 
 class KeyPairSpec(Model):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from kumulus_api import (
@@ -97,12 +98,43 @@ class Cloud:
         """Servers that have a port on a network."""
         self.servers_on: dict[str, set[Key]] = defaultdict(set)
         """Servers that are assigned to a host."""
+        self.placing: Counter[Key] = Counter()
+        """How many servers are just being given a port on a network."""
         self.abandoned: dict[str, float] = {}
         """Claims whose claimant was found gone, by name, and when (monotonic seconds)."""
 
     def take(self, kind: type[Kind], body: dict[str, Any], *, deleted: bool = False) -> None:
         """Take in an object as seen; see `kumulus_operator.intake`."""
         take(self, kind, body, deleted=deleted)
+
+    def ports_of(self, server: Key) -> set[Key]:
+        """Give the ports that a server was given."""
+        found = self.servers.get(*server)
+        given = found.spec.assignment if found is not None else None
+        return {(server[0], port.port) for port in given.ports} if given is not None else set()
+
+    @contextmanager
+    def placing_on(self, networks: Collection[Key]) -> Iterator[None]:
+        """Keep networks while a server is placed on them, though nothing of it can be seen yet."""
+        self.placing.update(networks)
+        try:
+            yield
+        finally:
+            self.placing.subtract(networks)
+            for network in networks:
+                self.unused(network)
+
+    def unused(self, network: Key) -> None:
+        """Note that something uses a network no more: a deletion may go on."""
+        found = self.networks.get(*network)
+        if found is not None and found.deleting:
+            self.queues.networks.add(network)
+
+    def networks_of(self, server: Key) -> set[Key]:
+        """Give the networks in which a server has ports."""
+        found = self.servers.get(*server)
+        given = found.spec.assignment if found is not None else None
+        return {(port.network_namespace, port.network) for port in given.ports} if given is not None else set()
 
     def host_facts(self) -> list[HostFacts]:
         """Give all hosts as they are now."""
@@ -120,6 +152,15 @@ class Cloud:
         """Give whether a host has not renewed its Lease for too long."""
         return self.liveness.silent_in(name, time.monotonic()) <= 0
 
+    def host_lost(self, name: str) -> bool:
+        """Give whether a host is no more: it is silent, and its Host is gone or was given up by an administrator."""
+        host = self.hosts.get("", name)
+        return (host is None or host.spec.decommissioned) and self.host_silent(name)
+
+    def ports_on(self, host: str) -> list[Port]:
+        """Give the ports of which a host has said that they are there."""
+        return [port for port in self.ports if port.status is not None and port.status.host == host]
+
     def host_speaks(self, name: str) -> None:
         """Note that a host renews its Lease (again)."""
         self.queues.hosts.add(("", name))
@@ -134,6 +175,12 @@ class Cloud:
             (self.volume_waiters, self.queues.volumes),
         ):
             enqueue(queue, waiters.woken_by(*needs))
+
+
+def network_of(port: Port) -> Key:
+    """Give namespace and name of a port's network."""
+    reference = port.spec.network
+    return reference.namespace or port.key[0], reference.name
 
 
 def enqueue(queue: WorkQueue[Key], keys: Iterable[Key]) -> None:

@@ -38,6 +38,16 @@ def take(cloud: Cloud, kind: type[Kind], body: dict[str, Any], *, deleted: bool)
     if former is new:
         return
     _TAKERS[kind](cloud, former, new)
+    if new is None:
+        _emptier(cloud, body)
+
+
+def _emptier(cloud: Cloud, gone: dict[str, Any]) -> None:
+    """Have a project that is being deleted looked at when something in it is gone."""
+    namespace = gone["metadata"].get("namespace") or ""
+    project = cloud.projects.get("", namespace)
+    if project is not None and project.deleting:
+        cloud.queues.projects.add(("", namespace))
 
 
 def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
@@ -72,6 +82,8 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     if new is not None and new.spec.decommissioned and not (former and former.spec.decommissioned):
         for key in cloud.servers_on[name]:
             cloud.queues.servers.add(key)
+            for network in cloud.networks_of(key):
+                cloud.queues.endpoints.add(network)
         for volume in cloud.volumes:
             cloud.queues.volumes.add(volume.key)
 
@@ -127,11 +139,16 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
         cloud.ledger.port_seen(new)
         if not any(owner.kind == "Server" for owner in new.metadata.owner_references):
             cloud.queues.ports.add(item.key)
+        on = new.status.host if new.status is not None else None
+        if on is not None and cloud.hosts.get("", on) is None:
+            cloud.queues.hosts.add(("", on))
         had = former is not None and former.spec.assignment is not None
         if new.spec.assignment is not None and not had:
             cloud.wake(("Port", *item.key))
         return
     cloud.ledger.port_gone(item)
+    reference = item.spec.network
+    cloud.unused((reference.namespace or item.key[0], reference.name))
     for claim in cloud.addresses.held_by(item.key):
         cloud.queues.claims.add(("AddressClaim", claim.metadata.name))
     cloud.wake(("Port", *item.key), quota(item.key[0]))
@@ -195,6 +212,7 @@ def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> No
             networks.add(network)
     for network in networks:
         cloud.queues.endpoints.add(network)
+        cloud.unused(network)
 
 
 def _address_claim(cloud: Cloud, former: AddressClaim | None, new: AddressClaim | None) -> None:

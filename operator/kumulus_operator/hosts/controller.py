@@ -26,7 +26,9 @@ class HostController:
     async def reconcile(self, key: Key) -> float | None:
         """Look whether a host speaks; give the seconds until its silence would begin."""
         cloud, name = self._cloud, key[1]
-        if cloud.hosts.get(*key) is None:
+        host = cloud.hosts.get(*key)
+        given_up = host is None or host.spec.decommissioned
+        if host is None and not cloud.ports_on(name) and not cloud.servers_on[name]:
             self._silent.discard(name)
             return None
         now = time.monotonic()
@@ -40,6 +42,8 @@ class HostController:
             _LOG.warning("host is silent", host=name)
             enqueue(cloud.queues.servers, cloud.servers_on[name])
             enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
+        if given_up:
+            enqueue(cloud.queues.ports, (port.key for port in cloud.ports_on(name)))
         return None
 
 

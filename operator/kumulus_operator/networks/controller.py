@@ -8,12 +8,12 @@ from typing import Any
 
 import structlog
 
-from kumulus_api import Network, NetworkIDClaim
+from kumulus_api import IN_USE, Network, NetworkIDClaim
 from kumulus_api.claims import network_id_claim_name
 from kumulus_api.network import NetworkReason
 from kumulus_operator.bodies import MANAGER, identity
-from kumulus_operator.cloud import Cloud
-from kumulus_operator.networks.plan import choose_vni, network_fault, network_status
+from kumulus_operator.cloud import Cloud, network_of
+from kumulus_operator.networks.plan import choose_vni, network_fault, network_status, users_text
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound
 
@@ -34,7 +34,10 @@ class NetworkController:
     async def reconcile(self, key: Key) -> float | None:
         """Bring one network to its desired state."""
         network = self._cloud.networks.get(*key)
-        if network is None or network.deleting:
+        if network is None:
+            return None
+        if network.deleting:
+            await self._let_go(network)
             return None
         vni = network.status.vni if network.status is not None else None
         fault = network_fault(network)
@@ -47,6 +50,24 @@ class NetworkController:
         if status is not None:
             await self._write(network, status)
         return None
+
+    async def _let_go(self, network: Network) -> None:
+        """Remove the finalizer of a network that nothing uses any more, else say what does."""
+        cloud, metadata = self._cloud, network.metadata
+        if IN_USE not in metadata.finalizers or cloud.placing[network.key]:
+            return
+        servers = cloud.users_of_network.get(network.key, set())
+        owned = {key for server in servers for key in cloud.ports_of(server)}
+        ports = [port.key for port in cloud.ports if network_of(port) == network.key]
+        users = users_text(network.key, servers, [key for key in ports if key not in owned])
+        if users is not None:
+            fault = (NetworkReason.IN_USE, f"deletion: {users}; transient: the network goes when they are deleted")
+            vni = network.status.vni if network.status is not None else None
+            status = network_status(network, vni, fault, datetime.now(UTC))
+            if status is not None:
+                await self._write(network, status)
+            return
+        await cloud.client.remove_finalizer(Network, metadata.name, IN_USE, metadata.namespace, uid=metadata.uid)
 
     async def _write(self, network: Network, status: dict[str, Any]) -> None:
         try:

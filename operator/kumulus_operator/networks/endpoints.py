@@ -12,7 +12,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
 from kumulus_operator.networks.plan import endpoints_of, plan_slices
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Invalid, NotFound
+from kumulus_runtime.errors import Forbidden, Invalid, NotFound
 
 
 class EndpointsController:
@@ -30,14 +30,16 @@ class EndpointsController:
         """Bring the slices of one network up to date."""
         cloud = self._cloud
         network = cloud.networks.get(*key)
-        if network is None or network.deleting or network.status is None or network.status.vni is None:
+        users = sorted(cloud.users_of_network.get(key, ()))
+        if network is None or network.status is None or network.status.vni is None:
             self._written_at.pop(key, None)
             return None
+        if network.deleting and not users:
+            return None  # It goes, and they with it.
         wait = self._written_at.get(key, float("-inf")) + cloud.settings.endpoints_debounce - time.monotonic()
         if wait > 0:
             return wait
-        users = (cloud.servers.get(*user) for user in sorted(cloud.users_of_network[key]))
-        servers = [server for server in users if server is not None]
+        servers = [server for user in users if (server := cloud.servers.get(*user)) is not None]
         hosts = {host.metadata.name: host for host in cloud.hosts}
         plan = plan_slices(endpoints_of(key, servers, hosts), self._found(key))
         for index, endpoints in plan.write.items():
@@ -73,8 +75,10 @@ class EndpointsController:
         }
         try:
             self._cloud.take(NetworkEndpoints, await self._cloud.client.apply(NetworkEndpoints, body, manager=MANAGER))
-        except (NotFound, Invalid):
-            if await self._cloud.client.get(Network, name, namespace) is not None:
+        except (NotFound, Invalid, Forbidden):
+            # In a namespace that is being deleted nothing new can be made, and no server comes any more.
+            live = await self._cloud.client.get(Network, name, namespace)
+            if live is not None and not live["metadata"].get("deletionTimestamp"):
                 raise
         ENDPOINT_WRITES.inc()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from kumulus_api import Host, Network, Server
 from kumulus_api.network import NetworkReason
+from kumulus_operator.bodies import counted
 from kumulus_operator.ipam.plan import gateway_fault, pools_fault
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import set_condition
@@ -59,13 +60,32 @@ def network_status(
     return None if wanted == found else wanted
 
 
+def users_text(network: Key, servers: Collection[Key], ports: Collection[Key]) -> str | None:
+    """Say what uses a network, or None if nothing does; what is in other namespaces is counted and not named."""
+    parts = []
+    for word, users in (("server", servers), ("port", ports)):
+        own = [name for namespace, name in users if namespace == network[0]]
+        if own:
+            parts.append(counted(word, own))
+        if foreign := len(users) - len(own):
+            parts.append(f"{foreign} {word}{'s' if foreign > 1 else ''} of other projects")
+    return f"{', '.join(parts)} still {'use' if len(servers) + len(ports) > 1 else 'uses'} it" if parts else None
+
+
+def _tunnel(host: Host) -> str | None:
+    """Give where a host is reached, or None if it is not there or never comes back."""
+    if host.spec.decommissioned or host.status is None:
+        return None
+    return host.status.tunnel_address
+
+
 def endpoints_of(network: Key, servers: Sequence[Server], hosts: Mapping[str, Host]) -> dict[str, dict[str, Any]]:
     """Give the endpoints of a network by their name: the port's, with the namespace in front if it is a foreign one."""
     out: dict[str, dict[str, Any]] = {}
     for server in servers:
         given = server.spec.assignment
         host = hosts.get(given.host) if given is not None else None
-        tunnel = host.status.tunnel_address if host is not None and host.status is not None else None
+        tunnel = _tunnel(host) if host is not None else None
         if given is None or tunnel is None:
             continue
         own = server.metadata.namespace or ""

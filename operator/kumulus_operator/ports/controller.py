@@ -6,6 +6,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+import structlog
+
 from kumulus_api import FINALIZER, Port
 from kumulus_api.port import PortAssignment
 from kumulus_operator.bodies import MANAGER, identity
@@ -17,6 +19,8 @@ from kumulus_operator.servers.resolve import ready_network
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import set_condition
 from kumulus_runtime.errors import Conflict, NotFound
+
+_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class PortController:
@@ -40,6 +44,8 @@ class PortController:
             await self._let_go(port)
         elif port.spec.assignment is None and not port.metadata.owner_references:
             await self._give(port)
+        elif port.status is not None and port.status.host is not None and cloud.host_lost(port.status.host):
+            await self._unwire(port)
         return None
 
     async def _give(self, port: Port) -> None:
@@ -65,6 +71,20 @@ class PortController:
         given = PortAssignment(portID=port_id, mac=port.spec.mac or mac_of(port_id), addresses=addresses)
         body = identity(port) | {"spec": {"assignment": given.dump()}}
         cloud.take(Port, await cloud.client.apply(Port, body, manager=MANAGER))
+
+    async def _unwire(self, port: Port) -> None:
+        """Say for a host that is no more that the port is not there, so that another may have it."""
+        cloud, metadata = self._cloud, port.metadata
+        patch = {
+            "metadata": {"resourceVersion": metadata.resource_version},
+            "status": {"wired": False, "host": None},
+        }
+        try:
+            body = await cloud.client.patch_merge(Port, metadata.name, patch, metadata.namespace, subresource="status")
+        except NotFound:
+            return
+        cloud.take(Port, body)
+        _LOG.info("port of a lost host unwired", namespace=port.key[0], name=port.key[1])
 
     async def _write_refusal(self, port: Port, refusal: Refusal) -> None:
         found: list[dict[str, Any]] = [item.dump() for item in port.status.conditions] if port.status else []

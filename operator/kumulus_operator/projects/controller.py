@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kumulus_api import Project
+from kumulus_api import IN_USE, Project
+from kumulus_api.tenancy import ProjectReason
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.projects.plan import (
     BOOT_DATA,
     ROLES,
     bindings,
+    content_text,
     namespace_body,
     namespace_fault,
     project_status,
@@ -35,7 +37,10 @@ class ProjectController:
         """Bring one project to its desired state."""
         client = self._cloud.client
         project = self._cloud.projects.get(*key)
-        if project is None or project.deleting:
+        if project is None:
+            return None
+        if project.deleting:
+            await self._let_go(project)
             return None
         name = project.metadata.name
         namespace = await client.get(NAMESPACE, name)
@@ -49,14 +54,34 @@ class ProjectController:
             if namespace["metadata"].get("deletionTimestamp"):
                 return None  # What it holds goes first; the watch on namespaces tells when it is gone.
             await self._roles(project)
-        status = project_status(project, fault, datetime.now(UTC))
-        if status is not None:
-            try:
-                body = await client.apply_status(Project, identity(project) | {"status": status}, manager=MANAGER)
-            except (NotFound, Conflict):
-                return None
-            self._cloud.take(Project, body)
+        await self._write_status(project, fault)
         return None
+
+    async def _write_status(self, project: Project, fault: tuple[ProjectReason, str] | None) -> None:
+        status = project_status(project, fault, datetime.now(UTC))
+        if status is None:
+            return
+        body = identity(project) | {"status": status}
+        try:
+            self._cloud.take(Project, await self._cloud.client.apply_status(Project, body, manager=MANAGER))
+        except (NotFound, Conflict):
+            return
+
+    async def _let_go(self, project: Project) -> None:
+        """Remove the finalizer of a project that is empty, or never had its namespace; else say what is in it."""
+        cloud, name = self._cloud, project.metadata.name
+        if IN_USE not in project.metadata.finalizers:
+            return
+        if namespace_fault(project, await cloud.client.get(NAMESPACE, name)) is None:
+            ports = [port for port in cloud.ports.in_namespace(name) if not port.metadata.owner_references]
+            views = (cloud.servers, cloud.volumes, cloud.images, cloud.networks)
+            content = {view.kind.__name__: [item.metadata.name for item in view.in_namespace(name)] for view in views}
+            held = content_text(content | {"Port": [port.metadata.name for port in ports]})
+            if held is not None:
+                message = f"deletion: {held}; transient: the project goes when they are deleted"
+                await self._write_status(project, (ProjectReason.NOT_EMPTY, message))
+                return
+        await cloud.client.remove_finalizer(Project, name, IN_USE, uid=project.metadata.uid)
 
     async def _roles(self, project: Project) -> None:
         client, settings = self._cloud.client, self._cloud.settings

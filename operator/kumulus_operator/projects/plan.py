@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 from kumulus_api import PROJECT_LABEL, PUBLIC_NAMESPACE, Project
 from kumulus_api.tenancy import ProjectReason, RoleAssignment, Subject, SubjectKind
-from kumulus_operator.bodies import owner_reference
+from kumulus_operator.bodies import counted, owner_reference
 from kumulus_runtime.conditions import set_condition
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -89,6 +90,12 @@ def same_binding(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Give whether a RoleBinding is as it should be."""
     roles = found.get("roleRef"), found.get("subjects") or []
     return roles == (wanted["roleRef"], wanted["subjects"])
+
+
+def content_text(content: Mapping[str, Collection[str]]) -> str | None:
+    """Say what is in a project, given names by kind, or None if it is empty."""
+    parts = [counted(kind.lower(), names) for kind, names in content.items() if names]
+    return f"{', '.join(parts)} {'is' if sum(map(len, content.values())) == 1 else 'are'} in it" if parts else None
 
 
 def project_status(project: Project, fault: tuple[ProjectReason, str] | None, now: datetime) -> dict[str, Any] | None:

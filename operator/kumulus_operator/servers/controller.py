@@ -95,10 +95,11 @@ class ServerController:
         verdict = await cloud.ledger.admit(_request(server, resolved, running[0] if running else None))
         if isinstance(verdict, Refusal):
             raise Refused(verdict)
-        volumes = await give_volumes(cloud, server, resolved.volumes, verdict)
-        ports = await give_ports(cloud, server, resolved.interfaces, adopting=running is not None)
-        wanted = assignment((instance_id, verdict, epoch), resolved, ports, volumes)
-        return await self._assign(server, wanted), running is not None
+        with cloud.placing_on({item.network.key for item in resolved.interfaces}):
+            volumes = await give_volumes(cloud, server, resolved.volumes, verdict)
+            ports = await give_ports(cloud, server, resolved.interfaces, adopting=running is not None)
+            wanted = assignment((instance_id, verdict, epoch), resolved, ports, volumes)
+            return await self._assign(server, wanted), running is not None
 
     def _in_project(self, server: Server) -> None:
         namespace = server.metadata.namespace or ""

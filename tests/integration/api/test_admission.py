@@ -10,6 +10,7 @@ import pytest
 
 from kumulus_api import (
     FINALIZER,
+    IN_USE,
     AddressClaim,
     Host,
     Image,
@@ -18,6 +19,7 @@ from kumulus_api import (
     NetworkEndpoints,
     NetworkIDClaim,
     Port,
+    Project,
     Server,
     Volume,
 )
@@ -52,15 +54,18 @@ async def fresh(client: KubeClient, kind: type[Kind], body: Object, status: Obje
 # --- finalizers ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Server, Volume, Port])
-async def test_finalizer_comes_with_creation(admin: KubeClient, kind: type[Kind]) -> None:
-    """What an agent has to clean up bears our finalizer from its first moment, beside those that it has already."""
+@pytest.mark.parametrize(
+    ("kind", "finalizer"),
+    [(Server, FINALIZER), (Volume, FINALIZER), (Port, FINALIZER), (Network, IN_USE), (Project, IN_USE)],
+)
+async def test_finalizer_comes_with_creation(admin: KubeClient, kind: type[Kind], finalizer: str) -> None:
+    """What must not go at once bears our finalizer from its first moment, beside those that it has already."""
     plain = await admin.create(kind, make_object(kind, "fin-plain"))
     body = make_object(kind, "fin-other")
     body["metadata"]["finalizers"] = ["example.org/other"]
     other = await admin.create(kind, body)
-    assert plain["metadata"]["finalizers"] == [FINALIZER]
-    assert sorted(other["metadata"]["finalizers"]) == ["example.org/other", FINALIZER]
+    assert plain["metadata"]["finalizers"] == [finalizer]
+    assert sorted(other["metadata"]["finalizers"]) == ["example.org/other", finalizer]
 
 
 async def test_owned_ports_have_none(connect: Any) -> None:
@@ -80,6 +85,18 @@ async def test_only_operator_and_agent_remove_the_finalizer(connect: Any) -> Non
         await admin.remove_finalizer(Server, "fin-pulled", FINALIZER, "demo", uid=server["metadata"]["uid"])
     await operator.remove_finalizer(Server, "fin-pulled", FINALIZER, "demo", uid=server["metadata"]["uid"])
     assert "finalizers" not in (await admin.get(Server, "fin-pulled", "demo") or {})["metadata"]
+
+
+async def test_only_the_operator_lets_a_network_go(connect: Any) -> None:
+    """Neither a tenant's administrator nor an agent takes a network away from the servers that use it."""
+    admin, operator = await connect("admin"), await connect("operator")
+    network = await admin.create(Network, make_object(Network, "fin-used"))
+    for user in ("admin", "agent@h1"):
+        with pytest.raises(Forbidden):
+            await (await connect(user)).remove_finalizer(
+                Network, "fin-used", IN_USE, "demo", uid=network["metadata"]["uid"]
+            )
+    await operator.remove_finalizer(Network, "fin-used", IN_USE, "demo", uid=network["metadata"]["uid"])
 
 
 # --- what only the operator writes --------------------------------------------------------------------------------
