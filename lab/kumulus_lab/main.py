@@ -1,4 +1,4 @@
-"""Command line of the lab: ``python -m kumulus_lab up|down|status|kubeconfig|exec``."""
+"""Command line of the lab: ``python -m kumulus_lab up|down|status|kubeconfig|guests|exec``."""
 
 import os
 from typing import Annotated
@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from kumulus_lab import elsewhere
+from kumulus_lab import guests as guest_images
 from kumulus_lab import up as lab_steps
 from kumulus_lab.errors import LabError
 from kumulus_lab.hosts import Hosts
-from kumulus_lab.progress import complain
+from kumulus_lab.progress import complain, step
 from kumulus_lab.settings import LabSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -57,6 +58,16 @@ def kubeconfig() -> None:
     if not path.exists():
         raise LabError("the lab is down; start it with `make up`")
     typer.echo(path)
+
+
+@app.command()
+def guests() -> None:
+    """Build the guest images that the cache lacks, serve them all and print their addresses."""
+    lab = LabSettings.from_environment()
+    with step("guest images"):
+        addresses = [guest_images.ensure(lab), guest_images.ensure_debian(lab)]
+    for address in addresses:
+        typer.echo(address)
 
 
 @app.command(name="exec", context_settings={"ignore_unknown_options": True})

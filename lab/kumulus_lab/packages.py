@@ -19,6 +19,7 @@ WANTED = (
     "libvirt-daemon-driver-qemu",
     "libvirt-daemon-system",
     "nftables",
+    "openssh-client",  # tests log in to guests
     "procps",
     "qemu-system-x86",
     "qemu-utils",

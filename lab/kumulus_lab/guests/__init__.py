@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 from kumulus_lab import commands, processes
-from kumulus_lab.guests import tiny
+from kumulus_lab.guests import debian, tiny
 from kumulus_lab.processes import Daemon
 from kumulus_lab.settings import LabSettings
 
@@ -14,16 +15,35 @@ PORT = 8098
 _LIMIT = 20
 
 
-def ensure(lab: LabSettings) -> None:
-    """Have the tiny image served at `http://<gateway>:8098/tiny.qcow2`, building it where the cache lacks it.
+def ensure(lab: LabSettings) -> str:
+    """Have the tiny image served, building it where the cache lacks it.
+
+    Returns:
+        Its address, `http://<gateway>:8098/tiny.qcow2`.
 
     Raises:
         CommandFailed: a tool failed.
         TimedOut: the server does not answer.
     """
-    directory = lab.state / "www"
-    directory.mkdir(parents=True, exist_ok=True)
-    image, served = tiny.build(lab.cache), directory / "tiny.qcow2"
+    return _serve(lab, tiny.build(lab.cache))
+
+
+def ensure_debian(lab: LabSettings) -> str:
+    """Have the Debian image served; building it takes minutes, so it is done when somebody wants it.
+
+    Returns:
+        Its address, `http://<gateway>:8098/debian.qcow2`.
+
+    Raises:
+        CommandFailed: a tool failed.
+        TimedOut: the server does not answer.
+    """
+    return _serve(lab, debian.build(lab.cache))
+
+
+def _serve(lab: LabSettings, image: Path) -> str:
+    served = lab.state / "www" / image.name
+    served.parent.mkdir(parents=True, exist_ok=True)
     if not served.exists() or served.stat().st_mtime < image.stat().st_mtime:
         draft = served.with_suffix(".new")
         shutil.copy2(image, draft)
@@ -32,6 +52,7 @@ def ensure(lab: LabSettings) -> None:
     url = f"http://{lab.gateway}:{PORT}/{served.name}"
     probe = ["curl", "--silent", "--fail", "--head", "--output", "/dev/null", "--noproxy", "*", url]
     commands.wait_until(lambda: commands.run(probe, check=False).returncode == 0, what=url, limit=_LIMIT)
+    return url
 
 
 def daemon(lab: LabSettings) -> Daemon:
