@@ -223,6 +223,8 @@ def _kubelet(lab: LabSettings, host: HostSpec) -> dict[str, object]:
         "clusterDomain": "cluster.local",
         "nodeStatusUpdateFrequency": "4s",
         "nodeLeaseDurationSeconds": 20,
+        # Tests kill what is ours again and again: it is started again at once, not after minutes.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         # Images are imported, not pulled: one removed to save space would not come back.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,

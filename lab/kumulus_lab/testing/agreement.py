@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from kumulus_agent.network.names import bridge, tap, vxlan
 from kumulus_api import AddressClaim, Host, Port, Server, Volume
 from kumulus_api.claims import address_claim_name
+from kumulus_lab.errors import CommandFailed
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Breach, Cloud, Object, condition
 from kumulus_lab.testing.sightings import Sighting, look
@@ -38,7 +39,10 @@ async def agreed(cloud: Cloud, lab: LabSettings, seconds: float = 5) -> None:
     # Nothing tells of a change of links, files, domains and objects at once: they are looked at again.
     while True:
         late = time.monotonic() >= end
-        differences = disagreements(await ask(cloud), await look(lab))
+        try:
+            differences = disagreements(await ask(cloud), await look(lab))
+        except CommandFailed as error:
+            differences = [str(error)]
         if not differences:
             return
         if late:
@@ -90,7 +94,7 @@ def _networks(name: str, servers: list[Object], tunnels: dict[str, str], seen: S
     }
     yield from _differ("bridges", seen.bridges, {bridge(vni) for vni in here})
     yield from _differ("VXLAN devices", seen.tunnels, {vxlan(vni) for vni in here})
-    yield from _differ("DHCP servers", seen.services, {f"kd{vni:06x}" for vni in here})
+    yield from _differ("DHCP servers", seen.services.items(), {(f"kd{vni:06x}", True) for vni in here})
     wanted = {
         (vxlan(port["vni"]), port["mac"], tunnels[assignment["host"]])
         for assignment, port in ports

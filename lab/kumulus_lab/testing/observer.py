@@ -7,8 +7,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from kumulus_api import Kind
 from kumulus_lab.testing.cloud import Breach, Cloud, Object
+from kumulus_runtime.api_client import KindRef
+from kumulus_runtime.resources import resource_of
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -22,20 +23,23 @@ class Observer:
         cloud: to watch.
         kind: of what.
         namespace: only there; everywhere without.
+        label_selector: only those.
         always: looks at all objects after each event and gives what is wrong, or nothing.
     """
 
     def __init__(
         self,
         cloud: Cloud,
-        kind: type[Kind],
+        kind: KindRef,
         *,
         namespace: str | None = None,
+        label_selector: str = "",
         always: Callable[[Objects], str | None] = lambda _: None,
     ) -> None:
         self._cloud = cloud
         self._kind = kind
         self._namespace = namespace
+        self._label_selector = label_selector
         self._always = always
         self._changed = asyncio.Condition()
         self._synced = False
@@ -76,7 +80,7 @@ class Observer:
             async with asyncio.timeout(seconds), self._changed:
                 await self._changed.wait_for(lambda: self._breach or self._task.done() or holds(self.objects))
         except TimeoutError as error:
-            raise Breach(f"{self._kind.__name__}: not within {seconds} s: {what}") from error
+            raise Breach(f"{resource_of(self._kind).kind}: not within {seconds} s: {what}") from error
         self._check()
         return dict(self.objects)
 
@@ -88,7 +92,9 @@ class Observer:
 
     async def _follow(self) -> None:
         try:
-            async for event, body in self._cloud.client.watch(self._kind, namespace=self._namespace):
+            async for event, body in self._cloud.client.watch(
+                self._kind, namespace=self._namespace, label_selector=self._label_selector
+            ):
                 await self._take(event, body)
         finally:
             async with self._changed:

@@ -26,7 +26,7 @@ class Sighting:
         bridges: the networks' bridges.
         tunnels: the networks' VXLAN devices.
         neighbours: VXLAN device, MAC and remote address of each guest elsewhere.
-        services: namespaces of the networks' DHCP and DNS servers.
+        services: namespaces of the networks' DHCP and DNS servers, each with whether a process runs in it.
         instances: folders of instances, by instance id, each with whether it holds a root disk.
         volumes: names of the volumes' files.
     """
@@ -36,7 +36,7 @@ class Sighting:
     bridges: frozenset[str] = frozenset()
     tunnels: frozenset[str] = frozenset()
     neighbours: frozenset[tuple[str, str, str]] = frozenset()
-    services: frozenset[str] = frozenset()
+    services: dict[str, bool] = field(default_factory=dict)
     instances: dict[str, bool] = field(default_factory=dict)
     volumes: frozenset[str] = frozenset()
 
@@ -55,7 +55,7 @@ def _look(lab: LabSettings, host: str) -> Sighting:
 
     links = json.loads(run("ip", "-netns", DATAPATH, "-json", "-details", "link"))
     fdb = json.loads(run("bridge", "-netns", DATAPATH, "-json", "fdb", "show"))
-    namespaces = run("ip", "netns", "list")
+    namespaces = [line.split()[0] for line in run("ip", "netns", "list").splitlines() if line.strip()]
     active = set(run(*VIRSH, "list", "--name").split())
     domains = set(run(*VIRSH, "list", "--all", "--name").split()) - {SELF_TEST}
     state = lab.host(host).directory / "kumulus"
@@ -69,7 +69,7 @@ def _look(lab: LabSettings, host: str) -> Sighting:
             for entry in fdb
             if "dst" in entry and entry["mac"] != "00:00:00:00:00:00"
         ),
-        services=frozenset(line.split()[0] for line in namespaces.splitlines() if line.startswith("kd")),
+        services={name: bool(run("ip", "netns", "pids", name).strip()) for name in namespaces if name.startswith("kd")},
         instances={path.name: (path / "root.qcow2").exists() for path in (state / "instances").iterdir()},
         volumes=frozenset(path.name for path in (state / "volumes").iterdir())
         if (state / "volumes").exists()
