@@ -202,4 +202,4 @@ async def _create_strictly(cloud: Cloud, project: str, spec: dict[str, Any]) -> 
         "spec": {"flavor": {"name": FLAVOR}, "image": {"name": "tiny"}} | spec,
     }
     path = f"/apis/kumulus.dev/v1alpha1/namespaces/{project}/servers"
-    await cloud.client.request_object("POST", path, body, query={"fieldValidation": "Strict"})
+    await cloud.client.request("POST", path, body, query={"fieldValidation": "Strict"})
