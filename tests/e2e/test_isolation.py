@@ -71,7 +71,7 @@ async def test_equal_addresses_of_two_projects(consoles: dict[str, tuple[Path, s
     for color in ("red", "blue"):
         log, _ = consoles[f"{color}-asks"]
         answers_log, mac = consoles[f"{color}-answers"]
-        await console.says(log, "^asked-all", 120)
+        await console.says(log, "^asked-all", 200)
         said = await asyncio.to_thread(log.read_text, errors="replace")
         assert re.search(r"^large-pings: .* 5 packets received, 0% packet loss", said, re.MULTILINE), said
         assert re.search(rf"^answered-by={color}-answers\s*$", said, re.MULTILINE), said
