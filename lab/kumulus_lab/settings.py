@@ -186,9 +186,9 @@ class LabSettings:
 
 
 def _recorded(state: Path) -> dict[str, str]:
-    """What ``record`` has written into a state folder; empty where no lab is."""
+    """What ``record`` has written into a state folder; empty where no lab is, or none that this user may see."""
     try:
         known: dict[str, str] = json.loads((state / "lab.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return {}
     return known

@@ -1,4 +1,5 @@
 import ipaddress
+import pathlib
 
 import pytest
 
@@ -45,3 +46,14 @@ def test_unknown_host_is_named_with_those_there_are(tmp_path):
     """An error about a host lists the hosts there are."""
     with pytest.raises(LabError, match="'h9'; there are: h1, h2"):
         LabSettings(state=tmp_path).host("h9")
+
+
+def test_a_lab_that_only_root_may_see_is_none(tmp_path, monkeypatch):
+    """A plain user beside a running lab gets as far as the check that says that root is needed."""
+
+    def refuse(_):
+        raise PermissionError
+
+    monkeypatch.setenv("KUMULUS_LAB_STATE", str(tmp_path))
+    monkeypatch.setattr(pathlib.Path, "read_text", refuse)
+    assert LabSettings.from_environment().hosts == 2
