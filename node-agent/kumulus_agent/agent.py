@@ -42,6 +42,7 @@ from kumulus_agent.watching import build_registry
 from kumulus_api import Host, Image, Server, Volume
 from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
+from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.lease import Heartbeat
 from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
@@ -177,10 +178,14 @@ class Agent:
         observer = Observer(
             settings, self._client, self._store, self._hypervisor, self._datapath, self._networks, self._instances
         )
-        reporter = Reporter(self._client, self._store, settings.node_name)
-        servers = ServerController(observer, actuators, self._instances, self._store, reporter, self._capacity)
-        volumes = VolumeController(settings.node_name, settings.state_dir / "volumes", self._client, self._store)
-        images = ImageController(settings, self._client, self._store, self._cache)
+        events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
+        reporter = Reporter(self._client, self._store, settings.node_name, events)
+        servers = ServerController(
+            observer, actuators, self._instances, self._store, reporter, self._capacity, self._volumes.add
+        )
+        directory = settings.state_dir / "volumes"
+        volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
+        images = ImageController(settings, self._client, self._store, self._cache, events)
         await self._until_done("adopt what runs here", self._adoption.adopt)
         async with asyncio.TaskGroup() as group:
             self._workers = [

@@ -18,6 +18,7 @@ from kumulus_runtime.resources import EVENT
 _SILENCE_SECONDS = 600.0
 _REMEMBERED = 4096
 _TIMEOUT = 5.0
+_UNDER_WAY = 64
 # Limits of the events.k8s.io API.
 _LONGEST_NOTE = 1024
 _LONGEST_NAME = 200
@@ -48,6 +49,27 @@ class EventRecorder:
         self._instance = (instance or socket.gethostname())[:128]
         self._clock = clock
         self._written: dict[tuple[str, ...], float] = {}
+        self._posted: set[asyncio.Task[bool]] = set()
+
+    def post(
+        self, obj: Mapping[str, Any], reason: str, message: str, *, warning: bool = False, again: bool = False
+    ) -> None:
+        """Write one Event without waiting for it; while the API server lags, those beyond 64 are dropped.
+
+        Args:
+            obj: see `event`.
+            reason: see `event`.
+            message: see `event`.
+            warning: see `event`.
+            again: write it even if the same was written within ten minutes: it has happened once more.
+        """
+        if len(self._posted) >= _UNDER_WAY:
+            return
+        if again:
+            self._written.pop(_key(obj, reason, message), None)
+        task = asyncio.get_running_loop().create_task(self.event(obj, reason, message, warning=warning))
+        self._posted.add(task)
+        task.add_done_callback(self._posted.discard)
 
     async def event(
         self, obj: Mapping[str, Any], reason: str, message: str, *, warning: bool = False, action: str = ""
@@ -64,8 +86,7 @@ class EventRecorder:
         Returns:
             Whether one was written.
         """
-        metadata = obj["metadata"]
-        key = (str(metadata.get("uid") or reference(obj)), reason, message)
+        key = _key(obj, reason, message)
         now = self._clock()
         if now - self._written.get(key, float("-inf")) < _SILENCE_SECONDS:
             return False
@@ -108,3 +129,7 @@ class EventRecorder:
             return
         fresh = {key: at for key, at in self._written.items() if now - at < _SILENCE_SECONDS}
         self._written = dict(list(fresh.items())[-_REMEMBERED // 2 :])
+
+
+def _key(obj: Mapping[str, Any], reason: str, message: str) -> tuple[str, ...]:
+    return (str(obj["metadata"].get("uid") or reference(obj)), reason, message)

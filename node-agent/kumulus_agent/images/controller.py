@@ -10,10 +10,11 @@ from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.errors import Retryable, Terminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
-from kumulus_api import Image
+from kumulus_api import GROUP, VERSION, Image
 from kumulus_api.image import ImageReason, ImageSpec
 from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.conditions import get_condition, set_condition
+from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
@@ -70,6 +71,7 @@ class ImageController:
     client: KubeClient
     store: Store
     cache: ImageCache
+    events: EventRecorder
     _failures: dict[Key, _Failures] = field(default_factory=dict)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -113,3 +115,8 @@ class ImageController:
             return
         metrics.STATUS_WRITES.labels(kind="Image").inc()
         self.store.apply("MODIFIED", written)
+        about = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Image", "metadata": metadata}
+        ready = get_condition(status["conditions"], "Ready") or {}
+        failed = ready.get("status") != "True"
+        message = ready.get("message") or f"imported by host {self.settings.node_name}"
+        self.events.post(about, str(ready["reason"]), message, warning=failed)

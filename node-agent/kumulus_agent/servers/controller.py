@@ -13,6 +13,7 @@ from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.instances import Instances
+from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
 from kumulus_agent.servers.plan import Action, Plan, Power, Step, plan
 from kumulus_agent.servers.remove import remove_instance, unplug
@@ -50,6 +51,7 @@ class ServerController:
     store: Store
     reporter: Reporter
     capacity: Callable[[], Capacity]
+    volume_changed: Callable[[Key], None] = lambda _key: None
 
     async def reconcile(self, key: Key) -> float | None:
         """Handle one Server; give the seconds after which to look again, if any."""
@@ -78,10 +80,25 @@ class ServerController:
             await self._step(sighting, step, outcome)
             if outcome.failure is not None:
                 break
-        told = planned.ready is not None and not isinstance(outcome.failure, StartGivenUp)
-        if sighting.desired is not None and told:
-            await self._tell(sighting, sighting.desired, planned, outcome)
+        given_up = isinstance(outcome.failure, StartGivenUp)
+        if sighting.desired is not None and not given_up:
+            self._announce(sighting, sighting.desired, planned, outcome)
+            if planned.ready is not None:
+                await self._tell(sighting, sighting.desired, planned, outcome)
+            if {Action.START, Action.REMOVE} & planned.actions:
+                self.volumes_changed(sighting.desired)
         return outcome.wait
+
+    def _announce(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: _Outcome) -> None:
+        told = self.reporter.told(desired)
+        found = notices(planned, sighting.observed.power, told, failure=outcome.failure, durations=outcome.durations)
+        for notice in found:
+            self.reporter.announce(desired, notice)
+
+    def volumes_changed(self, desired: Desired) -> None:
+        """Have the volumes of an instance looked at."""
+        for volume in desired.volumes:
+            self.volume_changed((desired.key[0], volume.volume))
 
     def _remember(self, sighting: Sighting, planned: Plan) -> None:
         if sighting.state is None:

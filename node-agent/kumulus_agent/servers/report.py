@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 from kumulus_agent import metrics
 from kumulus_agent.servers.desired import Desired, DesiredPort
+from kumulus_agent.servers.notices import Notice
 from kumulus_agent.servers.status import Found, port_status, same, server_status
-from kumulus_api import FINALIZER, Port, Server
+from kumulus_api import FINALIZER, GROUP, VERSION, Port, Server
 from kumulus_runtime.api_client import KubeClient, NotFound
+from kumulus_runtime.conditions import get_condition
+from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.store import Store
 
 MANAGER = "kumulus-agent"
@@ -24,12 +27,28 @@ class Reporter:
         client: to reach the API server.
         store: what the watch has shown; takes what was written, so that nothing is written twice.
         host: this host's name.
+        events: where Events go.
     """
 
     client: KubeClient
     store: Store
     host: str
+    events: EventRecorder
     _wired: dict[_PortKey, bool] = field(default_factory=dict)
+
+    def told(self, desired: Desired) -> str:
+        """Give the reason of the Ready condition as it was written last; empty if it never was."""
+        status = (self.store.get(Server, desired.key[1], desired.key[0]) or {}).get("status") or {}
+        ready = get_condition(status.get("conditions") or [], "Ready") or {}
+        return str(ready.get("reason", ""))
+
+    def announce(self, desired: Desired, notice: Notice) -> None:
+        """Write an Event about a Server; nothing waits for it."""
+        namespace, name = desired.key
+        metadata = {"name": name, "namespace": namespace, "uid": desired.uid}
+        about = {"apiVersion": f"{GROUP}/{VERSION}", "kind": "Server", "metadata": metadata}
+        message = f"on host {self.host}: {notice.message}"
+        self.events.post(about, notice.reason, message, warning=notice.warning, again=notice.again)
 
     async def server(self, desired: Desired, found: Found) -> None:
         """Write a Server's status."""

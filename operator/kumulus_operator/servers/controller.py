@@ -138,8 +138,7 @@ class ServerController:
         PLACEMENTS.labels(outcome=reason.value).inc()
         message = f"{'adopted on' if adopted else 'assigned to'} host {host}"
         await self._write_status(server, scheduled_status(server, reason, message, datetime.now(UTC)))
-        if adopted:
-            await self._cloud.events.event(identity(server), reason.value, message)
+        self._cloud.events.post(identity(server), reason.value, message)
 
     async def _wait(self, server: Server, refusal: Refusal) -> None:
         cloud = self._cloud
@@ -149,7 +148,7 @@ class ServerController:
             return
         _LOG.info("server waits", namespace=server.key[0], name=server.key[1], reason=refusal.reason)
         await self._write_status(server, status)
-        await cloud.events.event(identity(server), refusal.reason, refusal.message, warning=True)
+        cloud.events.post(identity(server), refusal.reason, refusal.message, warning=True)
 
     async def _speak_for(self, server: Server, assigned: ServerAssignment) -> None:
         """Say what no agent can say: that its host is silent."""

@@ -127,6 +127,23 @@ async def test_an_event_is_not_repeated_for_ten_minutes():
     assert first["metadata"]["namespace"] == "demo"
 
 
+async def test_a_posted_event_is_written_later_and_again_where_it_happened_again():
+    """Posting returns at once; what happened once more is written once more, and a flood is cut off."""
+    api = Recording()
+    recorder = EventRecorder(api, "kumulus.dev/agent")
+    recorder.post(make_server(), "Stopped", "off")
+    assert api.bodies == []
+    await asyncio.sleep(0)
+    recorder.post(make_server(), "Stopped", "off")
+    recorder.post(make_server(), "Stopped", "off", again=True)
+    await asyncio.sleep(0.01)
+    assert len(api.bodies) == 2
+    for number in range(100):
+        recorder.post(make_server(), "Failed", f"{number}")
+    await asyncio.sleep(0.01)
+    assert len(api.bodies) == 2 + 64
+
+
 async def test_an_event_never_fails_its_caller():
     """An unreachable API server costs the Event only, which may be written later."""
     api = Recording()

@@ -1,0 +1,74 @@
+"""What people are told of a Server in Events: a pure function of what was planned and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kumulus_agent.servers.errors import StepFailed
+from kumulus_agent.servers.plan import Action, Plan, Power
+from kumulus_api.server import ReadyReason
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An Event.
+
+    Attributes:
+        reason: one CamelCase word.
+        message: a sentence.
+        warning: somebody may have to act.
+        again: it is told as often as it happens; else once in ten minutes.
+    """
+
+    reason: str
+    message: str
+    warning: bool = False
+    again: bool = False
+
+
+def notices(
+    planned: Plan,
+    power: Power,
+    told: str,
+    *,
+    failure: StepFailed | None = None,
+    durations: Mapping[str, int] | None = None,
+) -> tuple[Notice, ...]:
+    """Say what is worth an Event, which is what a person would ask about: at most two of them.
+
+    Args:
+        planned: the plan that was applied.
+        power: of the domain before.
+        told: reason of the Ready condition before, empty if there was none.
+        failure: what made the start fail, if anything did.
+        durations: milliseconds of the steps of a start.
+    """
+    if Action.START in planned.actions:
+        crashed = (_CRASHED,) if power is Power.CRASHED else ()
+        if failure is not None:
+            return (*crashed, Notice(failure.reason.value, failure.message, warning=True))
+        total = (durations or {}).get("total", 0)
+        return (*crashed, Notice("Started", f"started in {total} ms", again=True))
+    if Action.REMOVE in planned.actions:
+        return (Notice("Removed", "nothing of it is left on its host"),) if planned.ready is None else ()
+    if planned.ready is None or planned.ready.value == told:
+        return ()
+    return _changed(planned, told)
+
+
+_CRASHED = Notice("Crashed", "QEMU ended although nobody asked it to; it is started again", warning=True, again=True)
+_WAS_ON = frozenset({ReadyReason.RUNNING.value, ReadyReason.STOPPING.value, ReadyReason.PAUSED.value})
+
+
+def _changed(planned: Plan, told: str) -> tuple[Notice, ...]:
+    if planned.ready is ReadyReason.STOPPED and told in _WAS_ON:
+        forced = [step.reason for step in planned.steps if step.action is Action.SWITCH_OFF]
+        return (Notice("Stopped", f"switched off: {forced[0]}" if forced else "stopped", again=True),)
+    if planned.ready is ReadyReason.STOPPED_BY_GUEST:
+        return (Notice("StoppedByGuest", planned.message, again=True),)
+    if planned.ready is ReadyReason.PAUSED:
+        return (Notice("Paused", "QEMU has paused the guest", warning=True),)
+    if planned.ready in (ReadyReason.CRASHED, ReadyReason.START_FAILED):
+        return (Notice(planned.ready.value, planned.message, warning=True),)
+    return ()
