@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
+from prometheus_client import REGISTRY
 
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
@@ -33,6 +34,7 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.observe import Observer
 from kumulus_agent.servers.report import Reporter
 from kumulus_agent.servers.start import Actuators, Virt
+from kumulus_agent.servers.usage_metrics import ServerUsageCollector
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.direct_io import cache_mode
@@ -187,6 +189,11 @@ class Agent:
         volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
         images = ImageController(settings, self._client, self._store, self._cache, events)
         await self._until_done("adopt what runs here", self._adoption.adopt)
+        loop = asyncio.get_running_loop()
+        collector = ServerUsageCollector(
+            self._hypervisor, self._datapath, self._instances.keys, self._networks.held, loop
+        )
+        REGISTRY.register(collector)
         async with asyncio.TaskGroup() as group:
             self._workers = [
                 group.create_task(self._servers.run(servers.reconcile, settings.workers)),

@@ -17,6 +17,7 @@ from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
 from kumulus_agent.compute.qemu_process import kill_qemu
 from kumulus_agent.compute.state import InstanceState, Observed, UnknownDomain, Versions, instance_state
+from kumulus_agent.compute.usage import Usage, read_usage
 
 DEFAULT_URI: Final = "qemu:///system"
 OnEvent = Callable[[str], None]
@@ -89,6 +90,10 @@ class Hypervisor:
     async def list_instances(self) -> dict[str, InstanceState]:
         """Return our domains by instance id."""
         return (await self.observe()).instances
+
+    async def usage(self) -> dict[str, Usage]:
+        """Return what each running domain uses, by uuid."""
+        return await self._connection.call("read the usage of all domains", read_usage)
 
     async def get_instance(self, instance_id: str) -> InstanceState | None:
         """Look at one instance; None if it has no domain here."""

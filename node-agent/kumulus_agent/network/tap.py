@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from pyroute2 import AsyncIPRoute
+from typing import Any
 
 from kumulus_agent.network import link
 from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,17 @@ async def counters(ipr: AsyncIPRoute, name: str) -> Counters | None:
         return None
     with netlink_errors(f"read the counters of {name}"):
         (answer,) = [message async for message in await ipr.get_links(number)]
-    stats = answer.get_attr("IFLA_STATS64")
+    return _counters(answer)
+
+
+async def all_counters(ipr: AsyncIPRoute) -> dict[str, Counters]:
+    """Read the counters of all interfaces in the namespace of `ipr`, by name, with one dump."""
+    with netlink_errors("read the counters of all interfaces"):
+        return {message.get_attr("IFLA_IFNAME"): _counters(message) async for message in await ipr.get_links()}
+
+
+def _counters(message: Any) -> Counters:
+    stats = message.get_attr("IFLA_STATS64")
     return Counters(
         received_bytes=stats["tx_bytes"],
         received_packets=stats["tx_packets"],

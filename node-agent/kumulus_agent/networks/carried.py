@@ -36,6 +36,14 @@ def restart_pause(deaths: int) -> float:
     return min(_LONGEST_PAUSE, _FIRST_PAUSE * 3.0 ** min(deaths - 1, 16))
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPort:
+    """A port that is held here: the name of its network, and its MAC."""
+
+    network: str
+    mac: str
+
+
 class NetworkUnknown(Exception):
     """The API has no such Network, or does not answer."""
 
@@ -85,6 +93,11 @@ class CarriedNetworks:
     def hold(self, instance_id: str, hostname: str, ports: Iterable[DesiredPort]) -> None:
         """Count the ports of an instance as being here; nothing is changed yet."""
         self._ports[instance_id] = {port.tap: (port.network, _port(instance_id, hostname, port)) for port in ports}
+
+    def held(self, instance_id: str) -> dict[str, HeldPort]:
+        """Give the ports that are held for an instance, by tap."""
+        found = self._ports.get(instance_id, {})
+        return {tap: HeldPort(key.name, port.mac) for tap, (key, port) in found.items()}
 
     async def ensure(self, networks: Iterable[NetworkKey]) -> None:
         """Have the networks here, with every port that is held.
