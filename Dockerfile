@@ -4,7 +4,12 @@ ARG BASE=debian:bookworm-slim
 FROM ${BASE} AS python
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/log/* \
+    && python3 -m compileall -q -o 2 /usr/lib/python3.11
+# All that runs here is compiled beforehand and without docstrings, and what is freed goes back to the host: each is
+# several MiB of every process.
+ENV PYTHONOPTIMIZE=2 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=131072
 
 FROM python AS builder
 RUN apt-get update -qq \
@@ -19,7 +24,7 @@ FROM python AS operator-base
 COPY --from=builder /opt/operator /opt/operator
 COPY docker/kumulus-operator /usr/local/bin/kumulus-operator
 ENV PATH=/opt/operator/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    PYTHONPATH=/opt/kumulus PYTHONUNBUFFERED=1
+    PYTHONPATH=/opt/kumulus
 USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/kumulus-operator"]
 
@@ -27,6 +32,9 @@ FROM operator-base AS operator
 COPY api/kumulus_api /opt/kumulus/kumulus_api
 COPY runtime/kumulus_runtime /opt/kumulus/kumulus_runtime
 COPY operator/kumulus_operator /opt/kumulus/kumulus_operator
+USER 0:0
+RUN ["python3", "-m", "compileall", "-q", "-o", "2", "--invalidation-mode", "unchecked-hash", "/opt/kumulus"]
+USER 65532:65532
 
 FROM python AS agent-base
 RUN apt-get update -qq \
@@ -35,10 +43,11 @@ RUN apt-get update -qq \
 COPY --from=builder /opt/agent /opt/agent
 COPY docker/kumulus-agent /usr/local/bin/kumulus-agent
 ENV PATH=/opt/agent/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    PYTHONPATH=/opt/kumulus PYTHONUNBUFFERED=1
+    PYTHONPATH=/opt/kumulus
 ENTRYPOINT ["/usr/local/bin/kumulus-agent"]
 
 FROM agent-base AS agent
 COPY api/kumulus_api /opt/kumulus/kumulus_api
 COPY runtime/kumulus_runtime /opt/kumulus/kumulus_runtime
 COPY node-agent/kumulus_agent /opt/kumulus/kumulus_agent
+RUN ["python3", "-m", "compileall", "-q", "-o", "2", "--invalidation-mode", "unchecked-hash", "/opt/kumulus"]

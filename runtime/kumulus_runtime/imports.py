@@ -23,7 +23,7 @@ _LAZY_PACKAGES = ("kubernetes", "kubernetes.aio")
 _HIDDEN_FROM_KOPF = "kubernetes.client"
 
 
-def _register_lazily(name: str) -> None:
+def register_lazily(name: str) -> None:
     """Put the package ``name`` in ``sys.modules`` without running its ``__init__``.
 
     Its submodules are found as ever; an attribute that is missing is imported as a submodule.
@@ -66,5 +66,5 @@ def _import_kopf() -> None:
 
 
 for _package in _LAZY_PACKAGES:
-    _register_lazily(_package)
+    register_lazily(_package)
 _import_kopf()

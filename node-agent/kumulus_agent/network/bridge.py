@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pyroute2 import AsyncIPRoute
-
 from kumulus_agent.network import link
 from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute
 
 
 async def ensure(ipr: AsyncIPRoute, name: str, mtu: int) -> bool:

@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
-
 from kumulus_agent.network import bridge, firewall, link, names, namespace, plan, service_link, tap, vxlan
 from kumulus_agent.network.errors import NetworkAbsent
+from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.observe import observe
 from kumulus_agent.network.plan import Step
 from kumulus_agent.network.state import NetworkDesired, Observed
@@ -183,6 +182,11 @@ class Datapath:
     async def counters(self, name: str) -> Counters | None:
         """Read a plugged tap's counters; None if it is not plugged."""
         return await tap.counters(self._datapath, name)
+
+    async def all_counters(self) -> dict[str, Counters]:
+        """Read the counters of all plugged taps (and of the other interfaces), by name."""
+        async with self._reading:
+            return await tap.all_counters(self._datapath)
 
     def _service_namespace(self, vni: int) -> str:
         return f"{self._service_prefix}{vni:06x}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyroute2.netlink.exceptions import NetlinkError
+from kumulus_agent.network.netlink import NetlinkError
 
 
 class NetworkError(Exception):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from kumulus_agent.network.errors import NetlinkFailed, netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError
 
 
 async def index(ipr: AsyncIPRoute, name: str) -> int | None:

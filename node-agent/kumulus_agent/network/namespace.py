@@ -10,10 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 
-from pyroute2 import netns
-
 from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import DatapathUnavailable
+from kumulus_agent.network.netlink import netns
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
-
 from kumulus_agent.network import firewall, vxlan
 from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import Link, Neighbour, Observed
 
 

@@ -8,10 +8,9 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from pyroute2 import AsyncIPRoute
-
 from kumulus_agent.network import link, namespace
 from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute
 
 INNER = "eth0"
 SIOCETHTOOL = 0x8946

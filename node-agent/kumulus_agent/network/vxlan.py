@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import ndmsg
-
 from kumulus_agent.network import link
 from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError, ndmsg
 
 PORT = 4789
 """UDP port of VXLAN (RFC 7348)."""

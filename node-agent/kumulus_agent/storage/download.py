@@ -14,12 +14,10 @@ from typing import Any, BinaryIO, Final
 
 import aiohttp
 
-from kumulus_agent.storage.errors import CacheFull, DownloadFailed, SourceRefused, TooLarge
+from kumulus_agent.storage.errors import SMALLER, CacheFull, DownloadFailed, SourceRefused, TooLarge
 
 _CHUNK_BYTES: Final = 1 << 20
 _AGAIN: Final = "it is tried again, so see that hosts can fetch it from there"
-SMALLER: Final = "use a smaller image"
-"""What helps against TooLarge."""
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read=60)
 # Answers that stay the same however often one asks; 404 and 403 are often a mirror that lags.
 _REFUSALS: Final = frozenset({HTTPStatus.GONE, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})

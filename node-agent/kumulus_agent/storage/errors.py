@@ -17,6 +17,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+SMALLER: Final = "use a smaller image"
+"""What helps against TooLarge."""
+
 
 class StorageError(Exception):
     """Anything that went wrong with files of instances and images."""

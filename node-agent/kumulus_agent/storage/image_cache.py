@@ -20,9 +20,10 @@ from typing import Any, Final
 import aiohttp
 
 from kumulus_agent.storage.atomic import publish, write_file
-from kumulus_agent.storage.download import SMALLER, Downloaded, Validators, discard, download, resumable
-from kumulus_agent.storage.errors import ChecksumMismatch, Retryable, Terminal, TooLarge
-from kumulus_agent.storage.inspection import ImageFormat, inspect_image
+from kumulus_agent.storage.download import Downloaded, Validators, discard, download, resumable
+from kumulus_agent.storage.errors import SMALLER, ChecksumMismatch, Retryable, Terminal, TooLarge
+from kumulus_agent.storage.inspect_apart import inspect_apart
+from kumulus_agent.storage.inspection import ImageFormat
 
 _log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 600
@@ -186,7 +187,7 @@ class ImageCache:
         return entry.image
 
     def _admit(self, part: Path, done: Downloaded, image_format: ImageFormat, virtual_size_limit: int) -> _Entry:
-        inspected = inspect_image(part, image_format, virtual_size_limit)
+        inspected = inspect_apart(part, image_format, virtual_size_limit)
         path = self._root / f"{done.sha256}.img"
         image = CachedImage(path, f"sha256:{done.sha256}", inspected.format, done.size, inspected.virtual_size)
         entry = _Entry(image, done.sha512, done.validators, time.time())
@@ -204,7 +205,7 @@ class ImageCache:
             )
         if image.format != image_format:
             # Cached under another declaration: judge the bytes anew, as at the first download.
-            await asyncio.to_thread(inspect_image, image.path, image_format, virtual_size_limit)
+            await asyncio.to_thread(inspect_apart, image.path, image_format, virtual_size_limit)
         (await self._load())[image.digest] = replace(entry, used_at=time.time())
         # The record's time stamp is the time of the last use: no rewriting for each guest.
         await asyncio.to_thread(os.utime, _sidecar(image.path))

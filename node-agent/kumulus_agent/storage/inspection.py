@@ -1,19 +1,25 @@
-"""Look into an untrusted disk image without letting a tool open it."""
+"""Look into an untrusted disk image without letting a tool open it.
+
+As a program it says in JSON what it found: path, declared format and limit are its arguments. What it imports is
+imported there only.
+"""
 
 from __future__ import annotations
 
+import json
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from oslo_utils.imageutils import format_inspector
-
-from kumulus_agent.storage.download import SMALLER
-from kumulus_agent.storage.errors import FormatMismatch, TooLarge, UnsafeImage
+from kumulus_agent.storage.errors import SMALLER, FormatMismatch, Terminal, TooLarge, UnsafeImage
 
 ImageFormat = Literal["qcow2", "raw"]
 
 _CHUNK_BYTES: Final = 64 * 1024
+_MEMORY_BYTES: Final = 1 << 30
+"""Address space that an inspection in a process of its own may have."""
 _DECLARE: Final = "make a new image with the right spec.format"
 _RAW_CONTENTS: Final = frozenset({"raw", "gpt", "iso"})
 """What a raw disk may hold without being a container that QEMU follows: nothing known, partitions, a CD image."""
@@ -58,6 +64,8 @@ def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) ->
 
 
 def _detect(path: Path) -> list[Any]:
+    from oslo_utils.imageutils import format_inspector  # noqa: PLC0415 - 8 MiB that the agent itself never needs
+
     with path.open("rb") as file:
         wrapper = format_inspector.InspectWrapper(file)
         try:
@@ -71,9 +79,27 @@ def _detect(path: Path) -> list[Any]:
 
 
 def _safe_size(inspector: Any) -> int:
+    from oslo_utils.imageutils import format_inspector  # noqa: PLC0415
+
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
         reasons = "; ".join(f"{name}: {failure}" for name, failure in sorted(error.failures.items()))
         raise UnsafeImage(f"the image is refused ({reasons}); flatten it with qemu-img convert") from error
     return int(inspector.virtual_size)
+
+
+def main() -> None:
+    """Inspect the file of the arguments and print what was found."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    path, declared, limit = sys.argv[1:]
+    try:
+        found = inspect_image(Path(path), "qcow2" if declared == "qcow2" else "raw", int(limit))
+    except Terminal as refusal:
+        json.dump({"refused": refusal.reason, "message": str(refusal)}, sys.stdout)
+    else:
+        json.dump({"virtualSize": found.virtual_size}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

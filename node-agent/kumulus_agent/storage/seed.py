@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
-import pycdlib
-
 from kumulus_agent.storage.atomic import write_file
+from kumulus_agent.storage.iso9660 import iso_image
 
 LABEL: Final = "cidata"
 
@@ -85,14 +83,7 @@ def seed_files(seed: Seed) -> dict[str, bytes]:
 
 def seed_iso(files: dict[str, bytes]) -> bytes:
     """Pack files into an ISO 9660 image labelled ``cidata``, with Joliet and Rock Ridge names."""
-    iso = pycdlib.PyCdlib()
-    iso.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
-    for index, (name, content) in enumerate(sorted(files.items())):
-        iso.add_fp(BytesIO(content), len(content), f"/FILE{index}.;1", rr_name=name, joliet_path=f"/{name}")
-    image = BytesIO()
-    iso.write_fp(image)
-    iso.close()
-    return image.getvalue()
+    return iso_image(LABEL, files)
 
 
 async def write_seed(path: Path, seed: Seed) -> None:

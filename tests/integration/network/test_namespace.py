@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from pyroute2 import AsyncIPRoute
+from kumulus_agent.network.netlink import AsyncIPRoute
 
 from kumulus_agent.network import namespace
 

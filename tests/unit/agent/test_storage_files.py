@@ -17,7 +17,9 @@ from kumulus_agent.host.inventory import missing_packages
 from kumulus_agent.storage.direct_io import cache_mode
 from kumulus_agent.storage.errors import DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
 from kumulus_agent.storage.image_cache import CachedImage
+from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import inspect_image
+from kumulus_agent.storage.iso9660 import iso_image
 from kumulus_agent.storage.root_disk import delete_root_disk, ensure_root_disk, root_disk_info
 from kumulus_agent.storage.seed import Seed, SeedNic, SeedRoute, meta_data, network_config, seed_files, seed_iso
 from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
@@ -62,6 +64,18 @@ def test_the_virtual_size_counts(tmp_path: Path) -> None:
     """A small file of a huge disk is refused."""
     with pytest.raises(TooLarge):
         inspect_image(_create(tmp_path / "a", size="2G"), "qcow2", LIMIT)
+
+
+@needs_qemu_img
+def test_an_inspection_apart_says_the_same(tmp_path: Path) -> None:
+    """A process of its own gives the same sizes and the same refusals, and refuses what it cannot open."""
+    assert inspect_apart(_create(tmp_path / "a"), "qcow2", LIMIT) == inspect_image(tmp_path / "a", "qcow2", LIMIT)
+    with pytest.raises(TooLarge, match="are allowed"):
+        inspect_apart(_create(tmp_path / "b", size="2G"), "qcow2", LIMIT)
+    with pytest.raises(UnsafeImage, match="refused"):
+        inspect_apart(_create(tmp_path / "c", "-b", "/etc/passwd", "-F", "raw"), "qcow2", LIMIT)
+    with pytest.raises(UnsafeImage, match="could not be inspected"):
+        inspect_apart(tmp_path / "absent", "qcow2", LIMIT)
 
 
 @pytest.mark.parametrize("content", [b"", boot_sector(power_off=True), boot_sector(power_off=True) + bytes(1 << 20)])
@@ -135,8 +149,33 @@ def test_the_seed_is_read_back(tmp_path: Path) -> None:
         found = io.BytesIO()
         iso.get_file_from_iso_fp(found, rr_path=f"/{name}")
         assert found.getvalue() == content
+        found = io.BytesIO()
+        iso.get_file_from_iso_fp(found, joliet_path=f"/{name}")
+        assert found.getvalue() == content
     iso.close()
     assert files["user-data"] == user_data
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (2047, 2048, 2049), (65536, 3, 0, 5)])
+def test_an_iso_of_any_sizes_is_read_back(sizes: tuple[int, ...]) -> None:
+    """Files that are empty, or fill a sector exactly, are given back whole; equal files are equal images."""
+    files = {f"file-{number}": os.urandom(size) for number, size in enumerate(sizes)}
+    image = iso_image("cidata", files)
+    assert image == iso_image("cidata", files)
+    assert len(image) % 2048 == 0
+    iso = pycdlib.PyCdlib()
+    iso.open_fp(io.BytesIO(image))
+    for name, content in files.items():
+        found = io.BytesIO()
+        iso.get_file_from_iso_fp(found, rr_path=f"/{name}")
+        assert found.getvalue() == content
+    iso.close()
+
+
+def test_an_iso_of_too_many_names_is_refused() -> None:
+    """What one sector of directory cannot hold is an error and not a broken image."""
+    with pytest.raises(ValueError, match="do not fit"):
+        iso_image("cidata", {f"file-{number}": b"" for number in range(100)})
 
 
 def test_network_config_is_static_or_dhcp() -> None:
