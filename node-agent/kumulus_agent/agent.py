@@ -53,6 +53,9 @@ _log = structlog.stdlib.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 _REFRESH_SECONDS = 300.0
 _DRAIN_SECONDS = 3.0
+RECONNECT_LOOKS = (0.0, 3.0, 15.0)
+"""Seconds after libvirtd is back at which all its guests are looked at: it reports no event of one that it finds dead,
+and may find that some time after it answers again."""
 
 
 def agent_version() -> str:
@@ -323,4 +326,5 @@ class Agent:
 
     def _hypervisor_back(self) -> None:
         self._host_changed()
-        self._adoption.enqueue_all()
+        for seconds in RECONNECT_LOOKS:
+            asyncio.get_running_loop().call_later(seconds, self._adoption.enqueue_all)

@@ -99,7 +99,10 @@ class DomainSpec:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
-    """What a domain's metadata says about its instance; see :class:`DomainSpec` for the fields."""
+    """What a domain's metadata says about its instance; see :class:`DomainSpec` for the fields.
+
+    `power_button` is the RFC 3339 time at which we last pressed it, or empty; each start begins with a new record.
+    """
 
     instance_id: str
     namespace: str
@@ -107,6 +110,7 @@ class InstanceRecord:
     epoch: int
     image_digest: str = ""
     guest_shutdown: str = ""
+    power_button: str = ""
 
 
 def domain_name(instance_id: str) -> str:
@@ -169,6 +173,7 @@ def parse_record(xml: str) -> InstanceRecord | None:
             epoch=int(attributes["epoch"]),
             image_digest=attributes.get("imageDigest", ""),
             guest_shutdown=attributes.get("guestShutdown", ""),
+            power_button=attributes.get("powerButton", ""),
         )
     except (KeyError, ValueError, etree.XMLSyntaxError):
         return None
@@ -185,6 +190,8 @@ def _record_attributes(record: InstanceRecord) -> dict[str, str]:
         attributes["imageDigest"] = record.image_digest
     if record.guest_shutdown:
         attributes["guestShutdown"] = record.guest_shutdown
+    if record.power_button:
+        attributes["powerButton"] = record.power_button
     return attributes
 
 

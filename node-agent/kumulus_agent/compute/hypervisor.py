@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +17,15 @@ from kumulus_agent.compute.connection import Connection
 from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record_xml
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
 from kumulus_agent.compute.qemu_process import kill_qemu
-from kumulus_agent.compute.state import InstanceState, Observed, UnknownDomain, Versions, instance_state
+from kumulus_agent.compute.state import (
+    BUTTON_SECONDS,
+    InstanceState,
+    Observed,
+    UnknownDomain,
+    Versions,
+    instance_state,
+    pressed_lately,
+)
 from kumulus_agent.compute.usage import Usage, read_usage
 
 DEFAULT_URI: Final = "qemu:///system"
@@ -42,7 +51,8 @@ class Hypervisor:
         workers: int = 8,
     ) -> None:
         self._on_event = on_event
-        self._asked_off: set[str] = set()
+        # Until when (monotonic seconds) an instance's going off is our doing.
+        self._asked_off: dict[str, float] = {}
         self._records: set[asyncio.Task[None]] = set()
         self._connection = Connection(uri, on_lifecycle=self._lifecycle, on_reconnect=on_reconnect, workers=workers)
 
@@ -119,7 +129,7 @@ class Hypervisor:
         instance_id = await self._connection.call(
             "define and start a domain", lambda conn: domains.define_and_start(conn, xml)
         )
-        self._asked_off.discard(instance_id)
+        self._asked_off.pop(instance_id, None)
         return instance_id
 
     async def start(self, instance_id: str) -> None:
@@ -128,13 +138,18 @@ class Hypervisor:
         Raises:
             InstanceNotFound: it is not defined here.
         """
-        await self._record(instance_id, lambda record: replace(record, guest_shutdown=""))
+        await self._record(instance_id, lambda record: replace(record, guest_shutdown="", power_button=""))
         await self._on_domain(f"start instance {instance_id}", instance_id, domains.start)
-        self._asked_off.discard(instance_id)
+        self._asked_off.pop(instance_id, None)
 
     async def shutdown_graceful(self, instance_id: str) -> None:
-        """Press the guest's power button and return at once; off or absent is success."""
-        self._asked_off.add(instance_id)
+        """Press the guest's power button and return at once; off or absent is success.
+
+        The domain remembers it, for an agent that starts while the guest goes down.
+        """
+        self._asked_off[instance_id] = time.monotonic() + BUTTON_SECONDS
+        with contextlib.suppress(InstanceNotFound):
+            await self._record(instance_id, lambda record: replace(record, power_button=_now()))
         await self._unless_absent(
             f"shut instance {instance_id} down", instance_id, domains.if_active(lambda d: d.shutdown())
         )
@@ -144,7 +159,7 @@ class Hypervisor:
 
         QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest.
         """
-        self._asked_off.add(instance_id)
+        self._asked_off[instance_id] = float("inf")
         asked = f"destroy instance {instance_id}"
         await asyncio.to_thread(kill_qemu, domain_name(instance_id), instance_id)
         await self._unless_absent(asked, instance_id, domains.if_active(lambda domain: domain.destroy()))
@@ -162,7 +177,7 @@ class Hypervisor:
         await self._unless_absent(
             f"undefine instance {instance_id}", instance_id, lambda domain: domain.undefineFlags(flags)
         )
-        self._asked_off.discard(instance_id)
+        self._asked_off.pop(instance_id, None)
 
     async def set_metadata(self, record: InstanceRecord) -> None:
         """Replace our record in the domain, both in the running and in the stored definition.
@@ -178,12 +193,14 @@ class Hypervisor:
         )
 
     async def record_guest_shutdown(self, instance_id: str) -> None:
-        """Remember across host boots that the guest turned itself off; absent is success."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        """Remember across host boots that the guest turned itself off; absent, and by the button, is success."""
+
+        def change(record: InstanceRecord) -> InstanceRecord:
+            known = record.guest_shutdown or pressed_lately(record, datetime.now(UTC))
+            return record if known else replace(record, guest_shutdown=_now())
+
         with contextlib.suppress(InstanceNotFound):
-            await self._record(
-                instance_id, lambda record: record if record.guest_shutdown else replace(record, guest_shutdown=now)
-            )
+            await self._record(instance_id, change)
 
     async def run_transient(self, xml: bytes) -> None:
         """Run a domain that libvirt forgets when it ends (the self-test)."""
@@ -196,7 +213,7 @@ class Hypervisor:
 
     def _lifecycle(self, instance_id: str, event: int, detail: int) -> None:
         by_guest = event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN and detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST
-        if by_guest and instance_id not in self._asked_off:
+        if by_guest and not self._was_asked(instance_id):
             task = asyncio.ensure_future(self._record_then_report(instance_id))
             self._records.add(task)
             task.add_done_callback(self._records.discard)
@@ -212,8 +229,11 @@ class Hypervisor:
     # How a verb reaches its domain.
 
     def _instance(self, row: domains.Row, record: InstanceRecord) -> InstanceState:
-        asked_off = row.uuid in self._asked_off
+        asked_off = self._was_asked(row.uuid) or pressed_lately(record, datetime.now(UTC))
         return instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
+
+    def _was_asked(self, instance_id: str) -> bool:
+        return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))
 
     async def _record(self, instance_id: str, change: Callable[[InstanceRecord], InstanceRecord]) -> None:
         def rewrite(domain: Any) -> None:
@@ -229,3 +249,7 @@ class Hypervisor:
     async def _unless_absent(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> None:
         with contextlib.suppress(InstanceNotFound):
             await self._on_domain(asked, instance_id, verb)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

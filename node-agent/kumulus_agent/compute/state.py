@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -20,6 +21,17 @@ class PowerState(StrEnum):
     OFF = "Off"
     CRASHED = "Crashed"
     SUSPENDED = "Suspended"
+
+
+BUTTON_SECONDS: Final = 600.0
+"""How long a guest that goes off is taken to follow the power button that we pressed."""
+
+
+def pressed_lately(record: InstanceRecord, now: datetime) -> bool:
+    """Say whether the guest was told to go off so recently that its going off says nothing about its own will."""
+    if not record.power_button:
+        return False
+    return abs((now - datetime.fromisoformat(record.power_button)).total_seconds()) < BUTTON_SECONDS
 
 
 _STATES: Final = {

@@ -106,10 +106,16 @@ class ServerController:
                 self.instances.gone(sighting.instance_id)
             return
         self.instances.keys[sighting.instance_id] = (sighting.state.namespace, sighting.state.name)
-        if sighting.observed.power in {Power.OFF, Power.CRASHED}:
+        if sighting.observed.power in {Power.OFF, Power.CRASHED} or self._ignored_the_button(sighting):
             self.instances.off(sighting.instance_id)
         if Action.REPORT not in planned.actions:
             self.instances.claimed(sighting.instance_id)
+
+    def _ignored_the_button(self, sighting: Sighting) -> bool:
+        """Whether the guest runs on and may: the next wish to stop it begins with the button again."""
+        pressed = sighting.observed.stopping_for
+        late = pressed is not None and pressed >= self.actuators.settings.stop_seconds
+        return late and sighting.desired is not None and sighting.desired.running
 
     async def _step(self, sighting: Sighting, step: Step, outcome: _Outcome) -> None:
         logger = log(f"Server {_name(sighting)}").bind(instance=sighting.instance_id)

@@ -15,7 +15,9 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.plan import Claim, Observed, Power
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host, Server
+from kumulus_api.server import ReadyReason
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.store import Store
 
 _POWER = {
@@ -26,6 +28,9 @@ _POWER = {
     PowerState.OFF: Power.OFF,
     PowerState.CRASHED: Power.CRASHED,
 }
+
+
+_TOLD = frozenset({ReadyReason.RUNNING, ReadyReason.PAUSED, ReadyReason.STOPPED_BY_GUEST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class Observer:
             uptime=self.instances.uptime(instance_id),
             stopping_for=self.instances.stopping_for(instance_id),
             revoked=self._revoked(instance_id, state.epoch if state else 0),
+            told_generation=self._told_generation(key),
         )
         return Sighting(instance_id, state, observed, claim, desired)
 
@@ -100,6 +106,11 @@ class Observer:
             return frozenset()
         links = (await self.datapath.observe()).links
         return frozenset(port.tap for port in desired.ports if port.tap in links and links[port.tap].master is not None)
+
+    def _told_generation(self, key: Key) -> int:
+        status = (self.store.get(Server, key[1], key[0]) or {}).get("status") or {}
+        ready = get_condition(status.get("conditions") or [], "Ready") or {}
+        return int(status.get("observedGeneration", 0)) if ready.get("reason") in _TOLD else 0
 
     def _revoked(self, instance_id: str, epoch: int) -> bool:
         host = self.store.get(Host, self.settings.node_name)

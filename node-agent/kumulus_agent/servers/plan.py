@@ -53,6 +53,8 @@ class Observed:
         uptime: seconds since this agent started the domain; None if another did.
         stopping_for: seconds since the power button was pressed; None if it was not.
         revoked: the Host's list of revoked instances names it with its epoch or a later one.
+        told_generation: of the spec that the status last spoke of, while the guest ran or after it turned itself off;
+            0 if the status tells of neither.
     """
 
     power: Power = Power.ABSENT
@@ -64,6 +66,7 @@ class Observed:
     uptime: float | None = None
     stopping_for: float | None = None
     revoked: bool = False
+    told_generation: int = 0
 
 
 class Action(StrEnum):
@@ -188,7 +191,8 @@ def _running(desired: Desired, observed: Observed) -> Plan:
         return _kept(desired, observed)
     if observed.power is Power.STOPPING:
         return Plan((), ReadyReason.STOPPING, ObservedPowerState.RUNNING, "the guest is going down", look_again=1.0)
-    if observed.off_by_guest and not desired.restart_after_guest_shutdown:
+    asked_since = 0 < observed.told_generation < desired.generation
+    if observed.off_by_guest and not desired.restart_after_guest_shutdown and not asked_since:
         steps = [Step(Action.RECORD_SHUTDOWN, "the guest turned itself off")]
         if observed.plugged & {port.tap for port in desired.ports}:
             steps.append(Step(Action.UNPLUG, "it is off"))
@@ -202,8 +206,10 @@ def _running(desired: Desired, observed: Observed) -> Plan:
         message = f"QEMU ended after {observed.uptime:.0f} s; it is started again after {CRASH_PAUSE:.0f} s"
         wait = CRASH_PAUSE - observed.uptime
         return Plan((), ReadyReason.CRASHED, ObservedPowerState.CRASHED, message, look_again=wait)
+    # A powerState that was set to Stopped and back while nobody looked has left only a newer generation.
+    off_by_guest = observed.off_by_guest and not asked_since
     return Plan(
-        (Step(Action.START, _START_REASONS[observed.power, observed.off_by_guest]),),
+        (Step(Action.START, _START_REASONS[observed.power, off_by_guest]),),
         ReadyReason.RUNNING,
         ObservedPowerState.RUNNING,
     )
@@ -232,7 +238,8 @@ def _kept(desired: Desired, observed: Observed) -> Plan:
 
 
 def _stopped(observed: Observed, stop_seconds: float) -> Plan:
-    if observed.power in _ALIVE and observed.stopping_for is None and stop_seconds > 0:
+    heeds = observed.power in (Power.RUNNING, Power.STOPPING)
+    if heeds and observed.stopping_for is None and stop_seconds > 0:
         return Plan(
             (Step(Action.PRESS_POWER_BUTTON, "it shall be stopped"),),
             ReadyReason.STOPPING,
@@ -242,7 +249,8 @@ def _stopped(observed: Observed, stop_seconds: float) -> Plan:
         )
     steps = []
     if observed.power in _ALIVE:
-        steps.append(Step(Action.SWITCH_OFF, f"it did not shut down within {stop_seconds:.0f} s"))
+        why = f"it did not shut down within {stop_seconds:.0f} s" if heeds else "a paused guest cannot shut down"
+        steps.append(Step(Action.SWITCH_OFF, why))
     elif observed.off_by_guest:
         steps.append(Step(Action.FORGET_SHUTDOWN, "the user's wish is newer"))
     if observed.power in _ALIVE or observed.plugged:

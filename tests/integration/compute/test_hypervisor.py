@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kumulus_agent.agent import RECONNECT_LOOKS
 from kumulus_agent.compute.domain_xml import DomainSpec, InstanceRecord, Nic, domain_xml
 from kumulus_agent.compute.errors import InstanceNotFound, InvalidDomain, Retryable
 from kumulus_agent.compute.hypervisor import Hypervisor
@@ -181,3 +182,81 @@ async def test_a_redefinition_is_taken(hypervisor: Hypervisor, make_domain: Make
     state = await hypervisor.get_instance(spec.instance_id)
     assert state is not None
     assert (state.state, state.epoch) == (PowerState.RUNNING, 2)
+
+
+@pytest.mark.parametrize("dies", ["while nobody listens", "before libvirtd"])
+async def test_a_guest_that_dies_while_libvirtd_is_away_is_seen(  # noqa: PLR0917 - fixtures
+    hypervisor: Hypervisor, events, eventually, make_domain: MakeDomain, private_libvirt, dies: str
+) -> None:
+    """No event tells of a death that libvirtd has missed: looking at all guests after the reconnect does."""
+    dead, alive = make_domain(), make_domain()
+    for spec in (dead, alive):
+        await hypervisor.define_and_start(domain_xml(spec))
+    pid = private_libvirt.inside("pgrep", "-f", f"uuid {dead.instance_id}").split()[0]
+    if dies == "before libvirtd":
+        # libvirtd is stopped, so that it cannot see the death, and then killed.
+        private_libvirt.inside("kill", "-STOP", (private_libvirt.root / "libvirtd.pid").read_text().strip())
+        private_libvirt.inside("kill", "-KILL", pid)
+        private_libvirt.kill_libvirtd()
+    else:
+        private_libvirt.kill_libvirtd()
+        private_libvirt.inside("kill", "-KILL", pid)
+    await events.eventually(lambda: events.reconnects, 30)
+    seen = (await hypervisor.list_instances())[dead.instance_id]
+    print(f"at the reconnect: {seen.state} {seen.reason}")
+
+    async def found() -> bool:
+        states = await hypervisor.list_instances()
+        return (
+            states[dead.instance_id].state is PowerState.OFF and states[alive.instance_id].state is PowerState.RUNNING
+        )
+
+    await eventually(found, RECONNECT_LOOKS[-1])
+    state = await hypervisor.get_instance(dead.instance_id)
+    assert state is not None
+    print(f"afterwards: {state.state} {state.reason}; events: {events.seen.count(dead.instance_id)}")
+    assert not state.shutdown_by_guest
+    assert await hypervisor.define_and_start(domain_xml(dead)) == dead.instance_id
+
+
+async def test_a_button_pressed_by_a_former_agent_is_remembered(
+    hypervisor: Hypervisor, eventually, make_domain: MakeDomain, private_libvirt
+) -> None:
+    """A guest that goes off after the power button did not turn itself off, though a new agent never pressed it."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    await hypervisor.shutdown_graceful(spec.instance_id)
+    later = Hypervisor(private_libvirt.uri)
+    await later.open()
+    try:
+        private_libvirt.inside("virsh", "qemu-monitor-command", f"k-{spec.instance_id}", "--hmp", "quit")
+
+        async def off() -> bool:
+            return (await later.list_instances())[spec.instance_id].state is PowerState.OFF
+
+        await eventually(off)
+        state = (await later.list_instances())[spec.instance_id]
+        assert (state.reason, state.shutdown_by_guest, state.guest_shutdown) == ("GuestShutdown", False, "")
+    finally:
+        await later.close()
+
+
+async def test_toggles_end_in_what_was_asked_last(hypervisor: Hypervisor, eventually, make_domain: MakeDomain) -> None:
+    """Stopped and at once Running, around a guest that turns itself off, ends with a running guest."""
+    for press_first in (True, False):
+        spec = make_domain(power_off=True)
+        await hypervisor.define_and_start(domain_xml(spec))
+        if press_first:
+            await hypervisor.shutdown_graceful(spec.instance_id)
+
+        async def off(instance_id: str = spec.instance_id) -> bool:
+            return (await hypervisor.list_instances())[instance_id].state is PowerState.OFF
+
+        await eventually(off)
+        state = (await hypervisor.list_instances())[spec.instance_id]
+        assert state.shutdown_by_guest is not press_first
+        # What the plan does for a newer wish: the definition that says how it went off is replaced.
+        await asyncio.to_thread(Path(spec.disks[0].path).write_bytes, b"\0" * (1 << 20))
+        await hypervisor.define_and_start(domain_xml(spec))
+        state = (await hypervisor.list_instances())[spec.instance_id]
+        assert (state.state, state.shutdown_by_guest, state.guest_shutdown) == (PowerState.RUNNING, False, "")

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from kumulus_agent.network.netlink import AsyncIPRoute
 
 from kumulus_agent.network import namespace
+from kumulus_agent.network.netlink import AsyncIPRoute
 
 NAME = "ktest-within"
 

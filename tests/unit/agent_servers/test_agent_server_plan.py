@@ -1,6 +1,6 @@
 """What the agent does about an instance."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
@@ -73,6 +73,72 @@ def test_guest_shutdown_is_kept() -> None:
     assert (made.ready, made.power) == (ReadyReason.STOPPED_BY_GUEST, ObservedPowerState.STOPPED)
 
 
+def test_a_newer_power_state_starts_a_guest_that_turned_itself_off() -> None:
+    """Stopped and back to Running, also if nobody looked in between, starts the guest; nothing newer does not."""
+    off = make_observed(Power.OFF, off_by_guest=True, told_generation=3)
+    assert actions(plan(make_desired(generation=5), off, Claim.OURS)) == [Action.START]
+    assert Action.START not in plan(make_desired(generation=3), off, Claim.OURS).actions
+    # A Server that was restored from a backup counts its generations anew.
+    assert Action.START not in plan(make_desired(generation=1), off, Claim.OURS).actions
+    unknown = make_observed(Power.OFF, off_by_guest=True, told_generation=0)
+    assert Action.START not in plan(make_desired(generation=5), unknown, Claim.OURS).actions
+
+
+@dataclass
+class Machine:
+    """A guest that obeys the power button, ignores it, or turns itself off when it is pressed too late."""
+
+    obeys: bool
+    power: Power = Power.RUNNING
+    pressed: float | None = None
+    by_guest: bool = False
+    told: int = 3
+
+    def step(self, *, wish: bool, generation: int, seconds: float = 0.0) -> None:
+        """Plan and do once, `seconds` after the last time."""
+        if self.pressed is not None:
+            self.pressed += seconds
+        observed = make_observed(
+            self.power, off_by_guest=self.by_guest, stopping_for=self.pressed, told_generation=self.told
+        )
+        made = plan(make_desired(running=wish, generation=generation), observed, Claim.OURS)
+        if Action.START in made.actions:
+            self.power, self.pressed, self.by_guest = Power.RUNNING, None, False
+        if Action.PRESS_POWER_BUTTON in made.actions:
+            self.pressed = 0.0
+        if Action.SWITCH_OFF in made.actions or (self.pressed is not None and self.obeys):
+            self.power, self.pressed = Power.OFF, None
+        if Action.FORGET_SHUTDOWN in made.actions:
+            self.power, self.by_guest = Power.ABSENT, False
+        self.told = generation if made.ready in {ReadyReason.RUNNING, ReadyReason.STOPPED_BY_GUEST} else 0
+
+    def shut_down_by_itself(self) -> None:
+        """The guest's user turns it off."""
+        if self.power is Power.RUNNING:
+            self.power, self.by_guest = Power.OFF, self.pressed is None
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+@pytest.mark.parametrize("shutdown_at", range(5))
+@pytest.mark.parametrize("wishes", list(product((True, False), repeat=4)))
+def test_whatever_the_order_of_wishes_the_last_one_holds(
+    wishes: tuple[bool, ...], shutdown_at: int, *, obeys: bool
+) -> None:
+    """However powerState is toggled around a guest's own shutdown, the end is what was asked last."""
+    machine, generation, before = Machine(obeys), 3, True
+    for number, wish in enumerate(wishes):
+        if number == shutdown_at:
+            machine.shut_down_by_itself()
+        generation += wish is not before
+        before = wish
+        machine.step(wish=wish, generation=generation)
+    for _ in range(4):
+        machine.step(wish=wishes[-1], generation=generation, seconds=30.0)
+    if wishes[-1] and all(wishes[shutdown_at:]) and shutdown_at < 4 and machine.by_guest:
+        return  # nobody has asked for anything since: it stays off
+    assert (machine.power is Power.RUNNING) is wishes[-1]
+
+
 def test_guest_shutdown_is_answered_by_restart_where_asked() -> None:
     """With onGuestShutdown Restart a guest that turned itself off is started again."""
     desired = make_desired(restart_after_guest_shutdown=True)
@@ -88,6 +154,12 @@ def test_stopped_forgets_the_guests_shutdown() -> None:
     """Once the user asks for Stopped, a later Running starts the guest however it went off."""
     made = plan(make_desired(running=False), make_observed(Power.OFF, off_by_guest=True), Claim.OURS)
     assert Action.FORGET_SHUTDOWN in made.actions
+
+
+def test_a_paused_guest_is_switched_off() -> None:
+    """A guest that does not run hears no power button: it is not waited for."""
+    made = plan(make_desired(running=False), make_observed(Power.PAUSED), Claim.OURS)
+    assert actions(made) == [Action.SWITCH_OFF, Action.UNPLUG]
 
 
 @pytest.mark.parametrize("power", [Power.OFF, Power.CRASHED])
