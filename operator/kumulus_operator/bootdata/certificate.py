@@ -1,10 +1,15 @@
-"""A certificate authority of one process, and the one certificate that it issues."""
+"""A certificate authority of one process, and the one certificate that it issues.
+
+As a program it prints them as JSON; the DNS names are its arguments.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,8 +20,7 @@ _LIFETIME = timedelta(days=3650)
 """A process that runs longer than this was not upgraded for too long."""
 
 
-@dataclass(frozen=True)
-class Issued:
+class Issued(NamedTuple):
     """All in PEM: the authority's certificate, the server's certificate and key. The authority's key is forgotten."""
 
     authority: bytes
@@ -80,3 +84,7 @@ def _usage(*, sign: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+if __name__ == "__main__":
+    json.dump([pem.decode() for pem in issue(sys.argv[1:])], sys.stdout)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from kumulus_api import KeyPair, Server
 from kumulus_operator.bodies import MANAGER
-from kumulus_operator.bootdata.certificate import Issued, issue
+from kumulus_operator.bootdata.issuing import Pems, issue_apart
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
@@ -137,14 +137,14 @@ async def serve_boot_data(cloud: Cloud) -> None:
     """Make a certificate, publish its authority, serve until cancelled."""
     settings = cloud.settings
     service, namespace = settings.boot_data_service, settings.system_namespace
-    issued = await asyncio.to_thread(issue, [f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local"])
+    issued = await issue_apart([f"{service}.{namespace}.svc", f"{service}.{namespace}.svc.cluster.local"])
     runner = web.AppRunner(application(cloud.client), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, None, settings.boot_data_port, ssl_context=server_context(issued)).start()
         body = {
             "metadata": {"name": CA_CONFIG_MAP, "namespace": namespace},
-            "data": {CA_KEY: issued.authority.decode()},
+            "data": {CA_KEY: issued[0].decode()},
         }
         await cloud.client.apply(CONFIGMAP, body, manager=MANAGER)
         await asyncio.Event().wait()
@@ -152,13 +152,13 @@ async def serve_boot_data(cloud: Cloud) -> None:
         await runner.cleanup()
 
 
-def server_context(issued: Issued) -> ssl.SSLContext:
+def server_context(issued: Pems) -> ssl.SSLContext:
     """Give the TLS context that serves with a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     with tempfile.TemporaryDirectory() as folder:
         chain = Path(folder) / "chain.pem"
         chain.touch(mode=0o600)
-        chain.write_bytes(issued.key + issued.certificate)
+        chain.write_bytes(issued[2] + issued[1])
         context.load_cert_chain(chain)
     return context

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from kumulus_api import FINALIZER, Server
 from kumulus_lab.control_plane import ControlPlane
-from kumulus_operator.bootdata.certificate import issue
+from kumulus_operator.bootdata.issuing import issue_apart
 from kumulus_operator.bootdata.server import AUDIENCE, application, server_context
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.resources import NAMESPACE, NODE, SECRET, SERVICEACCOUNT
@@ -23,11 +23,11 @@ NAME = "localhost"
 @pytest.fixture
 async def address(client: KubeClient) -> AsyncIterator[tuple[str, ssl.SSLContext]]:
     """The URL of a running boot data server, and trust in its authority alone."""
-    issued = issue([NAME])
+    issued = await issue_apart([NAME])
     runner = web.AppRunner(application(client), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, NAME, 0, ssl_context=server_context(issued)).start()
-    trust = ssl.create_default_context(cadata=issued.authority.decode())
+    trust = ssl.create_default_context(cadata=issued[0].decode())
     yield f"https://{NAME}:{runner.addresses[0][1]}", trust
     await runner.cleanup()
 
