@@ -32,13 +32,13 @@ class Hosts:
     def start(self, name: str) -> None:
         """Switch a host on; it returns before the host's services are up. One that runs is left alone."""
         host = self.lab.host(name)
-        if self.is_on(name):
-            return
-        self._write_files(host)
-        self._connect(host)
-        cgroups.create(host.netns)
-        package_root = str(Path(__file__).resolve().parent.parent)
-        processes.ensure_started(_init(host), env={"PYTHONPATH": package_root, "PATH": self._search_path()})
+        if not self.is_on(name):
+            self._write_files(host)
+            self._connect(host)
+            cgroups.create(host.netns)
+            package_root = str(Path(__file__).resolve().parent.parent)
+            processes.ensure_started(_init(host), env={"PYTHONPATH": package_root, "PATH": self._search_path()})
+        # Also for one that is on: the call that started it may have been interrupted here.
         commands.wait_until(
             lambda: self._init_pid(host) is not None,
             what=f"host {name} to begin; see {_init(host).log}",
@@ -158,7 +158,7 @@ class Hosts:
             folder.mkdir(parents=True, exist_ok=True)
         shared.ensure_folders(self.lab, host_plan.mount_points())
         libvirt = host.directory / "etc-libvirt"
-        if not (libvirt / "libvirtd.conf").exists():
+        if not (host.directory / "machine-id").exists():  # it is written last
             shutil.copytree("/etc/libvirt", libvirt, dirs_exist_ok=True)
             shutil.rmtree(libvirt / "qemu" / "networks", ignore_errors=True)  # libvirt's own NAT is not wanted
             (libvirt / "libvirtd.conf").write_text(host_plan.libvirtd_conf(str(uuid.uuid4())))

@@ -69,9 +69,14 @@ def ensure_started(daemon: Daemon, env: Mapping[str, str] | None = None) -> int:
     if pid is not None:
         return pid
     daemon.directory.mkdir(parents=True, exist_ok=True)
-    pid = _spawn(daemon.argv, daemon.log, {**os.environ, **(env or {})})
-    # A process that ended at once has no start time; 0 then never matches, and the caller's wait reports the log.
-    daemon.pid_file.write_text(json.dumps({"pid": pid, "start_time": start_time(pid) or 0}))
+    # Interrupted in between, a process would run that nobody knows of.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        pid = _spawn(daemon.argv, daemon.log, {**os.environ, **(env or {})})
+        # A process that ended at once has no start time; 0 then never matches, and the caller's wait reports the log.
+        daemon.pid_file.write_text(json.dumps({"pid": pid, "start_time": start_time(pid) or 0}))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid
 
 
@@ -82,7 +87,7 @@ def _spawn(argv: Sequence[str], log: Path, env: Mapping[str, str]) -> int:
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    return os.posix_spawnp(argv[0], list(argv), env, file_actions=files, setsid=True)
+    return os.posix_spawnp(argv[0], list(argv), env, file_actions=files, setsid=True, setsigmask=())
 
 
 def stop(daemon: Daemon, sig: signal.Signals = signal.SIGTERM) -> None:
