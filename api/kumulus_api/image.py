@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Digest, Kind, Model, Name, Quantity, Rule, Status, validated
+from kumulus_api.base import Column, Definition, Digest, HostName, Kind, Model, Quantity, Rule, Status, validated
 
 
 class ImageFormat(StrEnum):
@@ -46,7 +46,7 @@ class ImageSpec(Model):
 class ImageStatus(Status):
     """Where it is imported and what it turned out to be."""
 
-    import_host: Name | None = None
+    import_host: HostName | None = None
     """The host that downloads and inspects it first; set by the operator."""
     digest: Digest | None = None
     """sha256 of the bytes as downloaded; what hosts verify their copies by."""

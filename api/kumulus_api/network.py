@@ -11,6 +11,7 @@ from kumulus_api.base import (
     CIDRText,
     Column,
     Definition,
+    HostName,
     IPAddressText,
     Kind,
     LocalReference,
@@ -155,7 +156,7 @@ class Endpoint(Model):
     port: ObjectName
     mac: MACAddress
     addresses: Annotated[list[IPAddressText], Field(max_length=16)]
-    host: Name
+    host: HostName
     tunnel_address: IPAddressText
     hostname: Name
     """The name that the network's DNS answers for."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from kumulus_api.base import (
     Column,
     Definition,
+    HostName,
     IPAddressText,
     Kind,
     MACAddress,
@@ -61,7 +62,7 @@ class PortStatus(Status):
 
     wired: bool | None = None
     """Whether the interface is connected to its network on `host`."""
-    host: Annotated[str, Field(max_length=63)] | None = None
+    host: HostName | None = None
 
 
 class Port(Kind):

@@ -11,6 +11,7 @@ from kumulus_api.base import (
     Column,
     Definition,
     Digest,
+    HostName,
     IPAddressText,
     Kind,
     LocalReference,
@@ -102,7 +103,7 @@ class UserData(Model):
 class Placement(Model):
     """Where the server may run."""
 
-    host: Name | None = None
+    host: HostName | None = None
     """This host only; for those who may update Hosts."""
 
 
@@ -145,8 +146,8 @@ class ServerAssignment(Model):
 
     instance_id: UUIDText = Field(alias="instanceID")
     """The server's identity: the domain's UUID. Unlike metadata.uid it is the same after a restore."""
-    host: Name
-    target: Name | None = None
+    host: HostName
+    target: HostName | None = None
     """Where the server is migrating to."""
     epoch: Annotated[int, Field(ge=1)]
     """Grows with each change of host: the lower one never acts."""

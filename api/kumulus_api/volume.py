@@ -10,9 +10,9 @@ from pydantic import Field
 from kumulus_api.base import (
     Column,
     Definition,
+    HostName,
     Kind,
     Model,
-    Name,
     ObjectName,
     Quantity,
     Rule,
@@ -26,7 +26,7 @@ class VolumeAssignment(Model):
     """Where the operator put the volume, and who holds it."""
 
     volume_id: UUIDText = Field(alias="volumeID")
-    host: Name
+    host: HostName
     attached_to: ObjectName | None = None
     """The Server that holds it, in the same namespace."""
 

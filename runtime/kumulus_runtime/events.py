@@ -111,7 +111,7 @@ class EventRecorder:
         regarding = {part: metadata[part] for part in ("name", "namespace", "uid") if metadata.get(part)}
         return {
             "metadata": {
-                "name": f"{metadata['name'][:_LONGEST_NAME]}.{uuid.uuid4().hex[:16]}",
+                "name": f"{metadata['name'][:_LONGEST_NAME].rstrip('-.')}.{uuid.uuid4().hex[:16]}",
                 # Events about cluster-scoped objects live in the namespace "default", where kubectl looks for them.
                 "namespace": metadata.get("namespace") or "default",
             },

@@ -21,6 +21,10 @@ from kumulus_runtime.errors import AlreadyExists, ApiError, Conflict, NotFound, 
 from kumulus_runtime.metrics import HEARTBEAT_AGE, LEADER
 from kumulus_runtime.resources import LEASE
 
+_HOST_PREFIX = "host-"
+_LONGEST_NAME = 253
+"""Characters of a DNS subdomain name (RFC 1123), which Nodes and Leases have."""
+
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -244,8 +248,23 @@ class Leadership:
         return self._ends - self._clock()
 
 
+def host_lease_name(node: str) -> str:
+    """Give the name of the Lease by which a host's agent shows that it lives.
+
+    It is ``host-<node>``, and the Node's own name where the prefix would make that too long for a name.
+    """
+    return f"{_HOST_PREFIX}{node}" if len(_HOST_PREFIX) + len(node) <= _LONGEST_NAME else node
+
+
+def host_of_lease(name: str) -> str | None:
+    """Give the host that a Lease of the system namespace speaks for, or None if it is none of theirs."""
+    if name.startswith(_HOST_PREFIX):
+        return name.removeprefix(_HOST_PREFIX)
+    return name if len(_HOST_PREFIX) + len(name) > _LONGEST_NAME else None
+
+
 class Heartbeat:
-    """Renews the Lease ``host-<node>``, by which the operator knows that the agent lives.
+    """Renews a host's Lease (see `host_lease_name`), by which the operator knows that the agent lives.
 
     Args:
         client: to reach the API server.
@@ -273,7 +292,7 @@ class Heartbeat:
         self._duration = duration
         self._renewed = renewed
         self._renewed_at = time.monotonic()
-        self.name = f"host-{node}"
+        self.name = host_lease_name(node)
         HEARTBEAT_AGE.labels(name=self.name).set_function(lambda: self.age)
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-LEASE_PREFIX = "host-"
+from kumulus_runtime.lease import host_of_lease
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,14 @@ class Liveness:
         """Take a Lease as seen; give the host if it begins to be fresh by this.
 
         Args:
-            lease: named `host-<node>`; others are passed over.
+            lease: of the system namespace; those that are not of a host are passed over.
             now: monotonic seconds.
             wall: the present, with time zone.
         """
-        name = lease["metadata"]["name"]
+        host = host_of_lease(lease["metadata"]["name"])
         renewed = lease.get("spec", {}).get("renewTime")
-        if not name.startswith(LEASE_PREFIX) or not renewed:
+        if host is None or not renewed:
             return None
-        host = name.removeprefix(LEASE_PREFIX)
         known = self._beats.get(host)
         if known is not None and known.renewed == renewed:
             return None

@@ -43,7 +43,7 @@ class Cluster:
         """
         if user == "admin":
             return self.plane.kubeconfig
-        path = self.directory / f"{user.replace('/', '_')}.conf"
+        path = self.directory / f"{user.replace('/', '_')[:200]}.conf"
         if path.exists():
             return path
         account, _, node = user.partition("@")

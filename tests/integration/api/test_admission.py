@@ -26,6 +26,8 @@ from kumulus_api import (
 from kumulus_api.testing import PORT_ID, make_assigned, make_object
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import Forbidden
+from kumulus_runtime.events import EventRecorder
+from kumulus_runtime.lease import Heartbeat
 from kumulus_runtime.resources import CONFIGMAP, EVENT, LEASE, NAMESPACE, SECRET
 
 SYSTEM = "kumulus-system"
@@ -340,6 +342,24 @@ async def test_an_agent_makes_its_host_and_lease(connect: Any, cluster: Any) -> 
         "regarding": {"apiVersion": "kumulus.dev/v1alpha1", "kind": "Host", "name": "h4"},
     }
     await agent.create(EVENT, event)
+
+
+@pytest.mark.parametrize(
+    "node",
+    ["ip-10-0-0-1.eu-west.compute.internal", ".".join(["n" * 63] * 3 + ["n" * 61])],
+    ids=["with-domain", "longest"],
+)
+async def test_an_agent_of_a_node_with_a_long_name_lives(connect: Any, cluster: Any, node: str) -> None:
+    """A Node may be called by its full name: its agent makes Host, Lease and Event, and no Lease of another."""
+    body = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}
+    cluster.plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
+    agent = await connect(f"agent@{node}")
+    host = await agent.apply(Host, {"metadata": {"name": node}, "spec": {}}, manager="kumulus-agent")
+    await Heartbeat(agent, node).beat()
+    await Heartbeat(agent, node).beat()
+    assert await EventRecorder(agent, "kumulus.dev/agent").event(host, "Test", "of a long name")
+    with pytest.raises(Forbidden):
+        await Heartbeat(agent, f"x{node[1:]}").beat()
 
 
 async def test_an_agent_takes_and_gives_up_a_port(connect: Any, world: KubeClient) -> None:

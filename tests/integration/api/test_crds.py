@@ -30,6 +30,7 @@ from kumulus_runtime.errors import Invalid
 OPERATORS = (AddressClaim, NetworkIDClaim, NetworkEndpoints)
 CRDS = Path(__file__).parents[3] / "crds"
 REFERENCE = {"name": "private"}
+RESTORER = "restorer/system:masters/kumulus:restorers"
 
 
 def nic(**fields: Any) -> dict[str, Any]:
@@ -219,6 +220,39 @@ async def test_references_take_the_longest_names(admin: KubeClient) -> None:
     await create_dry(admin, Server, make_object(Server, **least, **more))
 
 
+HOST_NAMES = ["ip-10-0-0-3.eu-west.compute.internal", ".".join(["m" * 63] * 3 + ["m" * 61]), "m1"]
+
+
+@pytest.mark.parametrize("host", HOST_NAMES, ids=["with-domain", "longest", "short"])
+async def test_hosts_are_called_as_nodes_are(admin: KubeClient, connect: Any, host: str) -> None:
+    """Whatever Kubernetes takes as the name of a Node is taken as the name of a Host, and wherever one is named."""
+    restorer = await connect(RESTORER)
+    await create_dry(admin, Host, make_object(Host, host))
+    await create_dry(admin, Server, make_object(Server, placement={"host": host}))
+    for kind in (Server, Volume):
+        await create_dry(restorer, kind, make_assigned(kind, "there", host))
+    moving = make_assigned(Server, "moving", "h1")
+    moving["spec"]["assignment"]["target"] = host
+    await create_dry(restorer, Server, moving)
+    endpoints = make_object(NetworkEndpoints)
+    endpoints["spec"]["endpoints"][0]["host"] = host
+    await create_dry(restorer, NetworkEndpoints, endpoints)
+    for kind, status in ((Port, {"wired": True, "host": host}), (Image, {"importHost": host})):
+        name = f"named-{len(host)}"
+        await admin.create(kind, make_object(kind, name))
+        body = make_object(kind, name)
+        del body["spec"]
+        stored = await (await connect("operator")).apply_status(kind, body | {"status": status}, manager="test")
+        assert stored["status"] == status
+
+
+@pytest.mark.parametrize("host", ["H1", "-h1", "h1-", "h1..x", "h1.-x", ".h1", "h1.", "h_1", "a" * 254])
+async def test_what_no_node_is_called_is_no_host(admin: KubeClient, host: str) -> None:
+    """A name that no Node can have is refused where a host is named."""
+    with pytest.raises(Invalid, match=r"spec\.placement\.host"):
+        await create_dry(admin, Server, make_object(Server, placement={"host": host}))
+
+
 FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Server, {"flavor": {"name": "big"}}, "spec.flavor"),
     (Server, {"image": {"name": "other"}}, "spec.image"),
@@ -271,7 +305,7 @@ async def test_assignment_moves_forward_only(connect: Any, change: dict[str, Any
     if await operator.get(Server, name, "demo") is None:
         body = make_assigned(Server, name, "h1")
         body["spec"]["assignment"]["epoch"] = 2
-        await (await connect("restorer/system:masters/kumulus:restorers")).create(Server, body)
+        await (await connect(RESTORER)).create(Server, body)
     with pytest.raises(Invalid) as refusal:
         await operator.patch_merge(Server, name, {"spec": {"assignment": change}}, "demo")
     assert said in refusal.value.message
@@ -279,7 +313,7 @@ async def test_assignment_moves_forward_only(connect: Any, change: dict[str, Any
 
 async def test_selectable_fields(connect: Any) -> None:
     """An agent's watch can be narrowed by the server to what is assigned to its host."""
-    restorer = await connect("restorer/system:masters/kumulus:restorers")
+    restorer = await connect(RESTORER)
     for host in ("s1", "s2"):
         await restorer.create(Server, make_assigned(Server, f"on-{host}", host))
     found, _ = await restorer.list(Server, field_selector="spec.assignment.host=s1")
