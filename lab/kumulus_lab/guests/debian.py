@@ -60,6 +60,8 @@ _MASKED = (
     # Housekeeping by the clock, which would come in the middle of a test.
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
     *("systemd-tmpfiles-clean.timer", "e2scrub_reap.service", "systemd-pstore.service"),
+    # No network is described on the kernel's command line.
+    "systemd-network-generator.service",
     # There is one console, on the serial line.
     "getty@tty1.service",
     # File systems that nothing here reads, and the modules behind them.
