@@ -16,6 +16,8 @@ _ROOT: Final = 23
 _JOLIET_ROOT: Final = 24
 _DATA: Final = 25
 _DIRECTORY: Final = 2
+_SMALLEST: Final = 34
+"""Sectors: busybox looks for labels in the first 68 KiB of a disk, and finds none on one that is smaller."""
 _MOMENT: Final = bytes((100, 1, 1, 0, 0, 0, 0))
 """The first second of 2000: equal files give equal images."""
 _NO_DATE: Final = b"0" * 16 + b"\0"
@@ -39,6 +41,7 @@ def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
             raise ValueError(f"file name {name!r} is not ASCII of 1 to 64 characters")
         extents[name] = (sector, len(content))
         sector += _sectors(content)
+    sector = max(sector, _SMALLEST)
     parts = [
         bytes(16 * SECTOR),
         _descriptor(1, label.encode().ljust(32), b"", _ROOT, sector),
@@ -50,7 +53,7 @@ def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
     parts.append(_directory(_ROOT, _rock_ridge(extents)))
     parts.append(_directory(_JOLIET_ROOT, {name.encode("utf-16-be"): (where, b"") for name, where in extents.items()}))
     parts += [content.ljust(_sectors(content) * SECTOR, b"\0") for _, content in sorted(files.items())]
-    return b"".join(parts)
+    return b"".join(parts).ljust(sector * SECTOR, b"\0")
 
 
 def _sectors(content: bytes) -> int:

@@ -172,6 +172,11 @@ def test_an_iso_of_any_sizes_is_read_back(sizes: tuple[int, ...]) -> None:
     iso.close()
 
 
+def test_an_iso_is_large_enough_to_be_found_by_its_label() -> None:
+    """Even of little content it has the 68 KiB that busybox reads of a disk before it looks for a label there."""
+    assert len(iso_image("cidata", {"meta-data": b""})) >= 68 << 10
+
+
 def test_an_iso_of_too_many_names_is_refused() -> None:
     """What one sector of directory cannot hold is an error and not a broken image."""
     with pytest.raises(ValueError, match="do not fit"):
