@@ -66,6 +66,7 @@ class ImageReason(StrEnum):
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     FORMAT_MISMATCH = "FormatMismatch"
     UNSAFE = "UnsafeImage"
+    CORRUPT = "CorruptImage"
     TOO_LARGE = "TooLarge"
 
 

@@ -33,7 +33,7 @@ async def images(lab: LabSettings, tmp_path: Path) -> AsyncIterator[Origin]:
         yield server
 
 
-async def bad_images(images: Origin) -> dict[str, tuple[dict[str, Any], str, tuple[str, ...]]]:
+async def bad_images(lab: LabSettings, images: Origin) -> dict[str, tuple[dict[str, Any], str, tuple[str, ...]]]:
     """Give bad images by name: their spec, the reason that they are refused for, and what the message must tell."""
     (images.directory / "zeros").write_bytes(bytes(MEBIBYTE))
     (images.directory / "noise").write_bytes(b"\xa5" * 4 * MEBIBYTE)
@@ -45,10 +45,14 @@ async def bad_images(images: Origin) -> dict[str, tuple[dict[str, Any], str, tup
     huge = await images.make("huge", "-f", "qcow2", "NAME", "5T")
     small = await images.make("small", "-f", "qcow2", "NAME", "1M")
     vmdk = await images.make("vmdk", "-f", "vmdk", "NAME", "1M")
+    tiny = await asyncio.to_thread((lab.state / "www" / "tiny.qcow2").read_bytes)
+    (images.directory / "half").write_bytes(tiny[: len(tiny) // 2])
+    half = images.file("half")
     zeros, missing, cut = images.file("zeros"), images.file("missing"), f"{images.url}/cut/noise"
     return {
         "backing-file": (_spec(backing), "UnsafeImage", ("backing_file", "qemu-img convert")),
         "data-file": (_spec(external), "UnsafeImage", ("data_file", "qemu-img convert")),
+        "half-of-one": (_spec(half), "CorruptImage", ("qemu-img check finds", "mend the source")),
         "five-terabytes": (_spec(huge), "TooLarge", (str(5 << 40), "are allowed", "smaller image")),
         "claims-a-pebibyte": (_spec(f"{images.url}/huge"), "TooLarge", (str(1 << 50), "are allowed", "smaller image")),
         "raw-as-qcow2": (_spec(zeros), "FormatMismatch", ("declared qcow2", "content is raw", "spec.format")),
@@ -69,7 +73,7 @@ async def test_bad_images_are_refused_and_leave_nothing(
     cloud: Cloud, project: str, lab: LabSettings, images: Origin
 ) -> None:
     """Each bad image names its fault, what was found and the remedy; no byte of it stays on a host once it is gone."""
-    bad = await bad_images(images)
+    bad = await bad_images(lab, images)
     before = await left.holdings(lab)
     for name, (spec, _, _) in bad.items():
         await cloud.make(Image, name, spec, project)

@@ -23,6 +23,7 @@ _TERMINAL = frozenset(
     {
         ImageReason.CHECKSUM_MISMATCH.value,
         ImageReason.UNSAFE.value,
+        ImageReason.CORRUPT.value,
         ImageReason.FORMAT_MISMATCH.value,
         ImageReason.TOO_LARGE.value,
     }

@@ -9,6 +9,7 @@
     └── Terminal              fails again until the request changes; .reason is CamelCase for a condition
         ├── ChecksumMismatch  the bytes are not the ones asked for
         ├── UnsafeImage       refers to other files, or hides one format in another
+        ├── CorruptImage      is cut off, or its tables contradict each other
         ├── FormatMismatch    is of another format than declared
         ├── TooLarge          more than the limit, in bytes on the wire or as the guest sees it
         ├── DiskTooSmall      the root disk is smaller than its image
@@ -63,6 +64,12 @@ class UnsafeImage(Terminal):
     """The image could make QEMU open other files of the host."""
 
     reason = "UnsafeImage"
+
+
+class CorruptImage(Terminal):
+    """The image is not whole: a guest would read errors, or nothing where its data should be."""
+
+    reason = "CorruptImage"
 
 
 class FormatMismatch(Terminal):

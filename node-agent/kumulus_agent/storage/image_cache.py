@@ -23,7 +23,8 @@ from kumulus_agent.storage.atomic import publish, write_file
 from kumulus_agent.storage.download import Downloaded, Validators, discard, download, resumable
 from kumulus_agent.storage.errors import SMALLER, ChecksumMismatch, Retryable, Terminal, TooLarge
 from kumulus_agent.storage.inspect_apart import inspect_apart
-from kumulus_agent.storage.inspection import ImageFormat
+from kumulus_agent.storage.inspection import ImageFormat, Inspected
+from kumulus_agent.storage.qemu_img import check_whole
 
 _log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 600
@@ -173,7 +174,10 @@ class ImageCache:
             if done.not_modified and known is not None:
                 return known.image
             _verify(done, checksum, url)
-            entry = await asyncio.to_thread(self._admit, part, done, image_format, virtual_size_limit)
+            inspected = await asyncio.to_thread(inspect_apart, part, image_format, virtual_size_limit)
+            if inspected.format == "qcow2":
+                await check_whole(part)
+            entry = await asyncio.to_thread(self._admit, part, done, inspected)
         except Terminal:
             await asyncio.to_thread(discard, part)
             raise
@@ -186,8 +190,7 @@ class ImageCache:
         await self.evict()
         return entry.image
 
-    def _admit(self, part: Path, done: Downloaded, image_format: ImageFormat, virtual_size_limit: int) -> _Entry:
-        inspected = inspect_apart(part, image_format, virtual_size_limit)
+    def _admit(self, part: Path, done: Downloaded, inspected: Inspected) -> _Entry:
         path = self._root / f"{done.sha256}.img"
         image = CachedImage(path, f"sha256:{done.sha256}", inspected.format, done.size, inspected.virtual_size)
         entry = _Entry(image, done.sha512, done.validators, time.time())

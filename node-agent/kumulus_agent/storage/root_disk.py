@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from kumulus_agent.storage.atomic import publish
-from kumulus_agent.storage.errors import DiskTooSmall, Retryable
+from kumulus_agent.storage.errors import DiskTooSmall
 from kumulus_agent.storage.image_cache import CachedImage
-
-QEMU_IMG: Final = "qemu-img"
-_DEADLINE_SECONDS: Final = 60
+from kumulus_agent.storage.qemu_img import qemu_img
 
 
 async def ensure_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
@@ -51,27 +49,3 @@ async def root_disk_info(path: Path) -> dict[str, Any]:
     """Return ``qemu-img info`` of an overlay of ours, also while a guest runs on it."""
     answer: dict[str, Any] = json.loads(await qemu_img("info", "-U", "-f", "qcow2", "--output=json", str(path)))
     return answer
-
-
-async def qemu_img(*arguments: str) -> bytes:
-    """Run qemu-img and return its output.
-
-    Raises:
-        Retryable: it failed or did not end in time.
-    """
-    process = await asyncio.create_subprocess_exec(
-        QEMU_IMG, *arguments, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(_DEADLINE_SECONDS):
-            output, errors = await process.communicate()
-    except TimeoutError as error:
-        raise Retryable(f"qemu-img {arguments[0]} did not end in {_DEADLINE_SECONDS} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        raise Retryable(f"qemu-img {arguments[0]} failed: {errors.decode(errors='replace').strip()}")
-    return output

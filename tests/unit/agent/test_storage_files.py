@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -15,11 +16,12 @@ import pytest
 from kumulus_agent.host.boot_sector import GREETING, SECTOR_BYTES, boot_sector
 from kumulus_agent.host.inventory import missing_packages
 from kumulus_agent.storage.direct_io import cache_mode
-from kumulus_agent.storage.errors import DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
+from kumulus_agent.storage.errors import CorruptImage, DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
 from kumulus_agent.storage.image_cache import CachedImage
 from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import inspect_image
 from kumulus_agent.storage.iso9660 import iso_image
+from kumulus_agent.storage.qemu_img import check_whole, qemu_img
 from kumulus_agent.storage.root_disk import delete_root_disk, ensure_root_disk, root_disk_info
 from kumulus_agent.storage.seed import Seed, SeedNic, SeedRoute, meta_data, network_config, seed_files, seed_iso
 from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
@@ -76,6 +78,18 @@ def test_an_inspection_apart_says_the_same(tmp_path: Path) -> None:
         inspect_apart(_create(tmp_path / "c", "-b", "/etc/passwd", "-F", "raw"), "qcow2", LIMIT)
     with pytest.raises(UnsafeImage, match="could not be inspected"):
         inspect_apart(tmp_path / "absent", "qcow2", LIMIT)
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("share", [1, 0.9, 0.5, 0.01])
+async def test_a_cut_qcow2_is_refused(tmp_path: Path, share: float) -> None:
+    """A qcow2 of which a part is missing is not taken for whole, wherever it was cut."""
+    (tmp_path / "raw").write_bytes(os.urandom(1 << 20))
+    await qemu_img("convert", "-f", "raw", "-O", "qcow2", str(tmp_path / "raw"), str(tmp_path / "a"))
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "b").write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(CorruptImage) if share < 1 else contextlib.nullcontext():
+        await check_whole(tmp_path / "b")
 
 
 @pytest.mark.parametrize("content", [b"", boot_sector(power_off=True), boot_sector(power_off=True) + bytes(1 << 20)])

@@ -1,0 +1,62 @@
+"""The tool qemu-img: its subcommands that are used here, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from kumulus_agent.storage.errors import CorruptImage, Retryable
+
+QEMU_IMG: Final = "qemu-img"
+_DEADLINE_SECONDS: Final = 60
+_CHECKED: Final = frozenset({0, 1, 2, 3})
+"""Exit codes of `qemu-img check` that say something of the image: whole, not readable, corrupt, space lost."""
+
+
+async def qemu_img(*arguments: str, allowed: Collection[int] = (0,)) -> bytes:
+    """Run qemu-img and return its output.
+
+    Args:
+        arguments: the subcommand and what belongs to it.
+        allowed: exit codes that are no failure.
+
+    Raises:
+        Retryable: it failed or did not end in time.
+    """
+    process = await asyncio.create_subprocess_exec(
+        QEMU_IMG, *arguments, stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(_DEADLINE_SECONDS):
+            output, errors = await process.communicate()
+    except TimeoutError as error:
+        raise Retryable(f"qemu-img {arguments[0]} did not end in {_DEADLINE_SECONDS} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode not in allowed:
+        raise Retryable(f"qemu-img {arguments[0]} failed: {errors.decode(errors='replace').strip()}")
+    return output
+
+
+async def check_whole(path: Path) -> None:
+    """Check that the tables of a qcow2 file, inspected before, agree with each other and with the file's length.
+
+    Space that is lost in it (a leak) does no harm.
+
+    Raises:
+        CorruptImage: they do not.
+        Retryable: it could not be checked.
+    """
+    output = await qemu_img("check", "-f", "qcow2", "--output=json", str(path), allowed=_CHECKED)
+    if not output:
+        raise CorruptImage("the image is cut off or damaged: qemu-img check cannot open it; mend the source")
+    answer = json.loads(output)
+    faults = int(answer.get("corruptions", 0)) + int(answer.get("check-errors", 0))
+    if faults:
+        raise CorruptImage(f"the image is cut off or damaged: qemu-img check finds {faults} faults; mend the source")
