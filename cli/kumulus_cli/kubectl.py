@@ -20,7 +20,14 @@ def run(*arguments: str) -> str:
         KubectlError: it exited with an error or did not answer within a minute.
     """
     try:
-        done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+        done = subprocess.run(
+            ["kubectl", *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a guest may write anything on its console
+            timeout=_TIMEOUT,
+            check=False,
+        )
     except FileNotFoundError as error:
         raise KubectlError("kubectl is not on PATH; install it, then try again") from error
     except subprocess.TimeoutExpired as error:

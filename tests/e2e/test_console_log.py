@@ -12,7 +12,11 @@ from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, refused
 
 LIMIT = 60
-TALK = "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do echo line-$i-of-9; done\necho 'grüße 你好'\n"
+TALK = r"""#!/bin/sh
+for i in 1 2 3 4 5 6 7 8 9; do echo line-$i-of-9; done
+echo 'grüße 你好'
+printf 'cut-\377-short\n'
+"""
 
 
 async def console_log(lab: LabSettings, *arguments: str) -> tuple[int, str, str]:
@@ -30,7 +34,7 @@ async def console_log(lab: LabSettings, *arguments: str) -> tuple[int, str, str]
 
 
 async def test_output_of_a_guest(cloud: Cloud, project: str, lab: LabSettings) -> None:
-    """The plugin prints what the guest wrote, byte for byte, or so many lines from its end, also when it is off."""
+    """The plugin prints what the guest wrote, of whatever bytes, or its last lines, also when it is off."""
     await cloud.make_network(project)
     await cloud.make_server(project, "talker", userData={"inline": TALK})
     server = await cloud.server_ready(project, "talker")
@@ -38,7 +42,13 @@ async def test_output_of_a_guest(cloud: Cloud, project: str, lab: LabSettings) -
 
     status, everything, _ = await console_log(lab, "talker", "--namespace", project)
     assert status == 0
-    for line in ("kumulus-guest: boot-id=", "kumulus-guest: hostname=talker", "line-1-of-9", "grüße 你好"):
+    for line in (
+        "kumulus-guest: boot-id=",
+        "kumulus-guest: hostname=talker",
+        "line-1-of-9",
+        "grüße 你好",
+        "cut-\ufffd-short",
+    ):
         assert line in everything
     status, end, _ = await console_log(lab, "talker", "-n", project, "--tail", "3")
     assert status == 0
