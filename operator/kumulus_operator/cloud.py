@@ -52,6 +52,7 @@ class Queues:
         self.images: WorkQueue[Key] = WorkQueue("images")
         self.hosts: WorkQueue[Key] = WorkQueue("hosts")
         self.claims: WorkQueue[Key] = WorkQueue("claims")
+        self.relists: WorkQueue[Key] = WorkQueue("relists")
 
     def all(self) -> list[WorkQueue[Key]]:
         """Give all queues."""

@@ -11,6 +11,9 @@ from kumulus_api import GROUP, KINDS, VERSION, Kind
 from kumulus_operator.cloud import Cloud
 from kumulus_runtime import kopf_login, kopf_settings
 
+_GATHER = 1.0
+"""Seconds in which a list's objects come in, so that the kind is compared once for all of them."""
+
 
 def register(cloud: Cloud) -> kopf.OperatorRegistry:
     """Give a registry with a handler for each kind."""
@@ -36,6 +39,9 @@ def register(cloud: Cloud) -> kopf.OperatorRegistry:
 def _watch(registry: kopf.OperatorRegistry, cloud: Cloud, kind: type[Kind]) -> None:
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
         cloud.take(kind, dict(event["object"]), deleted=event["type"] == "DELETED")
+        if event["type"] is None:
+            # From a list: what is not in it, no event will ever tell.
+            cloud.queues.relists.add_after(("", plural), _GATHER)
 
     plural = kind.definition.plural
     kopf.on.event(GROUP, VERSION, plural, id=f"watch-{plural}", registry=registry)(seen)

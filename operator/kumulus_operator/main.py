@@ -23,6 +23,7 @@ from kumulus_operator.networks.controller import NetworkController
 from kumulus_operator.networks.endpoints import EndpointsController
 from kumulus_operator.ports.controller import PortController
 from kumulus_operator.projects.controller import ProjectController
+from kumulus_operator.relists.controller import RelistController
 from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
@@ -127,6 +128,7 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.images, ImageController(cloud).reconcile),
         (queues.hosts, HostController(cloud).reconcile),
         (queues.claims, ClaimController(cloud).reconcile),
+        (queues.relists, RelistController(cloud).reconcile),
     ]
 
 

@@ -87,6 +87,12 @@ class ServerController:
             raise refuse(ScheduledReason.FINALIZER_MISSING, message)
         self._in_project(server)
         resolved = resolve(server, cloud)
+        with cloud.placing_on({item.network.key for item in resolved.interfaces}):
+            return await self._place_resolved(server, resolved)
+
+    async def _place_resolved(self, server: Server, resolved: Resolved) -> tuple[Server, bool]:
+        """Decide with all that the server refers to at hand; see `_place`."""
+        cloud = self._cloud
         await check_user_data(cloud.client, server)
         self._volumes_admitted(server, resolved)
         running = running_already(server, list(cloud.hosts))
@@ -95,11 +101,10 @@ class ServerController:
         verdict = await cloud.ledger.admit(_request(server, resolved, running[0] if running else None))
         if isinstance(verdict, Refusal):
             raise Refused(verdict)
-        with cloud.placing_on({item.network.key for item in resolved.interfaces}):
-            volumes = await give_volumes(cloud, server, resolved.volumes, verdict)
-            ports = await give_ports(cloud, server, resolved.interfaces, adopting=running is not None)
-            wanted = assignment((instance_id, verdict, epoch), resolved, ports, volumes)
-            return await self._assign(server, wanted), running is not None
+        volumes = await give_volumes(cloud, server, resolved.volumes, verdict)
+        ports = await give_ports(cloud, server, resolved.interfaces, adopting=running is not None)
+        wanted = assignment((instance_id, verdict, epoch), resolved, ports, volumes)
+        return await self._assign(server, wanted), running is not None
 
     def _in_project(self, server: Server) -> None:
         namespace = server.metadata.namespace or ""

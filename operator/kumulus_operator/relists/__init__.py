@@ -1,0 +1,1 @@
+"""Relists: noticing deletions that no watch has shown."""
