@@ -31,6 +31,15 @@ def install(cluster: Cluster, references: Mapping[str, str], values: Sequence[Pa
         cluster.helm("upgrade", "--install", RELEASE, str(CHART), *options, *words, timeout=_LIMIT + 30)
 
 
+def forget_interrupted(cluster: Cluster) -> None:
+    """Drop Helm's record of an upgrade that was cut off: it would refuse every later one as still in progress.
+
+    Only for a cluster that nobody else upgrades: there the record may be of one that does run.
+    """
+    pending = f"owner=helm,name={RELEASE},status in (pending-install,pending-upgrade,pending-rollback)"
+    cluster.kubectl("delete", "secret", "--namespace", NAMESPACE, "--ignore-not-found", f"--selector={pending}")
+
+
 def uninstall(cluster: Cluster) -> None:
     """Remove the release and its namespace; kinds and objects stay, as the chart's ``crds.keep`` says.
 

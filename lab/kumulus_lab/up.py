@@ -52,6 +52,7 @@ def install(lab: LabSettings) -> None:
     """
     with bar(_STEPS - _CLUSTER_STEPS):
         references = _make_images(lab)
+        chart.forget_interrupted(Cluster.of_lab(lab))
         chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
         _start_servers(lab)
     say("\nTry:\n  " + "\n  ".join(next_commands(lab)))
