@@ -3,6 +3,7 @@
 from kumulus_agent.servers.desired import Desired, DesiredPort, NetworkKey
 from kumulus_agent.servers.report import Reporter
 from kumulus_runtime.api_client import NotFound
+from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.store import Store
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
@@ -39,7 +40,7 @@ def make_desired(uid: str) -> Desired:
 async def test_port_of_a_restored_server_is_told_again() -> None:
     """A Port that came anew with its Server is told that it is wired as soon as it is there, and then no more."""
     ports = Ports()
-    reporter = Reporter(ports, Store(), "h1")  # type: ignore[arg-type]
+    reporter = Reporter(ports, Store(), "h1", EventRecorder(ports, "test"))  # type: ignore[arg-type]
     ports.statuses["web-eth0"] = {}
     assert await reporter.ports(make_desired("before"), wired=True, new=True)
     del ports.statuses["web-eth0"]
