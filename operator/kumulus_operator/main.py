@@ -59,7 +59,7 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event) -> None:
         LeadershipLost: another process may decide now; this one must end.
     """
     async with await KubeClient.connect("kumulus-operator") as client:
-        leadership = Leadership(client, settings.system_namespace)
+        leadership = Leadership(client, settings.system_namespace, identity=settings.pod)
         kinds = [kind.definition.plural for kind in KINDS]
         watched = partial(kopf_watching.watched, asyncio.get_running_loop())
         vitals = Vitals(leadership, [*kinds, NAMESPACE.plural], watched)

@@ -8,6 +8,9 @@ from kumulus_runtime.settings import BaseProcessSettings
 class OperatorSettings(BaseProcessSettings):
     """What an administrator may choose; environment variables begin with `KUMULUS_`."""
 
+    pod: str = ""
+    """Name of the pod that the process runs in. A container starts when the one before it in its pod has ended, so a
+    process may go on with the Lease of its pod at once; without a pod it waits until the Lease has run out."""
     vni_first: int = Field(default=4096, ge=1, le=16777215)
     """First VXLAN network identifier to give out."""
     vni_last: int = Field(default=1048575, ge=1, le=16777215)

@@ -60,7 +60,8 @@ class Leadership:
         client: to reach the API server.
         namespace: of the Lease.
         name: of the Lease.
-        identity: must be new for each process; default host name, process id and random digits.
+        identity: of the holder: no two processes that run at once may share it, and one that finds the Lease held by
+            its own identity goes on with it; default host name, process id and random digits.
         timing: all durations.
         clock: monotonic seconds.
     """

@@ -248,3 +248,15 @@ def test_the_heartbeat_makes_and_renews_its_lease(in_virtual_time):
         task.cancel()
 
     in_virtual_time(scenario)
+
+
+def test_the_next_process_of_a_pod_goes_on_at_once(in_virtual_time):
+    """A process that finds the Lease held by its own identity leads without waiting for the Lease to run out."""
+
+    async def scenario():
+        server = LeaseServer()
+        await make_leadership(server, "pod-1").acquire()
+        await make_leadership(server, "pod-1").acquire()
+        assert elapsed() == 0
+
+    in_virtual_time(scenario())
