@@ -259,4 +259,4 @@ def test_the_next_process_of_a_pod_goes_on_at_once(in_virtual_time):
         await make_leadership(server, "pod-1").acquire()
         assert elapsed() == 0
 
-    in_virtual_time(scenario())
+    in_virtual_time(scenario)
