@@ -78,22 +78,20 @@ async def _pods_back(cloud: Cloud, component: str, before: dict[str, int]) -> No
 
 
 async def _leader_back(cloud: Cloud) -> None:
-    """Wait until the new operator leads: by its rules one duration of the Lease after it has taken it over."""
-
-    def leads(lease: Object) -> bool:
-        spec = lease["spec"]
-        held = _moment(spec["renewTime"]) - _moment(spec["acquireTime"])
-        return bool(spec.get("holderIdentity")) and held.total_seconds() >= spec["leaseDurationSeconds"]
-
+    """Wait until the new operator leads: it takes the Lease of its pod at once."""
     pods, _ = await cloud.client.list(POD, SYSTEM_NAMESPACE, label_selector="app.kubernetes.io/component=operator")
     began = min(_began(pod) for pod in pods)
 
-    def is_back(leases: Objects) -> bool:
+    def leads(leases: Objects) -> bool:
         lease = leases.get((SYSTEM_NAMESPACE, Victim.OPERATOR))
-        return lease is not None and _moment(lease["spec"]["acquireTime"]) >= began and leads(lease)
+        return lease is not None and bool(lease["spec"].get("holderIdentity")) and _taken(lease) >= began
 
     async with Observer(cloud, LEASE, namespace=SYSTEM_NAMESPACE) as leases:
-        await leases.eventually(is_back, "a new operator leads", _BACK_SECONDS)
+        await leases.eventually(leads, "a new operator leads", _BACK_SECONDS)
+
+
+def _taken(lease: Object) -> datetime:
+    return _moment(lease["spec"]["acquireTime"])
 
 
 def _began(pod: Object) -> datetime:
