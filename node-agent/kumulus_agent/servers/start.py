@@ -28,7 +28,7 @@ from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_agent.storage.root_disk import ensure_root_disk
 from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
 from kumulus_agent.storage.volume import ensure_volume
-from kumulus_api import KeyPair
+from kumulus_api import KeyPair, Volume
 from kumulus_api.server import ReadyReason, ServerConditionType
 from kumulus_runtime.api_client import ApiError, KubeClient
 
@@ -167,7 +167,10 @@ class _Start:
     async def _volume(self, volume: DesiredVolume) -> Disk:
         number = self.desired.volumes.index(volume)
         async with _failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
-            path = await ensure_volume(self.actuators.settings.state_dir / "volumes", volume.volume_id, volume.size)
+            told = await self.actuators.client.get(Volume, volume.volume, self.desired.key[0])
+            known = told is not None and (told.get("status") or {}).get("usedBytes") is not None
+            root = self.actuators.settings.state_dir / "volumes"
+            path = await ensure_volume(root, volume.volume_id, volume.size, known=known)
         return Disk(str(path), "raw", f"vd{chr(ord('b') + number)}", volume.volume_id[:20], cache=self.actuators.cache)
 
     async def _network(self) -> None:

@@ -25,13 +25,24 @@ def volume_path(root: Path, volume_id: str) -> Path:
     return root / f"{volume_id}.raw"
 
 
-async def ensure_volume(root: Path, volume_id: str, size_bytes: int) -> Path:
+async def ensure_volume(root: Path, volume_id: str, size_bytes: int, *, known: bool = False) -> Path:
     """Make a blank volume, or grow an existing one to ``size_bytes``; it never shrinks.
+
+    Args:
+        root: the volumes' folder.
+        volume_id: names the file.
+        size_bytes: as the guest shall see it.
+        known: the volume was here before, so that a blank one would hide the loss of its data.
 
     Returns:
         The volume's file.
+
+    Raises:
+        Terminal: it is known and its file is gone.
     """
     path = volume_path(root, volume_id)
+    if known and not await asyncio.to_thread(path.exists):
+        raise Terminal(f"the data of volume {volume_id} is gone: put {path} back, or delete the Volume")
     await asyncio.to_thread(_ensure, path, size_bytes)
     return path
 

@@ -152,6 +152,15 @@ def test_volume_ids_cannot_leave_their_directory(tmp_path: Path, volume_id: str)
         volume_path(tmp_path, volume_id)
 
 
+async def test_a_known_volume_is_never_made_blank(tmp_path: Path) -> None:
+    """A volume that was here and whose file is gone is refused: a blank disk would pass for the user's data."""
+    with pytest.raises(Terminal, match="data of volume v1 is gone"):
+        await ensure_volume(tmp_path, "v1", 1 << 20, known=True)
+    assert await volume_size(tmp_path, "v1") is None
+    path = await ensure_volume(tmp_path, "v1", 1 << 20)
+    assert await ensure_volume(tmp_path, "v1", 1 << 20, known=True) == path
+
+
 def test_the_seed_is_read_back(tmp_path: Path) -> None:
     """The ISO has cloud-init's label and gives every file back byte by byte."""
     user_data = b"#!/bin/sh\necho \xff\n"
