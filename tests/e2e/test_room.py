@@ -3,7 +3,10 @@
 import asyncio
 import re
 
+import yaml
+
 from kumulus_api import Flavor, Host, Server
+from kumulus_lab.chart import LAB_VALUES
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import room
 from kumulus_lab.testing.agreement import agreed
@@ -21,7 +24,7 @@ async def test_fifty_servers_for_room_of_twelve(cloud: Cloud, project: str, lab:
     """Of 50 servers made at once as many run as fit, never more on any host, and each that goes lets one in."""
     hosts, _ = await cloud.client.list(Host)
     others, _ = await cloud.client.list(Server)
-    totals = {host["metadata"]["name"]: room.total(host, OperatorSettings()) for host in hosts}
+    totals = {host["metadata"]["name"]: room.total(host, OperatorSettings(**_lab_settings())) for host in hosts}
     spec = _sixth(room.free(totals, others))
     fitting = sum(left.times(room.size(spec)) for left in room.free(totals, others).values())
     assert fitting == PER_HOST * len(hosts)
@@ -52,6 +55,12 @@ async def test_fifty_servers_for_room_of_twelve(cloud: Cloud, project: str, lab:
             await cloud.empty(project)
     finally:
         await cloud.delete(Flavor, flavor)
+
+
+def _lab_settings() -> Object:
+    """The operator's settings that the lab's values change, by their names in `OperatorSettings`."""
+    values = yaml.safe_load(LAB_VALUES.read_text())["operator"]["settings"]
+    return {"vcpu_overcommit": values["vcpuOvercommit"]}
 
 
 def _sixth(free: dict[str, room.Room]) -> Object:
