@@ -18,7 +18,7 @@ from pathlib import Path
 from kumulus_api import AddressClaim, Port, Server
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import processes
-from kumulus_lab.testing.audit import AuditLog, Write, of_servers, summary
+from kumulus_lab.testing.audit import AuditLog, of_servers, summary
 from kumulus_lab.testing.cloud import Cloud, Stopwatch
 from kumulus_runtime.api_client import KubeClient
 
@@ -58,7 +58,7 @@ async def single(cloud: Cloud, project: str, vni: int, lab: LabSettings) -> list
         await cloud.server_ready(project, f"b{index}")
         ready.samples.append(watch.seconds)
     await asyncio.sleep(1)  # what is written late counts too
-    writes = of_servers(log.writes())
+    writes = of_servers(log.writes(), vni)
     print("creation:", summary(writes), file=sys.stderr)
     created.samples.append(len(writes) / SERVERS)
     ports, _ = await cloud.client.list(Port, namespace=project)
@@ -71,15 +71,10 @@ async def single(cloud: Cloud, project: str, vni: int, lab: LabSettings) -> list
     for port in ports:
         await cloud.gone(Port, port["metadata"]["name"], project)
     await released(cloud, project)
-    writes = [write for write in of_servers(log.writes()) if of_network(write, vni)]
+    writes = of_servers(log.writes(), vni)
     print("deletion:", summary(writes), file=sys.stderr)
     deleted.samples.append(len(writes) / SERVERS)
     return [ready, created, gone, deleted, cpu]
-
-
-def of_network(write: Write, vni: int) -> bool:
-    """Say whether a write is none of a claim, or of one in this network: the release of others is somebody else's."""
-    return not write.resource.endswith("claims") or write.name.startswith(f"vni-{vni}-")
 
 
 async def warm(cloud: Cloud, project: str) -> None:

@@ -66,14 +66,23 @@ def _write(event: dict[str, Any]) -> Write:
     )
 
 
-def of_servers(writes: list[Write]) -> list[Write]:
+def of_servers(writes: list[Write], vni: int) -> list[Write]:
     """Give those writes that a server costs: of our kinds by anybody, and of any kind by our processes.
 
-    Events, Leases, per-Network batches and per-host heartbeats are apart.
+    Events, Leases, per-Network batches and per-host heartbeats are apart, and so are claims in other networks: what was
+    deleted earlier is released after a while.
+
+    Args:
+        writes: of all.
+        vni: the identifier of the servers' network.
     """
-    apart = {"events", "leases", "networkendpoints", "hosts", "projects", "networks", "tokenreviews"}
+    apart = {"events", "leases", "networkendpoints", "hosts", "projects", "networks", "networkidclaims", "tokenreviews"}
     ours = (write for write in writes if write.group == GROUP or _PROCESSES in write.user)
-    return [write for write in ours if write.resource not in apart]
+    return [
+        write
+        for write in ours
+        if write.resource not in apart and (write.resource != "addressclaims" or write.name.startswith(f"vni-{vni}-"))
+    ]
 
 
 def summary(writes: list[Write]) -> str:
