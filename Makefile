@@ -44,7 +44,12 @@ kubeconfig: $(STAMP) ## Print the path of its kubeconfig
 	@$(BIN)/python -m kumulus_lab kubeconfig
 
 .PHONY: test
-test: lint verify unit integration smoke ## Lint, unit and integration tests, and the smoke end-to-end tests
+test: prepare lint verify unit integration smoke ## Lint, unit and integration tests, and the smoke end-to-end tests
+
+# Tests skip where a tool is missing, so it is there before the first of them.
+.PHONY: prepare
+prepare: $(STAMP)
+	$(BIN)/python -m kumulus_lab prepare
 
 .PHONY: smoke
 smoke: up ## The short end-to-end tests, with real servers in the lab

@@ -1,4 +1,4 @@
-"""Command line of the lab: ``python -m kumulus_lab up|down|status|kubeconfig|guests|exec``."""
+"""Command line of the lab: ``python -m kumulus_lab up|down|status|kubeconfig|prepare|guests|exec``."""
 
 import os
 from typing import Annotated
@@ -58,6 +58,12 @@ def kubeconfig() -> None:
     if not path.exists():
         raise LabError("the lab is down; start it with `make up`")
     typer.echo(path)
+
+
+@app.command()
+def prepare() -> None:
+    """Install the Debian packages and build the programs that are missing; start nothing."""
+    lab_steps.prepare(LabSettings.from_environment())
 
 
 @app.command()

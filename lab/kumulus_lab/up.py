@@ -28,20 +28,29 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
     Raises:
         LabError: a step failed; what runs is left running for a look, and ``up`` may be called again.
     """
-    with step("prerequisites"):
-        prerequisites.check(lab)
-    absent = packages.missing()
-    steps = bool(absent) + len(builds.missing(lab)) + (_CLUSTER_STEPS if only_cluster else _STEPS)
-    with bar(steps):
-        if absent:
-            with step(f"Debian packages: {' '.join(absent)}"):
-                packages.ensure()
-        build_all(lab)
+    prepare(lab)
+    with bar(_CLUSTER_STEPS if only_cluster else _STEPS):
         start_cluster(lab)
         if not only_cluster:
             install(lab)
     if only_cluster:
         say(f"\n{next_commands(lab)[0]}")
+
+
+def prepare(lab: LabSettings) -> None:
+    """Install the Debian packages that are missing and build the programs that the cache lacks.
+
+    Raises:
+        LabError: the machine cannot carry a lab, or a step failed.
+    """
+    with step("prerequisites"):
+        prerequisites.check(lab)
+    absent = packages.missing()
+    with bar(bool(absent) + len(builds.missing(lab))):
+        if absent:
+            with step(f"Debian packages: {' '.join(absent)}"):
+                packages.ensure()
+        build_all(lab)
 
 
 def install(lab: LabSettings) -> None:

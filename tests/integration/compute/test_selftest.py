@@ -7,11 +7,9 @@ import json
 import time
 from pathlib import Path
 
-import pytest
-
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.inventory import read_inventory
-from kumulus_agent.host.selftest import KVM_DEVICE, RESULT_FILE, run_selftest
+from kumulus_agent.host.selftest import RESULT_FILE, run_selftest
 
 
 async def test_emulation_proves_itself(hypervisor: Hypervisor, tmp_path: Path) -> None:
@@ -24,9 +22,7 @@ async def test_emulation_proves_itself(hypervisor: Hypervisor, tmp_path: Path) -
 
 
 async def test_kvm_is_believed_only_if_a_guest_greets(hypervisor: Hypervisor, tmp_path: Path) -> None:
-    """With a KVM device some way of running is found within the deadlines, and a KVM that fails is named."""
-    if not KVM_DEVICE.exists():
-        pytest.skip("needs /dev/kvm")
+    """Some way of running is found within the deadlines, and a KVM that is absent or fails is named."""
     began = time.monotonic()
     result = await run_selftest(hypervisor, tmp_path, deadline=5.0)
     assert time.monotonic() - began < 15
