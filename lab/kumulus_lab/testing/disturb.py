@@ -9,10 +9,9 @@ from kumulus_lab import processes as daemons
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import killing
-from kumulus_lab.testing.cloud import Cloud
+from kumulus_lab.testing.cloud import SYSTEM_NAMESPACE, Cloud
 from kumulus_lab.testing.killing import Victim
 
-_SYSTEM = "kumulus-system"
 _LIMIT = "120s"
 
 
@@ -33,8 +32,8 @@ async def restart_libvirtd(cloud: Cloud, lab: LabSettings) -> None:
 
 async def roll_daemonset(cloud: Cloud, lab: LabSettings) -> None:
     """Replace every agent pod, as an upgrade does."""
-    await _kubectl(lab, "rollout", "restart", "daemonset/kumulus-agent", "--namespace", _SYSTEM)
-    await _kubectl(lab, "rollout", "status", "daemonset/kumulus-agent", "--namespace", _SYSTEM)
+    await _kubectl(lab, "rollout", "restart", "daemonset/kumulus-agent", "--namespace", SYSTEM_NAMESPACE)
+    await _kubectl(lab, "rollout", "status", "daemonset/kumulus-agent", "--namespace", SYSTEM_NAMESPACE)
 
 
 async def restart_api_server(cloud: Cloud, lab: LabSettings) -> None:

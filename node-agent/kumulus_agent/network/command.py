@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Sequence
 
+from kumulus_agent.execution import execute
 from kumulus_agent.network.errors import CommandFailed
 
 DEADLINE_SECONDS = 20.0
@@ -21,21 +21,12 @@ async def run(argv: Sequence[str], *, stdin: bytes = b"", allowed: Collection[in
     Raises:
         CommandFailed: it could not be started, ended with another exit code, or took longer than DEADLINE_SECONDS.
     """
-    pipe = asyncio.subprocess.PIPE
     try:
-        process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
-    except OSError as error:
-        raise CommandFailed(f"{argv[0]} could not be started: {error}; is it installed on the host?") from error
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            output, errors = await process.communicate(stdin)
+        done = await execute(argv, deadline=DEADLINE_SECONDS, stdin=stdin)
     except TimeoutError as error:
         raise CommandFailed(f"{' '.join(argv)} did not end within {DEADLINE_SECONDS:.0f} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode not in allowed:
-        said = errors.decode(errors="replace").strip()
-        raise CommandFailed(f"{' '.join(argv)} ended with {process.returncode}: {said}")
-    return output
+    except OSError as error:
+        raise CommandFailed(f"{argv[0]} could not be started: {error}; is it installed on the host?") from error
+    if done.code not in allowed:
+        raise CommandFailed(f"{' '.join(argv)} ended with {done.code}: {done.said}")
+    return done.output

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
+from kumulus_agent.execution import execute
 from kumulus_agent.storage.errors import CorruptImage, Retryable
 
 QEMU_IMG: Final = "qemu-img"
@@ -26,22 +26,13 @@ async def qemu_img(*arguments: str, allowed: Collection[int] = (0,)) -> bytes:
     Raises:
         Retryable: it failed or did not end in time.
     """
-    process = await asyncio.create_subprocess_exec(
-        QEMU_IMG, *arguments, stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
     try:
-        async with asyncio.timeout(_DEADLINE_SECONDS):
-            output, errors = await process.communicate()
+        done = await execute((QEMU_IMG, *arguments), deadline=_DEADLINE_SECONDS)
     except TimeoutError as error:
         raise Retryable(f"qemu-img {arguments[0]} did not end in {_DEADLINE_SECONDS} s") from error
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode not in allowed:
-        raise Retryable(f"qemu-img {arguments[0]} failed: {errors.decode(errors='replace').strip()}")
-    return output
+    if done.code not in allowed:
+        raise Retryable(f"qemu-img {arguments[0]} failed: {done.said}")
+    return done.output
 
 
 async def check_whole(path: Path) -> None:
