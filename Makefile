@@ -15,17 +15,19 @@ help: ## List the targets
 
 # The lock file pins every package by hash; the package itself is installed editable on top of it.
 $(STAMP): requirements.lock pyproject.toml
-	@test -x $(BIN)/python || python3 -m venv $(VENV) || { rm -rf $(VENV); apt-get install -y -qq python3-venv && python3 -m venv $(VENV); }
-	@test -x $(BIN)/uv || { $(BIN)/python -m ensurepip >/dev/null && $(BIN)/python -m pip install -q uv; }
-	@$(MAKE) --no-print-directory headers
+	@$(MAKE) --no-print-directory compilers
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip sync -q --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# libvirt-python is compiled against the machine's libvirt.
-.PHONY: headers
-headers:
-	@pkg-config --exists libvirt 2>/dev/null || apt-get install -y -qq --no-install-recommends libvirt-dev pkg-config gcc python3-dev
+# libvirt-python is compiled against the machine's libvirt. A fresh machine may not know its package lists yet.
+.PHONY: compilers
+compilers:
+	@python3 -c 'import ensurepip' 2>/dev/null && pkg-config --exists libvirt 2>/dev/null || { apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    python3-venv libvirt-dev pkg-config gcc python3-dev >/dev/null; }
 
 .PHONY: up
 up: $(STAMP) ## Start a cloud on this machine (HOSTS=2), with a first server
