@@ -1,5 +1,6 @@
 """What the lab changes on the machine for itself alone, and how it is undone: bridge, routes, masquerading, mounts."""
 
+import shutil
 from pathlib import Path
 
 from kumulus_lab import commands
@@ -49,7 +50,8 @@ table ip {lab.name} {{
 
 def remove_network(lab: LabSettings) -> None:
     """Remove what ``ensure_network`` made."""
-    commands.run(["nft", "delete", "table", "ip", lab.name], check=False)
+    if shutil.which("nft"):  # absent where no lab has been
+        commands.run(["nft", "delete", "table", "ip", lab.name], check=False)
     remove_link(lab.bridge)
 
 

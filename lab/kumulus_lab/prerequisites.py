@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from kumulus_lab.settings import LabSettings
 DISK_NEEDED = 15 * 1024**3
 """Bytes: builds and their caches 6 GB, images 3 GB, the rest for guests."""
 _FILESYSTEMS = ("overlay", "tmpfs")
+# iproute2 may not be installed yet: the bridge is asked of the kernel (SIOCBRADDBR of linux/sockios.h).
+_MAKE_BRIDGE = "import fcntl, socket; fcntl.ioctl(socket.socket(socket.AF_UNIX), 0x89A0, b'probe0\\0')"
 
 
 def check(settings: LabSettings) -> None:
@@ -69,7 +72,8 @@ def _filesystems(_: LabSettings) -> str | None:
 def _namespaces(_: LabSettings) -> str | None:
     kinds = ["--net", "--mount", "--uts", "--pid", "--cgroup", "--fork"]
     try:
-        commands.run(["unshare", *kinds, "ip", "link", "add", "probe0", "type", "bridge"])
+        commands.run(["unshare", *kinds, sys.executable, "-c", _MAKE_BRIDGE])
     except CommandFailed as error:
-        return f"namespaces or bridges cannot be made ({error}): run on a machine of its own or in a privileged one"
+        said = str(error).splitlines()[-1]
+        return f"namespaces or bridges cannot be made ({said}): run on a machine of its own or in a privileged one"
     return None
