@@ -29,6 +29,8 @@ class PortAssignment(Model):
     """The port's identity; its address claims name it."""
     mac: MACAddress
     addresses: Annotated[list[IPAddressText], Field(min_length=1, max_length=16)]
+    host: HostName | None = None
+    """The host of the server that uses the port, or that used it last; only its agent speaks for the port."""
 
 
 class PortSpec(Model):
@@ -50,8 +52,10 @@ class PortSpec(Model):
         Rule("self.addresses == oldSelf.addresses", "addresses cannot change: make another port", ".addresses"),
         Rule("self.addresses.all(a, isIP(a))", "an address is not an IP address", ".addresses"),
         Rule(
-            "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment == oldSelf.assignment)",
-            "assignment cannot change",
+            "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment.portID == oldSelf.assignment.portID"
+            " && self.assignment.mac == oldSelf.assignment.mac"
+            " && self.assignment.addresses == oldSelf.assignment.addresses)",
+            "a port keeps its identity, its MAC and its addresses",
             ".assignment",
         ),
     )
@@ -79,6 +83,7 @@ class Port(Kind):
             Column("Host", ".status.host", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
+        selectable=(".spec.assignment.host",),
         rules=(
             Rule(
                 "self.metadata.name.size() <= 127",

@@ -107,6 +107,7 @@ _ASSIGNMENTS: dict[type[Kind], Object] = {
         ],
     },
     Volume: {"volumeID": VOLUME_ID},
+    Port: {"portID": PORT_ID, "mac": MAC, "addresses": ["10.0.0.10"]},
 }
 
 
@@ -129,5 +130,5 @@ def make_object(kind: type[Kind], name: str = "example", **overrides: Any) -> Ob
 
 
 def make_assigned(kind: type[Kind], name: str, host: str) -> Object:
-    """Give a Server or Volume as the operator has put it on a host."""
+    """Give a Server, a Volume or a Port as the operator has put it on a host."""
     return make_object(kind, name, assignment=copy.deepcopy(_ASSIGNMENTS[kind]) | {"host": host})

@@ -41,7 +41,7 @@ from kumulus_agent.storage.direct_io import cache_mode
 from kumulus_agent.storage.image_cache import ImageCache
 from kumulus_agent.volumes.controller import VolumeController
 from kumulus_agent.watching import build_registry
-from kumulus_api import Host, Image, Server, Volume
+from kumulus_api import Host, Image, Port, Server, Volume
 from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
 from kumulus_runtime.events import EventRecorder
@@ -214,6 +214,7 @@ class Agent:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
         enqueue = {
             Server: self._server_seen,
+            Port: self._port_seen,
             Volume: self._volumes.add,
             Image: self._images.add,
             Host: lambda key: self._hosts.add(key[1]),
@@ -318,6 +319,16 @@ class Agent:
         if body is None or body["metadata"].get("deletionTimestamp"):
             self._instances.unwanted(key)
         self._servers.add(key)
+
+    def _port_seen(self, key: Key) -> None:
+        """Let the server tell of its port again, unless it was the agent's own word that was seen."""
+        status = (self._store.get(Port, key[1], key[0]) or {}).get("status") or {}
+        if status.get("host") == self._settings.node_name and "wired" in status:
+            return
+        for body in self._store.list(Server, key[0]):
+            ports = (body["spec"].get("assignment") or {}).get("ports") or []
+            if any(port["port"] == key[1] for port in ports):
+                self._servers.add((key[0], body["metadata"]["name"]))
 
     def _requeue_instance(self, instance_id: str) -> None:
         key = self._instances.keys.get(instance_id)

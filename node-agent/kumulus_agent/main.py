@@ -25,7 +25,7 @@ async def run(stop: asyncio.Event, settings: AgentSettings) -> None:
 
 def main() -> None:
     """Run the process."""
-    settings = AgentSettings()
+    settings = AgentSettings.read("kumulus-agent")
     logs.configure(settings.log_format, settings.log_level)
     # At INFO kopf writes a line for each event that it hands over.
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))

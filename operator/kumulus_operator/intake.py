@@ -145,6 +145,7 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
         had = former is not None and former.spec.assignment is not None
         if new.spec.assignment is not None and not had:
             cloud.wake(("Port", *item.key))
+        _bound_elsewhere(cloud, new)
         return
     cloud.ledger.port_gone(item)
     reference = item.spec.network
@@ -155,6 +156,16 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
     for owner in item.metadata.owner_references:
         if owner.kind == "Server":
             cloud.queues.servers.add((item.key[0], owner.name))
+
+
+def _bound_elsewhere(cloud: Cloud, port: Port) -> None:
+    """Have a placed server look at a port of its own that names another host than its own."""
+    holder = cloud.ledger.held_by(("Port", *port.key))
+    server = cloud.servers.get(port.key[0], holder) if holder is not None else None
+    if server is None or server.spec.assignment is None or port.spec.assignment is None:
+        return
+    if server.spec.assignment.host != port.spec.assignment.host:
+        cloud.queues.servers.add(server.key)
 
 
 def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:

@@ -43,7 +43,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 def main() -> None:
     """Run until a signal; the exit code tells whether it ended well."""
-    settings = OperatorSettings()
+    settings = OperatorSettings.read("kumulus-operator")
     logs.configure(settings.log_format, settings.log_level)
 
     async def run(stop: asyncio.Event) -> None:

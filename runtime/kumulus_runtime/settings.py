@@ -1,8 +1,8 @@
 """What both processes can be told; each adds its own fields in a subclass."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -25,3 +25,19 @@ class BaseProcessSettings(BaseSettings):
 
     shutdown_seconds: float = Field(default=25.0, gt=0)
     """How long a graceful stop may take; shorter than the pod's terminationGracePeriodSeconds."""
+
+    @classmethod
+    def read(cls, program: str) -> Self:
+        """Read the settings from the environment and the command line, of which the latter wins.
+
+        Args:
+            program: its name; `--help` shows it with all settings and ends the process.
+
+        Raises:
+            SystemExit: a value cannot be; standard error names the setting, its value and what is wrong with it.
+        """
+        try:
+            return cls(_cli_parse_args=True, _cli_kebab_case=True, _cli_prog_name=program)
+        except ValidationError as error:
+            faults = (f"{'.'.join(map(str, e['loc']))}={e['input']!r}: {e['msg']}" for e in error.errors())
+            raise SystemExit(f"{program}: setting {'; '.join(faults)}") from None

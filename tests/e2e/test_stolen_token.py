@@ -57,7 +57,11 @@ class Thief:
 
 @pytest.fixture
 async def victim(cloud: Cloud, project: str) -> str:
-    """A project with server-h1 on h1 and server-h2 on h2, each with a volume, and user data in a Secret."""
+    """A project with servers on h1 and h2.
+
+    On each host server-HOST runs with a volume and user data from a Secret; stopped-HOST is off, and so is its port;
+    stopped-HOST also has the user's port going-HOST, whose deletion waits for that server's.
+    """
     await cloud.make_network(project)
     data = {"userData": base64.b64encode(SECRET_WORDS).decode()}
     await cloud.client.create(SECRET, {"metadata": {"name": "data", "namespace": project}, "data": data})
@@ -70,9 +74,26 @@ async def victim(cloud: Cloud, project: str) -> str:
             volumes=[{"name": "data", "volume": {"name": f"volume-{host}"}}],
             userData={"secret": {"name": "data"}},
         )
+        await cloud.make(Port, f"going-{host}", {"network": {"name": "private"}}, project)
+        await cloud.make_server(
+            project,
+            f"stopped-{host}",
+            placement={"host": host},
+            powerState="Stopped",
+            networks=[
+                {"name": "default", "network": {"name": "private"}},
+                {"name": "going", "port": {"name": f"going-{host}"}},
+            ],
+        )
     for host in ("h1", "h2"):
         await cloud.server_ready(project, f"server-{host}")
+        await cloud.until(Server, f"stopped-{host}", _is_off, namespace=project)
+        await cloud.client.delete(Port, f"going-{host}", project)
     return project
+
+
+def _is_off(body: dict[str, Any]) -> bool:
+    return bool(body.get("status", {}).get("powerState") == "Stopped")
 
 
 @pytest.fixture
@@ -94,6 +115,8 @@ OWN: dict[str, Act] = {
     "server status": lambda t, h: t.report(Server, f"server-{h}", {"powerState": "Stopped"}),
     "volume status": lambda t, h: t.report(Volume, f"volume-{h}", {"usedBytes": 1}),
     "port status": lambda t, h: t.report(Port, f"server-{h}-default", {"host": "h1", "wired": True}),
+    "status of a port that waits": lambda t, h: t.report(Port, f"stopped-{h}-default", {"host": "h1", "wired": True}),
+    "finalizer of a port that goes": lambda t, h: t.patch(Port, f"going-{h}", {"metadata": {"finalizers": None}}),
     "lease": lambda t, h: t.patch(LEASE, f"host-{h}", {"spec": {"leaseTransitions": 7}}),
 }
 """What an agent does for its own host."""

@@ -26,9 +26,6 @@ from kumulus_api.server import ObservedPowerState, ReadyReason, ServerConditionT
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
-_PORT_SECONDS = 3.0
-"""Seconds between looks for a Port that should be there."""
-
 Logger = structlog.stdlib.BoundLogger
 
 
@@ -234,9 +231,7 @@ class ServerController:
         await self.reporter.server(desired, found)
         wired = failure is None and planned.power in {ObservedPowerState.RUNNING, ObservedPowerState.PAUSED}
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
-        if not await self.reporter.ports(desired, wired=wired, new=new):
-            # After a restore the operator makes Ports anew, and a host does not watch them.
-            outcome.wait = min(outcome.wait or _PORT_SECONDS, _PORT_SECONDS)
+        await self.reporter.ports(desired, wired=wired, new=new)
 
 
 _FAILED_POWER = {Power.CRASHED: ObservedPowerState.CRASHED}

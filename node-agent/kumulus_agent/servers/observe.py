@@ -72,6 +72,7 @@ class Observer:
             power=power,
             epoch=state.epoch if state else 0,
             off_by_guest=bool(state and state.shutdown_by_guest and power is Power.OFF),
+            shutdown_recorded=bool(state and state.guest_shutdown),
             plugged=await self._plugged(desired, power),
             carried=self.networks.ready,
             remains=remains,

@@ -47,6 +47,7 @@ class Observed:
         power: of the domain.
         epoch: that the domain was started for; 0 without a domain.
         off_by_guest: the guest turned itself off, and nobody wanted anything else since.
+        shutdown_recorded: and that is written down beside the domain.
         plugged: taps that are joined to their network.
         carried: VNIs of the networks that this host keeps up to date.
         remains: whether disks, seed or log of the instance exist.
@@ -60,6 +61,7 @@ class Observed:
     power: Power = Power.ABSENT
     epoch: int = 0
     off_by_guest: bool = False
+    shutdown_recorded: bool = False
     plugged: frozenset[str] = frozenset()
     carried: frozenset[int] = frozenset()
     remains: bool = False
@@ -193,7 +195,9 @@ def _running(desired: Desired, observed: Observed) -> Plan:
         return Plan((), ReadyReason.STOPPING, ObservedPowerState.RUNNING, "the guest is going down", look_again=1.0)
     asked_since = 0 < observed.told_generation < desired.generation
     if observed.off_by_guest and not desired.restart_after_guest_shutdown and not asked_since:
-        steps = [Step(Action.RECORD_SHUTDOWN, "the guest turned itself off")]
+        steps = []
+        if not observed.shutdown_recorded:
+            steps.append(Step(Action.RECORD_SHUTDOWN, "the guest turned itself off"))
         if observed.plugged & {port.tap for port in desired.ports}:
             steps.append(Step(Action.UNPLUG, "it is off"))
         return Plan(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from kumulus_agent import metrics
 from kumulus_agent.servers.desired import Desired, DesiredPort
 from kumulus_agent.servers.notices import Notice
-from kumulus_agent.servers.status import Found, port_status, same, server_status
+from kumulus_agent.servers.status import Found, same, server_status
 from kumulus_api import FINALIZER, GROUP, VERSION, Port, Server
 from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.conditions import get_condition
@@ -15,8 +17,6 @@ from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.store import Store
 
 MANAGER = "kumulus-agent"
-_PortKey = tuple[str, str, str]
-"""Namespace and name of a Port, and the Server's uid: a Server that is made anew comes with a new Port."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Reporter:
     store: Store
     host: str
     events: EventRecorder
-    _wired: dict[_PortKey, bool] = field(default_factory=dict)
 
     def told(self, desired: Desired) -> str:
         """Give the reason of the Ready condition as it was written last; empty if it never was."""
@@ -65,21 +64,21 @@ class Reporter:
         metrics.STATUS_WRITES.labels(kind="Server").inc()
         self.store.apply("MODIFIED", body)
 
-    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> bool:
-        """Write the status of a Server's Ports; give whether all could be told.
+    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> None:
+        """Write the status of a Server's Ports; of one not yet bound to this host, when it is seen.
 
         Args:
             desired: the instance.
             wired: whether they are connected.
-            new: they were made for this start, so they have no status that would have to be read first.
+            new: they were made for this start, so they are there though the watch may not have shown them yet.
         """
         for port in desired.ports:
-            key = _port_key(desired, port)
-            if key not in self._wired and not new:
-                await self._read(key)
-            if self._wired.get(key, False) is not wired:
-                await self._write(key, port, wired=wired)
-        return all(self._wired.get(_port_key(desired, port), False) is wired for port in desired.ports)
+            body = await self._port(desired, port, live=not new)
+            status = (body or {}).get("status") or {}
+            ours = new if body is None else _host_of(body) == self.host
+            said = bool(status.get("wired")) and status.get("host") == self.host
+            if ours and said is not wired:
+                await self._write(desired, port, wired=wired)
 
     async def ports_released(self, desired: Desired) -> None:
         """Say that the interfaces of a removed instance are gone, where the Port is the user's own and stays."""
@@ -87,32 +86,35 @@ class Reporter:
         for port in desired.ports:
             body = await self.client.get(Port, port.port, namespace)
             metadata = (body or {}).get("metadata") or {}
-            if FINALIZER not in (metadata.get("finalizers") or []):
-                self._wired.pop(_port_key(desired, port), None)
+            if body is None or _host_of(body) != self.host or FINALIZER not in (metadata.get("finalizers") or []):
                 continue
             if metadata.get("deletionTimestamp"):
                 await self.client.remove_finalizer(Port, port.port, FINALIZER, namespace, uid=metadata["uid"])
             else:
-                await self._write(_port_key(desired, port), port, wired=False)
-            self._wired.pop(_port_key(desired, port), None)
+                await self._write(desired, port, wired=False)
 
-    async def _read(self, key: _PortKey) -> None:
-        status = ((await self.client.get(Port, key[1], key[0])) or {}).get("status") or {}
-        if status.get("host") == self.host:
-            self._wired[key] = bool(status.get("wired"))
+    async def _port(self, desired: Desired, port: DesiredPort, *, live: bool) -> dict[str, Any] | None:
+        """Give the Port of an interface, read live if the watch has not shown it; None if it is not there."""
+        namespace = desired.key[0]
+        body = self.store.get(Port, port.port, namespace)
+        if body is None and live:
+            body = await self.client.get(Port, port.port, namespace)
+        given = ((body or {}).get("spec") or {}).get("assignment") or {}
+        # One of the same name that was made anew has another MAC.
+        return body if given.get("mac") == port.mac else None
 
-    async def _write(self, key: _PortKey, port: DesiredPort, *, wired: bool) -> None:
+    async def _write(self, desired: Desired, port: DesiredPort, *, wired: bool) -> None:
         body = {
-            "metadata": {"name": key[1], "namespace": key[0]},
-            "status": port_status(port, self.host, wired=wired),
+            "metadata": {"name": port.port, "namespace": desired.key[0]},
+            "status": {"wired": wired, "host": self.host},
         }
         try:
-            await self.client.apply_status(Port, body, manager=MANAGER)
+            written = await self.client.apply_status(Port, body, manager=MANAGER)
         except NotFound:
             return
         metrics.STATUS_WRITES.labels(kind="Port").inc()
-        self._wired[key] = wired
+        self.store.apply("MODIFIED", written)
 
 
-def _port_key(desired: Desired, port: DesiredPort) -> _PortKey:
-    return desired.key[0], port.port, desired.uid
+def _host_of(port: Mapping[str, Any]) -> str:
+    return str((port["spec"].get("assignment") or {}).get("host", ""))

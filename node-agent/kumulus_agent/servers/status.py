@@ -1,4 +1,4 @@
-"""The status of a Server and of its Ports, as pure functions of what was found."""
+"""The status of a Server, as pure functions of what was found."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kumulus_agent.servers.desired import Desired, DesiredPort
+from kumulus_agent.servers.desired import Desired
 from kumulus_api.server import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
 from kumulus_runtime.conditions import set_condition
 
@@ -83,12 +83,6 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         "conditions": _same_generation(conditions, old),
     }
     return {name: value for name, value in status.items() if value != []}
-
-
-def port_status(port: DesiredPort, host: str, *, wired: bool) -> Object:
-    """Make the status of a Port; it has no conditions, being one fact."""
-    del port
-    return {"wired": wired, "host": host}
 
 
 def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

@@ -102,7 +102,7 @@ class ServerController:
         if isinstance(verdict, Refusal):
             raise Refused(verdict)
         volumes = await give_volumes(cloud, server, resolved.volumes, verdict)
-        ports = await give_ports(cloud, server, resolved.interfaces, adopting=running is not None)
+        ports = await give_ports(cloud, server, resolved.interfaces, verdict, adopting=running is not None)
         wanted = assignment((instance_id, verdict, epoch), resolved, ports, volumes)
         return await self._assign(server, wanted), running is not None
 

@@ -10,7 +10,7 @@ from typing import Any
 from kumulus_api import AddressClaim, Network, Port, Server
 from kumulus_api.port import PortAssignment
 from kumulus_api.server import ScheduledReason
-from kumulus_operator.bodies import owner_reference
+from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.claims import AddressesExhausted, AddressTaken
 from kumulus_operator.refusal import refuse
@@ -29,17 +29,17 @@ def mac_of(port_id: str) -> str:
 
 
 async def give_ports(
-    cloud: Cloud, server: Server, interfaces: tuple[Interface, ...], *, adopting: bool
+    cloud: Cloud, server: Server, interfaces: tuple[Interface, ...], host: str, *, adopting: bool
 ) -> list[dict[str, Any]]:
-    """Make all ports at once; give them as they stand in the assignment, in the order of the interfaces.
+    """Make all ports at once, or bind them to the host; give them in their order as they stand in the assignment.
 
     Raises:
         Refused: an address or a port is in use.
     """
     if len(interfaces) == 1:
-        return [await _give_port(cloud, server, interfaces[0], adopting=adopting)]
+        return [await _give_port(cloud, server, interfaces[0], host, adopting=adopting)]
     results = await asyncio.gather(
-        *(_give_port(cloud, server, item, adopting=adopting) for item in interfaces), return_exceptions=True
+        *(_give_port(cloud, server, item, host, adopting=adopting) for item in interfaces), return_exceptions=True
     )
     given = []
     for result in results:
@@ -49,8 +49,11 @@ async def give_ports(
     return given
 
 
-async def _give_port(cloud: Cloud, server: Server, interface: Interface, *, adopting: bool) -> dict[str, Any]:
+async def _give_port(
+    cloud: Cloud, server: Server, interface: Interface, host: str, *, adopting: bool
+) -> dict[str, Any]:
     if interface.port is not None and interface.port.spec.assignment is not None:
+        await bind_port(cloud, interface.port, host)
         return assigned_port(interface.name, interface.network, interface.port_name, interface.port.spec.assignment)
     namespace = server.metadata.namespace or ""
     key = (namespace, interface.port_name)
@@ -60,12 +63,13 @@ async def _give_port(cloud: Cloud, server: Server, interface: Interface, *, adop
             need: Need = ("Port", *key)
             message = f"port {interface.port_name} exists and is not this server's; transient: free when it is deleted"
             raise refuse(ScheduledReason.PORT_IN_USE, message, need)
+        await bind_port(cloud, existing, host)
         return assigned_port(interface.name, interface.network, interface.port_name, existing.spec.assignment)
     known = _earlier_claim(cloud, key, server, interface.network, adopting=adopting)
     port_id = known.spec.claim_ref.instance if known is not None else str(uuid.uuid4())
     wanted = [known.spec.address] if known is not None else [interface.address] if interface.address else []
     addresses = await claim_addresses(cloud, interface.network, (key, port_id), wanted)
-    given = PortAssignment(portID=port_id, mac=mac_of(port_id), addresses=addresses)
+    given = PortAssignment(portID=port_id, mac=mac_of(port_id), addresses=addresses, host=host)
     await make_port(cloud, server, interface, given)
     return assigned_port(interface.name, interface.network, interface.port_name, given)
 
@@ -112,6 +116,15 @@ async def claim_addresses(
     except AddressesExhausted as error:
         message = f"address: {error}; transient: placed when a port of network {network.metadata.name} is deleted"
         raise refuse(ScheduledReason.ADDRESSES_EXHAUSTED, message, freed) from error
+
+
+async def bind_port(cloud: Cloud, port: Port, host: str) -> None:
+    """Note the host of a port that has its addresses; the agent there may speak for it from then on, and no other."""
+    given = port.spec.assignment
+    if given is None or given.host == host:
+        return
+    body = identity(port) | {"spec": {"assignment": given.dump() | {"host": host}}}
+    cloud.take(Port, await cloud.client.apply(Port, body, manager=MANAGER))
 
 
 async def make_port(cloud: Cloud, server: Server, interface: Interface, given: PortAssignment) -> None:

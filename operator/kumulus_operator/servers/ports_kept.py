@@ -9,7 +9,7 @@ from kumulus_api.port import PortAssignment
 from kumulus_api.server import AssignedPort
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refused
-from kumulus_operator.servers.interfaces import claim_addresses, make_port
+from kumulus_operator.servers.interfaces import bind_port, claim_addresses, make_port
 from kumulus_operator.servers.plan import own_ports
 from kumulus_operator.servers.resolve import Interface
 
@@ -17,7 +17,17 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 
 async def keep_ports(cloud: Cloud, server: Server) -> None:
-    """Make those of a placed server's own ports and claims that are gone anew, just as its assignment has them."""
+    """Make those of a placed server's own ports and claims that are gone anew, just as its assignment has them.
+
+    Those that are there are bound to its host: a restored one may name another.
+    """
+    assigned = server.spec.assignment
+    if assigned is None:
+        return
+    for given in assigned.ports:
+        port = cloud.ports.get(server.key[0], given.port)
+        if port is not None and port.spec.assignment and port.spec.assignment.port_id == given.port_id:
+            await bind_port(cloud, port, assigned.host)
     for given in own_ports(server):
         if _is_kept(cloud, server, given):
             continue
@@ -28,7 +38,9 @@ async def keep_ports(cloud: Cloud, server: Server) -> None:
         key = (server.key[0], given.port)
         try:
             await claim_addresses(cloud, network, (key, given.port_id), given.addresses)
-            assignment = PortAssignment(portID=given.port_id, mac=given.mac, addresses=given.addresses)
+            assignment = PortAssignment(
+                portID=given.port_id, mac=given.mac, addresses=given.addresses, host=assigned.host
+            )
             if cloud.ports.get(*key) is None:
                 await make_port(cloud, server, Interface(given.name, network, given.port), assignment)
                 _LOG.info("port made anew", namespace=key[0], name=key[1], server=server.key[1])

@@ -46,7 +46,7 @@ async def world(connect: Any) -> KubeClient:
         await fresh(restorer, Host, make_object(Host, host), {"bootID": host})
         await fresh(restorer, Server, make_assigned(Server, f"server-{host}", host))
         await fresh(restorer, Volume, make_assigned(Volume, f"volume-{host}", host))
-        await fresh(restorer, Port, make_object(Port, f"port-{host}"), {"host": host, "wired": True})
+        await fresh(restorer, Port, make_assigned(Port, f"port-{host}", host))
         image = await fresh(restorer, Image, make_object(Image, f"image-{host}"))
         await operator.apply_status(Image, status_body(image, {"importHost": host}), manager="kumulus-operator")
         lease = {"metadata": {"name": f"host-{host}", "namespace": SYSTEM}, "spec": {"holderIdentity": host}}
@@ -117,8 +117,9 @@ FORBIDDEN: dict[str, Callable[[KubeClient], Awaitable[Any]]] = {
     "own volume's assignment": lambda c: c.patch_merge(
         Volume, "volume-h1", {"spec": {"assignment": {"attachedTo": "x"}}}, "demo"
     ),
-    "a port for another host": lambda c: _apply_status(c, Port, "port-nowhere", {"host": "h2", "wired": True}),
-    "a port for nobody": lambda c: _apply_status(c, Port, "port-nowhere", {"wired": True}),
+    "an unassigned port": lambda c: _apply_status(c, Port, "port-nowhere", {"host": "h1", "wired": True}),
+    "own port for another host": lambda c: _apply_status(c, Port, "port-h1", {"host": "h2", "wired": True}),
+    "own port's assignment": lambda c: c.patch_merge(Port, "port-h1", {"spec": {"assignment": {"host": "h2"}}}, "demo"),
     "own host's revoked": lambda c: c.patch_merge(
         Host, "h1", {"spec": {"revoked": [{"instanceID": PORT_ID, "epoch": 1}]}}
     ),
@@ -197,41 +198,42 @@ async def test_an_agent_of_a_node_with_a_long_name_lives(connect: Any, cluster: 
         await Heartbeat(agent, f"x{node[1:]}").beat()
 
 
-async def test_an_agent_takes_and_gives_up_a_port(connect: Any, world: KubeClient) -> None:
-    """A port is wired by one host at a time; only the one that has it lets it go."""
-    first, second = await connect("agent@h1"), await connect("agent@h2")
-    await fresh(world, Port, make_object(Port, "port-moving"))
+async def test_a_port_goes_with_its_server(connect: Any, world: KubeClient) -> None:
+    """A port that was wired on one host is spoken for by another alone once it is bound there."""
+    operator, first, second = await connect("operator"), await connect("agent@h1"), await connect("agent@h2")
+    await fresh(await connect(RESTORER), Port, make_assigned(Port, "port-moving", "h1"))
     await _apply_status(first, Port, "port-moving", {"host": "h1", "wired": True})
-    with pytest.raises(Forbidden):
-        await _apply_status(second, Port, "port-moving", {"host": "h2", "wired": True})
-    await _apply_status(first, Port, "port-moving", {"host": "h1", "wired": False})
+    await operator.patch_merge(Port, "port-moving", {"spec": {"assignment": {"host": "h2"}}}, "demo")
+    with pytest.raises(Forbidden, match="not assigned to host h1"):
+        await _apply_status(first, Port, "port-moving", {"host": "h1", "wired": False})
     await _apply_status(second, Port, "port-moving", {"host": "h2", "wired": True})
 
 
-@pytest.mark.parametrize(("kind", "status"), [(Server, None), (Volume, None), (Port, {"host": "h1", "wired": True})])
-async def test_the_right_agent_lets_go(connect: Any, world: KubeClient, kind: type[Kind], status: Object) -> None:
-    """Of a deleted object the finalizer is taken off by the agent that holds it, and by no other agent."""
+@pytest.mark.parametrize("kind", [Server, Volume, Port])
+async def test_the_right_agent_lets_go(connect: Any, world: KubeClient, kind: type[Kind]) -> None:
+    """Only of a deleted object the finalizer is taken off by the agent of its host, and by no other agent."""
     restorer, name = await connect(RESTORER), "leaving"
-    body = make_object(kind, name) if kind is Port else make_assigned(kind, name, "h1")
-    made = await fresh(restorer, kind, body, status)
-    await restorer.delete(kind, name, "demo")
+    made = await fresh(restorer, kind, make_assigned(kind, name, "h1"))
     uid = made["metadata"]["uid"]
+    own, other = await connect("agent@h1"), await connect("agent@h2")
+    with pytest.raises(Forbidden, match="only what is being deleted"):
+        await own.remove_finalizer(kind, name, FINALIZER, "demo", uid=uid)
+    await restorer.delete(kind, name, "demo")
     with pytest.raises(Forbidden):
-        await (await connect("agent@h2")).remove_finalizer(kind, name, FINALIZER, "demo", uid=uid)
-    await (await connect("agent@h1")).remove_finalizer(kind, name, FINALIZER, "demo", uid=uid)
+        await other.remove_finalizer(kind, name, FINALIZER, "demo", uid=uid)
+    await own.remove_finalizer(kind, name, FINALIZER, "demo", uid=uid)
     assert await world.get(kind, name, "demo") is None
 
 
-async def test_a_port_that_was_never_wired_can_be_let_go(connect: Any, world: KubeClient) -> None:
-    """An agent that gives up before wiring does not hang on a deleted port, and cannot touch one that stays."""
-    agent = await connect("agent@h1")
-    made = await fresh(world, Port, make_object(Port, "port-unwired"))
+async def test_a_port_of_no_host_is_not_let_go(connect: Any, world: KubeClient) -> None:
+    """A deleted port that no server has used is the operator's to let go, and no agent's."""
+    made = await fresh(world, Port, make_object(Port, "port-unused"))
     uid = made["metadata"]["uid"]
-    with pytest.raises(Forbidden, match="only what is being deleted"):
-        await agent.remove_finalizer(Port, "port-unwired", FINALIZER, "demo", uid=uid)
-    await world.delete(Port, "port-unwired", "demo")
-    await agent.remove_finalizer(Port, "port-unwired", FINALIZER, "demo", uid=uid)
-    assert await world.get(Port, "port-unwired", "demo") is None
+    await world.delete(Port, "port-unused", "demo")
+    with pytest.raises(Forbidden, match="not assigned to host h1"):
+        await (await connect("agent@h1")).remove_finalizer(Port, "port-unused", FINALIZER, "demo", uid=uid)
+    await (await connect("operator")).remove_finalizer(Port, "port-unused", FINALIZER, "demo", uid=uid)
+    assert await world.get(Port, "port-unused", "demo") is None
 
 
 async def test_a_migration_target_reports_but_does_not_let_go(connect: Any, world: KubeClient) -> None:

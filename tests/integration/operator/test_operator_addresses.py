@@ -99,20 +99,37 @@ async def test_a_pool_that_is_used_up_is_waited_for(site: Site) -> None:
 
 
 async def test_a_port_of_another_server_is_waited_for(site: Site) -> None:
-    """A port serves one server at a time; the next gets it when that one is gone."""
-    await site.host("n5", memory="64Gi")
+    """A port serves one server at a time; the next gets it, on its own host, when that one is gone."""
+    for host in ("n5a", "n5b"):
+        await site.host(host, memory="64Gi")
     await site.basics()
     await site.port("mine")
-    await site.assigned(Port, "mine")
+    assert "host" not in await site.assigned(Port, "mine")
     interface = [{"name": "eth0", "port": {"name": "mine"}}]
-    await site.server("a", networks=interface)
+    await site.server("a", networks=interface, placement={"host": "n5a"})
     first = await site.assigned(Server, "a")
-    await site.server("b", networks=interface)
+    assert (await site.assigned(Port, "mine"))["host"] == "n5a"
+    await site.server("b", networks=interface, placement={"host": "n5b"})
     assert "port mine is in use by server a" in await site.refused("b", "PortInUse")
     await site.delete_server("a")
     second = await site.assigned(Server, "b")
+    assert (await site.assigned(Port, "mine"))["host"] == "n5b"
     assert second["ports"][0]["mac"] == first["ports"][0]["mac"]
     assert second["ports"][0]["addresses"] == first["ports"][0]["addresses"]
+
+
+async def test_a_port_is_bound_where_its_server_is(site: Site) -> None:
+    """A port is made with the host of its server, and one that a restore brought back with another is bound again."""
+    await site.host("n9", memory="64Gi")
+    await site.basics()
+    await site.server("web")
+    assert (await site.assigned(Server, "web"))["host"] == "n9"
+    given = await site.assigned(Port, "web-default")
+    assert given["host"] == "n9"
+    elsewhere = {"spec": {"assignment": {"host": "gone"}}}
+    await site.client.patch_merge(Port, "web-default", elsewhere, site.name)
+    bound = await site.until(Port, "web-default", lambda body: body["spec"]["assignment"].get("host") == "n9")
+    assert bound["spec"]["assignment"] == given
 
 
 async def test_claims_of_what_is_gone_are_swept(site: Site) -> None:

@@ -67,10 +67,12 @@ def test_adopted_guest_gets_its_network_and_is_not_restarted() -> None:
 
 
 def test_guest_shutdown_is_kept() -> None:
-    """A guest that turned itself off stays off, and its Server says so."""
+    """A guest that turned itself off stays off, its Server says so, and it is written down once."""
     made = plan(make_desired(), make_observed(Power.OFF, off_by_guest=True), Claim.OURS)
     assert actions(made) == [Action.RECORD_SHUTDOWN, Action.UNPLUG]
     assert (made.ready, made.power) == (ReadyReason.STOPPED_BY_GUEST, ObservedPowerState.STOPPED)
+    later = make_observed(Power.OFF, off_by_guest=True, shutdown_recorded=True, plugged=frozenset())
+    assert plan(make_desired(), later, Claim.OURS).steps == ()
 
 
 def test_a_newer_power_state_starts_a_guest_that_turned_itself_off() -> None:
