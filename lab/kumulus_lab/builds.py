@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from kumulus_lab.settings import LabSettings
 
 KUBERNETES = "v1.36.3"
 CONTAINERD = "v2.4.2"
-_KUBE_SOURCE = Path(__file__).resolve().parent.parent / "kube"
+_SOURCES = Path(__file__).resolve().parent.parent
 _KUBE_NAMES = (
     "etcd",
     "kube-apiserver",
@@ -66,7 +66,7 @@ class Build:
 
 KUBE = Build(
     name=f"kubernetes {KUBERNETES}",
-    source=_KUBE_SOURCE,
+    source=_SOURCES / "kube",
     programs=("kube",),
     links=_KUBE_NAMES,
     flags=("-ldflags", " ".join(f"-X k8s.io/component-base/version.{k}={v}" for k, v in _VERSION_VARIABLES.items())),
@@ -79,13 +79,13 @@ CONTAINERD_BUILD = Build(
     ),
     programs=("containerd", "containerd-shim-runc-v2", "ctr"),
     flags=(
-        *("-tags", "no_btrfs,no_devmapper,no_zfs,no_aufs", "-trimpath"),
+        *("-tags", "no_btrfs,no_devmapper,no_zfs,no_aufs"),
         *("-ldflags", f"-s -w -X github.com/containerd/containerd/v2/version.Version={CONTAINERD}"),
     ),
 )
 COREDNS = Build(
     name="coredns v1.15.0",
-    packages=("github.com/coredns/coredns@v1.15.0",),
+    source=_SOURCES / "coredns",
     programs=("coredns",),
     flags=("-ldflags", "-s -w"),
 )
@@ -109,7 +109,9 @@ HELM4 = Build(
     flags=("-ldflags", "-s -w"),
     rename="helm4",
 )
-ALL = (KUBE, CONTAINERD_BUILD, COREDNS, HELM3, HELM4)
+FOR_A_LAB = (KUBE, CONTAINERD_BUILD, COREDNS, HELM3)
+ALL = (*FOR_A_LAB, HELM4)
+"""With what only tests use."""
 
 
 def bin_directory(settings: LabSettings) -> Path:
@@ -137,17 +139,9 @@ def ensure(build: Build, cache: Path) -> bool:
     return made
 
 
-def missing(settings: LabSettings) -> tuple[Build, ...]:
-    """What ``ensure_all`` would have to build."""
-    return tuple(b for b in ALL if not (settings.cache / "builds" / f"{b.name.split()[0]}-{b.key}").exists())
-
-
-def ensure_all(settings: LabSettings, announce: Callable[[Build], None]) -> None:
-    """Build what is missing, one after the other: two at once would only take each other's memory and cores."""
-    for build in ALL:
-        if build in missing(settings):
-            announce(build)
-        ensure(build, settings.cache)
+def missing(wanted: Sequence[Build], settings: LabSettings) -> tuple[Build, ...]:
+    """Those of the builds that the cache lacks."""
+    return tuple(b for b in wanted if not (settings.cache / "builds" / f"{b.name.split()[0]}-{b.key}").exists())
 
 
 def _build_into(build: Build, target: Path, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
         say(f"\n{next_commands(lab)[0]}")
 
 
-def prepare(lab: LabSettings) -> None:
+def prepare(lab: LabSettings, wanted: Sequence[builds.Build] = builds.FOR_A_LAB) -> None:
     """Install the Debian packages that are missing and build the programs that the cache lacks.
 
     Raises:
@@ -45,12 +46,17 @@ def prepare(lab: LabSettings) -> None:
     """
     with step("prerequisites"):
         prerequisites.check(lab)
-    absent = packages.missing()
-    with bar(bool(absent) + len(builds.missing(lab))):
+    absent, unbuilt = packages.missing(), builds.missing(wanted, lab)
+    lab.cache.mkdir(parents=True, exist_ok=True)
+    with bar(bool(absent) + len(unbuilt)):
         if absent:
             with step(f"Debian packages: {' '.join(absent)}"):
                 packages.ensure()
-        build_all(lab)
+        for build in unbuilt:
+            with step(f"building {build.name} (once)"):
+                builds.ensure(build, lab.cache)
+    for build in wanted:
+        builds.ensure(build, lab.cache)  # links to it, where an older version is linked to
 
 
 def install(lab: LabSettings) -> None:
@@ -65,17 +71,6 @@ def install(lab: LabSettings) -> None:
         chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
         _start_servers(lab)
     say("\nTry:\n  " + "\n  ".join(next_commands(lab)))
-
-
-def build_all(lab: LabSettings) -> None:
-    """Build what the cache lacks."""
-    lab.cache.mkdir(parents=True, exist_ok=True)
-    for build in builds.ALL:
-        if build in builds.missing(lab):
-            with step(f"building {build.name} (once)"):
-                builds.ensure(build, lab.cache)
-        else:
-            builds.ensure(build, lab.cache)
 
 
 def start_cluster(lab: LabSettings) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import shutil
 import sys
 from pathlib import Path
@@ -50,9 +52,16 @@ def _serve(lab: LabSettings, image: Path) -> str:
         draft.replace(served)
     processes.ensure_started(daemon(lab))
     url = f"http://{lab.gateway}:{PORT}/{served.name}"
-    probe = ["curl", "--silent", "--fail", "--head", "--output", "/dev/null", "--noproxy", "*", url]
-    commands.wait_until(lambda: commands.run(probe, check=False).returncode == 0, what=url, limit=_LIMIT)
+    commands.wait_until(lambda: _answers(lab.gateway, served.name), what=url, limit=_LIMIT)
     return url
+
+
+def _answers(address: str, name: str) -> bool:
+    connection = http.client.HTTPConnection(address, PORT, timeout=5)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request("HEAD", f"/{name}")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    return False
 
 
 def daemon(lab: LabSettings) -> Daemon:
