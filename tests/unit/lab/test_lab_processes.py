@@ -61,7 +61,9 @@ def test_another_process_with_the_same_pid_is_not_ours(sleeper):
 
 def test_output_goes_to_the_log(tmp_path):
     """Both streams of a daemon end up in its log, and tail shows the last lines."""
-    daemon = Daemon(name="talker", argv=("python3", "-c", "import sys; print('a'); sys.exit('b')"), directory=tmp_path)
+    daemon = Daemon(
+        name="talker", argv=("python3", "-c", "import sys; print('a', flush=True); sys.exit('b')"), directory=tmp_path
+    )
     processes.ensure_started(daemon)
     commands.wait_until(lambda: "b" in processes.tail(daemon.log), what="its output", limit=10)
     assert processes.tail(daemon.log, lines=1) == "b"
