@@ -66,7 +66,7 @@ integration: $(STAMP) ## Tests against a real API server, network namespaces and
 	$(BIN)/pytest tests/integration
 
 .PHONY: e2e
-e2e: up ## All end-to-end tests, with real servers in the lab
+e2e: prepare up ## All end-to-end tests, with real servers in the lab
 	$(BIN)/pytest tests/e2e
 
 .PHONY: bench
