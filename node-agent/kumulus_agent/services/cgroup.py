@@ -36,10 +36,11 @@ def move(pid: int, unit: str, parents: tuple[Path, ...]) -> None:
 
 
 def absent(unit: str, parents: tuple[Path, ...]) -> None:
-    """Remove the group where it is empty."""
+    """Remove the group where it is empty, and the last one's parent."""
     for parent in parents:
-        with suppress(FileNotFoundError, OSError):
-            (parent / PARENT / unit).rmdir()
+        for group in (parent / PARENT / unit, parent / PARENT):
+            with suppress(OSError):
+                group.rmdir()
 
 
 def _inherit_cpuset(group: Path) -> None:

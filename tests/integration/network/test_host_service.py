@@ -74,6 +74,8 @@ async def test_a_service_leaves_our_control_group_and_session(services: HostServ
     assert os.getsid(pid) == pid
     groups = await asyncio.to_thread(Path(f"/proc/{pid}/cgroup").read_text)
     assert f"/kumulus/{spec.unit}" in groups
+    await services.absent(spec.unit)
+    assert not await asyncio.to_thread(lambda: list(Path("/sys/fs/cgroup").rglob(spec.unit)))
 
 
 async def test_a_service_that_ignores_the_request_is_killed(
