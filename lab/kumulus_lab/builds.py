@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kumulus_lab import commands, go_tool
+from kumulus_lab.cache import locked
 from kumulus_lab.settings import LabSettings
 
 KUBERNETES = "v1.36.3"
@@ -132,9 +133,12 @@ def ensure(build: Build, cache: Path) -> bool:
         CommandFailed: the compiler says why.
     """
     target = cache / "builds" / f"{build.name.split()[0]}-{build.key}"
-    made = not target.exists()
-    if made:
-        _build_into(build, target, cache)
+    made = False
+    if not target.exists():
+        with locked(cache / "builds"):
+            made = not target.exists()  # somebody else may have built it meanwhile
+            if made:
+                _build_into(build, target, cache)
     _link(build, target, cache / "bin")
     return made
 
@@ -146,9 +150,9 @@ def missing(wanted: Sequence[Build], settings: LabSettings) -> tuple[Build, ...]
 
 def _build_into(build: Build, target: Path, cache: Path) -> None:
     go = go_tool.ensure(cache)
-    draft = target.with_name(f"{target.name}.{os.getpid()}.new")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft = target.with_name(f"{target.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)  # of one that was interrupted
+    draft.mkdir()
     env = {"CGO_ENABLED": "0", "GOBIN": str(draft), "GOFLAGS": "-buildvcs=false"}
     if build.source is not None:
         argv = [go, "build", *build.flags, "-o", str(draft / build.programs[0]), "."]

@@ -7,14 +7,14 @@ package clients work behind a private certificate authority.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kumulus_lab import commands
+from kumulus_lab.cache import locked
 from kumulus_lab.containers.layout import Layout
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.progress import detail
@@ -111,19 +111,6 @@ def ensure(folder: Path, target: str, reference: str) -> None:
 
 def _push(storage: list[str], reference: str, layout: Layout) -> None:
     commands.run(["buildah", *storage, "push", "--quiet", reference, f"oci:{layout.path}:{reference}"], timeout=300)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[Path]:
-    """Make the cache of images and hold its lock: two that build at once would only wait for each other's layers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            detail(f"waiting for another build in {folder}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
 
 
 def key(target: str) -> str:

@@ -8,13 +8,13 @@ host keys. Its choices are files in `debian_rootfs/`, each saying why.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
 from pathlib import Path
 
 from kumulus_lab import commands
 from kumulus_lab import packages as machine_packages
+from kumulus_lab.cache import locked
 from kumulus_lab.errors import Unsuitable
 from kumulus_lab.guests import disk
 from kumulus_lab.guests.packages import PackageSet, kernel_package, resolve, unpack
@@ -101,12 +101,8 @@ def build(cache: Path) -> Path:
         CommandFailed: A Debian package or a tool is missing.
     """
     versions = resolve([*PACKAGES, kernel_package(KERNEL_META_PACKAGE)])
-    guests = cache / "guests"
-    guests.mkdir(parents=True, exist_ok=True)
-    home = guests / f"debian-{_key(versions)}"
-    with (guests / "debian.lock").open("w") as lock:
-        # Labs may share a cache, and a build takes longer than the next one waits to begin.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(cache / "guests") as guests:
+        home = guests / f"debian-{_key(versions)}"
         if not home.exists():
             for old in guests.glob("debian-*"):
                 shutil.rmtree(old)
