@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,7 +178,7 @@ def _point(link: Path, target: Path) -> None:
     """Make ``link`` a symbolic link to ``target`` without a moment in which it is absent."""
     if link.is_symlink() and link.readlink() == target:
         return
-    draft = link.with_name(f"{link.name}.{os.getpid()}.new")
+    draft = link.with_name(f"{link.name}.{os.getpid()}-{threading.get_ident()}.new")
     draft.unlink(missing_ok=True)
     draft.symlink_to(target)
     draft.replace(link)
