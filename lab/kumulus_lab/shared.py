@@ -34,7 +34,7 @@ def change_sysctls(lab: LabSettings) -> None:
         note = notes / "sysctls.json"
         if not note.exists():
             names = [name for name in (*_SYSCTLS, *_AT_LEAST) if _sysctl(name).exists()]
-            note.write_text(json.dumps({name: _sysctl(name).read_text().strip() for name in names}))
+            _write(note, {name: _sysctl(name).read_text().strip() for name in names})
         for name, value in _SYSCTLS.items():
             if value is not None:
                 _sysctl(name).write_text(value)
@@ -48,11 +48,12 @@ def ensure_folders(lab: LabSettings, wanted: Iterable[Path]) -> None:
     with _joined(lab) as notes:
         note = notes / "folders.json"
         made = json.loads(note.read_text()) if note.exists() else []
-        for folder in wanted:
-            absent = [path for path in (folder, *folder.parents) if not path.exists()]
+        folders = tuple(wanted)
+        absent = {str(path) for folder in folders for path in (folder, *folder.parents) if not path.exists()}
+        # Noted before they are there: an interruption between the two would leave one that nobody removes.
+        _write(note, [*made, *sorted(absent - set(made))])
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
-            made += [str(path) for path in reversed(absent)]
-        note.write_text(json.dumps(made))
 
 
 def leave(lab: LabSettings) -> None:
@@ -98,6 +99,13 @@ def _locked(folder: Path) -> Iterator[None]:
                 return
         finally:
             os.close(handle)
+
+
+def _write(note: Path, content: object) -> None:
+    """Write a note that is there wholly or not at all."""
+    draft = note.with_suffix(".draft")
+    draft.write_text(json.dumps(content))
+    draft.replace(note)
 
 
 def _restore_sysctls(note: Path) -> None:

@@ -21,15 +21,15 @@ class Lead(Protocol):
     @property
     def valid(self) -> bool: ...  # noqa: D102
     @property
-    def holder(self) -> str: ...  # noqa: D102
+    def holder(self) -> str | None: ...  # noqa: D102
 
 
 class Vitals:
     """Health, readiness and leadership.
 
-    A standby is ready: it is all that a rolling update waits for, and it takes over when the leader ends. A leader is
-    ready when it watches all kinds, and unhealthy when it once watched one and does no more: it would decide by what it
-    remembers.
+    A standby that has seen the Lease is ready: it is all that a rolling update waits for, and it takes over when the
+    leader ends. A leader is ready when it watches all kinds, and unhealthy when it once watched one and does no more:
+    it would decide by what it remembers.
 
     Args:
         lead: the Lease.
@@ -59,7 +59,9 @@ class Vitals:
 
     def readiness(self) -> str | None:
         """Say why the process does not do its part, or None."""
-        if self.stage is not Stage.LEADING:
+        if self.stage is Stage.STANDBY:
+            return "it has not read the Lease yet" if self._lead.holder is None else None
+        if self.stage is Stage.STOPPING:
             return None
         missing = sorted(self._kinds - self._seen())
         return f"it does not watch yet: {', '.join(missing)}" if missing else None

@@ -86,7 +86,7 @@ class Leadership:
         self._clock = clock
         self._lease: dict[str, Any] | None = None
         self._ends = float("-inf")
-        self._holder = ""
+        self._holder: str | None = None
         self._gauge = LEADER.labels(name=name)
         self._gauge.set(0)
 
@@ -96,8 +96,8 @@ class Leadership:
         return self._lease is not None and self._clock() < self._ends
 
     @property
-    def holder(self) -> str:
-        """The identity of who held the Lease when it was last seen; empty for nobody."""
+    def holder(self) -> str | None:
+        """The identity of who held the Lease when it was last seen; empty for nobody, None before it was looked at."""
         return self._holder
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,25 @@ def test_what_labs_share_stays_until_the_last_has_left(labs, tmp_path):
     assert (tmp_path / "fs.inotify.max_user_instances").read_text() == "128"
     assert not labs[0].shared.exists()
     shared.leave(labs[1])
+
+
+def test_a_folder_is_removed_though_its_making_was_interrupted(labs, tmp_path, monkeypatch):
+    """Whatever the moment of an interruption, a folder that a lab made is noted, and goes with the lab."""
+    folder, mkdir = tmp_path / "mounted" / "over", Path.mkdir
+
+    def interrupted(path, *arguments, **options):
+        mkdir(path, *arguments, **options)
+        if path == folder:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shared.ensure_folders(labs[0], [folder])
+    assert folder.exists()
+    shared.ensure_folders(labs[0], [folder])
+    shared.leave(labs[0])
+    assert not folder.parent.exists()
 
 
 def test_a_lab_removed_by_hand_holds_nothing(labs, tmp_path):

@@ -10,7 +10,7 @@ from kumulus_operator.vitals import Stage, Vitals
 @dataclass
 class _Lease:
     valid: bool = False
-    holder: str = ""
+    holder: str | None = ""
 
 
 @dataclass
@@ -29,6 +29,12 @@ def test_a_standby_is_ready_and_says_who_leads() -> None:
     assert (vitals.health(), vitals.readiness(), vitals.leadership()) == (None, None, "standby, nobody leads")
     world.lease.holder = "other"
     assert (vitals.health(), vitals.readiness(), vitals.leadership()) == (None, None, "standby, other leads")
+
+
+def test_a_process_that_has_not_seen_the_lease_is_not_ready() -> None:
+    """Before its first look at the Lease a process can neither lead nor say who does: a rolling update waits for it."""
+    vitals = _World(_Lease(holder=None)).vitals()
+    assert (vitals.health(), vitals.readiness()) == (None, "it has not read the Lease yet")
 
 
 def test_a_leader_is_ready_when_it_watches_everything() -> None:
