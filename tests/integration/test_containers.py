@@ -27,8 +27,8 @@ pytestmark = pytest.mark.timeout(_BUILD_LIMIT)
 
 def buildah(*arguments: str) -> str:
     """Run buildah on the lab's storage and give what it printed."""
-    storage = images.storage_options(LabSettings.from_environment().cache / "images")
-    done = subprocess.run(["buildah", *storage, *arguments], capture_output=True, text=True, check=True, timeout=120)
+    command = images.buildah(LabSettings.from_environment().cache / "images")
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True, timeout=120)
     return done.stdout.strip()
 
 

@@ -78,7 +78,7 @@ def build_and_push(cache: Path, registry: str) -> dict[str, str]:
             references[target] = f"{registry.rstrip('/')}/{target}:{key(target)}"
             detail(f"pushing {references[target]}")
             push = ["push", "--quiet", local, f"docker://{references[target]}"]
-            commands.run(["buildah", *storage_options(folder), *push], timeout=_BUILD_LIMIT)
+            commands.run([*buildah(folder), *push], timeout=_BUILD_LIMIT)
     return references
 
 
@@ -93,24 +93,24 @@ def ensure(folder: Path, target: str, reference: str) -> None:
     layout = Layout(folder / "layout")
     if layout.has(reference):
         return
-    storage = storage_options(folder)
-    base = _base(folder, storage)
+    tool = buildah(folder)
+    base = _base(folder, tool)
     detail(f"building {target}")
     commands.run(
         [
-            "buildah", *storage, "build", "--quiet", "--layers", "--isolation", "chroot", "--network", "host",
+            *tool, "build", "--quiet", "--layers", "--isolation", "chroot", "--network", "host",
             "--build-arg", f"BASE={base}", "--target", target, "--tag", reference, "--file", REPOSITORY / "Dockerfile",
             REPOSITORY,
         ],
         timeout=_BUILD_LIMIT,
     )  # fmt: skip
-    layout.add(reference, lambda: _push(storage, reference, layout))
+    layout.add(reference, lambda: _push(tool, reference, layout))
     for old in layout.prune(f"{REPOSITORY_NAME}/{target}:", _KEPT):
-        commands.run(["buildah", *storage, "rmi", old], check=False)
+        commands.run([*tool, "rmi", old], check=False)
 
 
-def _push(storage: list[str], reference: str, layout: Layout) -> None:
-    commands.run(["buildah", *storage, "push", "--quiet", reference, f"oci:{layout.path}:{reference}"], timeout=300)
+def _push(tool: list[str], reference: str, layout: Layout) -> None:
+    commands.run([*tool, "push", "--quiet", reference, f"oci:{layout.path}:{reference}"], timeout=300)
 
 
 def key(target: str) -> str:
@@ -146,11 +146,11 @@ def _import(hosts: Hosts, host: str, folder: Path, references: dict[str, str]) -
             archive.unlink(missing_ok=True)
 
 
-def _base(folder: Path, storage: list[str]) -> str:
+def _base(folder: Path, tool: list[str]) -> str:
     """The base image: Debian's minimal system as its slim images have it, this machine's certificates in it."""
     made_of = _CERTIFICATES.read_bytes() + f"{SUITE}{_BASE_VERSION}".encode()
     reference = f"{_BASE}:{hashlib.sha256(made_of).hexdigest()[:16]}"
-    if commands.run(["buildah", *storage, "inspect", "--type", "image", reference], check=False).returncode == 0:
+    if commands.run([*tool, "inspect", "--type", "image", reference], check=False).returncode == 0:
         return reference
     detail("making the base image")
     root = folder / "base"
@@ -159,11 +159,11 @@ def _base(folder: Path, storage: list[str]) -> str:
     _slim(root)
     (root / "etc" / "ssl").mkdir(exist_ok=True)
     shutil.copy(_CERTIFICATES, root / "etc" / "ssl" / "host-ca.crt")
-    container = commands.run(["buildah", *storage, "from", "scratch"]).stdout.strip()
-    commands.run(["buildah", *storage, "add", "--quiet", container, root, "/"], timeout=300)
+    container = commands.run([*tool, "from", "scratch"]).stdout.strip()
+    commands.run([*tool, "add", "--quiet", container, root, "/"], timeout=300)
     variables = [f"--env={name}=/etc/ssl/host-ca.crt" for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
-    commands.run(["buildah", *storage, "config", *variables, container])
-    commands.run(["buildah", *storage, "commit", "--quiet", "--rm", container, reference], timeout=300)
+    commands.run([*tool, "config", *variables, container])
+    commands.run([*tool, "commit", "--quiet", "--rm", container, reference], timeout=300)
     shutil.rmtree(root)
     return reference
 
@@ -185,6 +185,10 @@ def _slim(root: Path) -> None:
     (root / "etc/apt/apt.conf.d/slim").write_text('Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n')
 
 
-def storage_options(folder: Path) -> list[str]:
-    """Options that keep buildah's storage in the cache, apart from what else uses it on this machine."""
-    return ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
+def buildah(folder: Path) -> list[str]:
+    """The command whose storage and settings are in the cache, apart from what else uses it on this machine."""
+    settings = folder / "containers.conf"
+    # Otherwise it leaves a lock in /etc/cni/net.d, though no network is made for a build.
+    settings.write_text(f'[network]\nnetwork_config_dir = "{folder / "networks"}"\n')
+    storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "overlay"]
+    return ["env", f"CONTAINERS_CONF={settings}", "buildah", *storage]
