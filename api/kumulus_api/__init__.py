@@ -20,6 +20,7 @@ from kumulus_api.image import Image
 from kumulus_api.network import Network, NetworkEndpoints
 from kumulus_api.port import Port
 from kumulus_api.server import Server
+from kumulus_api.server_action import ServerAction
 from kumulus_api.tenancy import KeyPair, Project
 from kumulus_api.volume import Volume
 
@@ -34,6 +35,7 @@ KINDS: tuple[type[Kind], ...] = (
     Port,
     Volume,
     Server,
+    ServerAction,
     AddressClaim,
     NetworkIDClaim,
 )
@@ -63,5 +65,6 @@ __all__ = [
     "Reference",
     "Resource",
     "Server",
+    "ServerAction",
     "Volume",
 ]

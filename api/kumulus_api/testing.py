@@ -19,6 +19,7 @@ from kumulus_api import (
     Port,
     Project,
     Server,
+    ServerAction,
     Volume,
 )
 
@@ -76,6 +77,7 @@ _SPECS: dict[type[Kind], Object] = {
         "keyPair": {"name": "alice"},
         "userData": {"inline": "#cloud-config\n"},
     },
+    ServerAction: {"server": {"name": "web"}, "type": "Reboot", "reboot": {"type": "Hard"}},
     AddressClaim: {
         "network": {"name": "private", "namespace": NAMESPACE},
         "vni": 4096,

@@ -21,6 +21,7 @@ from kumulus_api import (
     Port,
     Project,
     Server,
+    ServerAction,
     Volume,
 )
 from kumulus_api.tenancy import Quota
@@ -48,6 +49,7 @@ class Queues:
         self.endpoints: WorkQueue[Key] = WorkQueue("endpoints")
         self.ports: WorkQueue[Key] = WorkQueue("ports")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
+        self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
         self.images: WorkQueue[Key] = WorkQueue("images")
         self.hosts: WorkQueue[Key] = WorkQueue("hosts")
@@ -81,6 +83,7 @@ class Cloud:
         self.ports = View(Port)
         self.volumes = View(Volume)
         self.servers = View(Server)
+        self.actions = View(ServerAction)
         self.address_claims = View(AddressClaim)
         self.network_id_claims = View(NetworkIDClaim)
         self.views: dict[type[Kind], View[Any]] = {
@@ -113,6 +116,10 @@ class Cloud:
         found = self.servers.get(*server)
         given = found.spec.assignment if found is not None else None
         return {(server[0], port.port) for port in given.ports} if given is not None else set()
+
+    def actions_of(self, namespace: str, server: str) -> list[ServerAction]:
+        """Give all actions on a server, ended ones too."""
+        return [item for item in self.actions.in_namespace(namespace) if item.spec.server.name == server]
 
     @contextmanager
     def placing_on(self, networks: Collection[Key]) -> Iterator[None]:

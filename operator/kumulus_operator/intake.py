@@ -21,6 +21,7 @@ from kumulus_api import (
     Port,
     Project,
     Server,
+    ServerAction,
     Volume,
 )
 from kumulus_operator.waiting import CAPACITY, any_of, quota
@@ -204,6 +205,17 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
             cloud.wake(("Port", item.key[0], interface.port.name))
 
 
+def _action(cloud: Cloud, former: ServerAction | None, new: ServerAction | None) -> None:
+    item = new or former
+    if item is None:
+        return
+    cloud.queues.actions.add(item.key)
+    if new is None or (new.status is not None and new.status.finished_at is not None):
+        # The next one of the server may be due.
+        for other in cloud.actions_of(item.key[0], item.spec.server.name):
+            cloud.queues.actions.add(other.key)
+
+
 def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
     old = former.spec.assignment if former is not None else None
     now = new.spec.assignment if new is not None else None
@@ -258,6 +270,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Port: _port,
     Volume: _volume,
     Server: _server,
+    ServerAction: _action,
     AddressClaim: _address_claim,
     NetworkIDClaim: _network_id_claim,
 }

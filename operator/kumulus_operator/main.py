@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from kumulus_api import KINDS, PROJECT_LABEL
+from kumulus_operator.actions.controller import ActionController
 from kumulus_operator.bootdata.server import serve_boot_data
 from kumulus_operator.claims.controller import ClaimController
 from kumulus_operator.cloud import Cloud
@@ -124,6 +125,7 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.endpoints, EndpointsController(cloud).reconcile),
         (queues.ports, PortController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
+        (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),
         (queues.images, ImageController(cloud).reconcile),
         (queues.hosts, HostController(cloud).reconcile),

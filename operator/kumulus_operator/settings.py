@@ -35,3 +35,7 @@ class OperatorSettings(BaseProcessSettings):
     """The operator's ServiceAccount in the system namespace: in projects it is allowed to read user data."""
     workers: int = Field(default=8, ge=1)
     """Objects of one kind that are reconciled at once."""
+    action_history: int = Field(default=50, ge=1)
+    """Ended ServerActions that are kept of each Server."""
+    action_days: float = Field(default=90.0, gt=0)
+    """Days for which an ended ServerAction is kept."""

@@ -1,0 +1,80 @@
+"""Which act is legal in which state (pure); the table is Nova's.
+
+Source: the decorators `check_instance_state` of Nova's compute API and its documentation "VM States and Transitions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from kumulus_api import Server
+from kumulus_api.server import ObservedPowerState
+from kumulus_api.server_action import ActionReason, ActionType, RebootType, ServerAction
+from kumulus_operator.refusal import Refusal
+
+
+class ServerState(StrEnum):
+    """What a server is to whom wants to act on it (Nova's vm_state)."""
+
+    BUILDING = "Building"
+    ACTIVE = "Active"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+    ERROR = "Error"
+    UNKNOWN = "Unknown"
+
+
+_STATES = {
+    None: ServerState.BUILDING,
+    ObservedPowerState.RUNNING: ServerState.ACTIVE,
+    ObservedPowerState.STOPPED: ServerState.STOPPED,
+    ObservedPowerState.PAUSED: ServerState.PAUSED,
+    ObservedPowerState.CRASHED: ServerState.ERROR,
+    ObservedPowerState.UNKNOWN: ServerState.UNKNOWN,
+}
+_ANY = frozenset(ServerState)
+_A, _S, _P, _E = ServerState.ACTIVE, ServerState.STOPPED, ServerState.PAUSED, ServerState.ERROR
+
+LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
+    {
+        ActionType.REBOOT: frozenset({_A}),
+        ActionType.REBUILD: frozenset({_A, _S, _E}),
+        ActionType.RESCUE: frozenset({_A, _S, _E}),
+        ActionType.CREATE_IMAGE: frozenset({_A, _S, _P}),
+        ActionType.LOCK: _ANY,
+        ActionType.UNLOCK: _ANY,
+        ActionType.RESET_STATE: _ANY,
+        ActionType.MIGRATE: frozenset({_A, _S}),
+        ActionType.LIVE_MIGRATE: frozenset({_A, _P}),
+    }
+)
+_HARD_REBOOT = frozenset({_A, _S, _P, _E})
+
+
+def state_of(server: Server) -> ServerState:
+    """Give the state that decides what is legal."""
+    return _STATES[server.status.power_state if server.status is not None else None]
+
+
+def legal_states(action: ServerAction) -> frozenset[ServerState]:
+    """Give the states in which the act is legal."""
+    hard = action.spec.reboot is not None and action.spec.reboot.type is RebootType.HARD
+    return _HARD_REBOOT if hard else LEGAL.get(action.spec.type, frozenset())
+
+
+def illegal(action: ServerAction, server: Server | None) -> Refusal | None:
+    """Say why an act cannot be begun now, or None if it can; nothing here passes by itself."""
+    name, wanted = action.spec.server.name, action.spec.type.value
+    if server is None or server.deleting:
+        return Refusal(ActionReason.SERVER_NOT_FOUND, f"reference: server {name} was not found; permanent")
+    if server.spec.assignment is None:
+        message = f"state: server {name} has no host yet; permanent: ask again when it is Scheduled"
+        return Refusal(ActionReason.NOT_PLACED, message)
+    state, states = state_of(server), legal_states(action)
+    if state not in states:
+        legal = ", ".join(sorted(states)) or "no state"
+        message = f"state: {wanted} of server {name} is legal in {legal}, it is {state}; permanent: ask again then"
+        return Refusal(ActionReason.ILLEGAL_STATE, message)
+    return None
