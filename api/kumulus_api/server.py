@@ -36,14 +36,24 @@ class PowerState(StrEnum):
 
     RUNNING = "Running"
     STOPPED = "Stopped"
+    PAUSED = "Paused"
+    """In memory, and not going on."""
+    SUSPENDED = "Suspended"
+    """Its memory lies on its host's disk; Running goes on from there."""
+    SHELVED = "Shelved"
+    """Off; its host and quota get vCPUs and memory back, the disks stay where they are."""
 
 
 class ObservedPowerState(StrEnum):
-    """What libvirt says that the server does (Nova's power states)."""
+    """What libvirt says that the server does (Nova's power states, and the states in which it is kept)."""
 
     RUNNING = "Running"
     STOPPED = "Stopped"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    SHELVED = "Shelved"
+    RESCUED = "Rescued"
+    """It runs from a rescue image, its own root disk beside it."""
     CRASHED = "Crashed"
     UNKNOWN = "Unknown"
 
@@ -53,6 +63,14 @@ class GuestShutdownPolicy(StrEnum):
 
     STOP = "Stop"
     RESTART = "Restart"
+
+
+class RecoveryPolicy(StrEnum):
+    """What follows when QEMU ends though nobody asked it to."""
+
+    RESTART = "Restart"
+    NONE = "None"
+    """The server stays Crashed until a Start, a Reboot of type Hard or a newer powerState."""
 
 
 class NetworkInterface(Model):
@@ -118,6 +136,14 @@ class AssignedImage(Model):
     virtual_size: Annotated[int, Field(ge=0)]
 
 
+class AssignedRescue(Model):
+    """A rescue under way."""
+
+    action: UUIDText
+    """The uid of the ServerAction that began it."""
+    image: AssignedImage
+
+
 class AssignedPort(Model):
     """A port that was given to the server."""
 
@@ -153,6 +179,10 @@ class ServerAssignment(Model):
     """Grows with each change of host: the lower one never acts."""
     resources: Resources
     image: AssignedImage | None = None
+    rescue: AssignedRescue | None = None
+    """The server runs from this image, with its own root disk as the second disk."""
+    shelved: bool = False
+    """Its vCPUs and memory have been given back: it runs only when it has been admitted again."""
     ports: Annotated[list[AssignedPort], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
@@ -171,6 +201,17 @@ class ServerAssignment(Model):
     )
 
 
+_POWER = {
+    PowerState.RUNNING: (PowerState.STOPPED, PowerState.PAUSED, PowerState.SUSPENDED, PowerState.SHELVED),
+    PowerState.STOPPED: (PowerState.RUNNING, PowerState.SHELVED),
+    PowerState.PAUSED: (PowerState.RUNNING, PowerState.SHELVED),
+    PowerState.SUSPENDED: (PowerState.RUNNING, PowerState.SHELVED),
+    PowerState.SHELVED: (PowerState.RUNNING,),
+}
+"""Where a powerState may go from where it is, as in Nova."""
+_POWER_TABLE = "{" + ", ".join(f"'{old}': [{', '.join(repr(str(new)) for new in _POWER[old])}]" for old in _POWER) + "}"
+_POWER_TEXT = "; ".join(f"{old} to {' or '.join(_POWER[old])}" for old in _POWER)
+
 _IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
 
 
@@ -187,7 +228,14 @@ class ServerSpec(Model):
     key_pair: LocalReference | None = None
     user_data: UserData | None = None
     power_state: PowerState = PowerState.RUNNING
+    power_changes: Annotated[int, Field(ge=0)] | None = None
+    """How often powerState has changed; counted at admission, whatever was given."""
+    stop_timeout_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
+    """How long the guest may take to shut down before it is switched off; without it, as the host has it."""
     on_guest_shutdown: GuestShutdownPolicy = GuestShutdownPolicy.STOP
+    recovery: RecoveryPolicy = RecoveryPolicy.RESTART
+    locked: bool = False
+    """While it is true nothing else of the spec can change, the server cannot be deleted, and no action is begun."""
     placement: Placement = Field(default_factory=Placement)
     assignment: ServerAssignment | None = None
     """Written by the operator only."""
@@ -202,6 +250,16 @@ class ServerSpec(Model):
             _IMMUTABLE.format("userData"),
             "userData cannot change, what it refers to can",
             ".userData",
+        ),
+        Rule(
+            f"self.powerState == oldSelf.powerState || self.powerState in {_POWER_TABLE}[oldSelf.powerState]",
+            f"powerState goes from {_POWER_TEXT}",
+            ".powerState",
+        ),
+        Rule(
+            "self.powerState == oldSelf.powerState || !has(oldSelf.assignment) || !has(oldSelf.assignment.rescue)",
+            "powerState cannot change while the server is rescued: make a ServerAction of type Unrescue first",
+            ".powerState",
         ),
         Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
         Rule(
@@ -286,6 +344,11 @@ class ReadyReason(StrEnum):
     STOPPING = "Stopping"
     CRASHED = "Crashed"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    SHELVED = "Shelved"
+    RESCUED = "Rescued"
+    ILLEGAL_STATE = "IllegalState"
+    """The powerState asked for has no meaning for the guest as it is."""
     PENDING = "Pending"
     HOST_SILENT = "HostSilent"
     HOST_FULL = "HostFull"
@@ -293,6 +356,7 @@ class ReadyReason(StrEnum):
     BOOT_DATA_FAILED = "BootDataFailed"
     NETWORK_FAILED = "NetworkFailed"
     START_FAILED = "StartFailed"
+    SUSPEND_FAILED = "SuspendFailed"
 
 
 class Server(Kind):

@@ -22,11 +22,13 @@ from kumulus_api.base import (
     UUIDText,
     validated,
 )
+from kumulus_api.server import AssignedImage
 
 
 class ActionType(StrEnum):
     """What is to be done; each is legal in the states in which Nova allows it."""
 
+    START = "Start"
     REBOOT = "Reboot"
     REBUILD = "Rebuild"
     RESCUE = "Rescue"
@@ -168,6 +170,9 @@ class ActionReason(StrEnum):
     LOCKED = "Locked"
     HOST_SILENT = "HostSilent"
     HOST_LOST = "HostLost"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_NOT_READY = "ImageNotReady"
+    DISK_TOO_SMALL = "FlavorDiskTooSmall"
     UNSUPPORTED = "Unsupported"
     """A host's agent is older than the action."""
     ABORTED = "Aborted"
@@ -195,6 +200,8 @@ class ServerActionStatus(Status):
     """Where the server migrates to; that host's agent acts too."""
     instance_id: UUIDText | None = Field(default=None, alias="instanceID")
     epoch: Annotated[int, Field(ge=1)] | None = None
+    image: AssignedImage | None = None
+    """The image of a Rebuild, as it was when that was opened."""
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     report: ActionReport | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from prometheus_client import REGISTRY
 
+from kumulus_agent.actions.open import OpenActions, is_open
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
@@ -41,7 +42,7 @@ from kumulus_agent.storage.direct_io import cache_mode
 from kumulus_agent.storage.image_cache import ImageCache
 from kumulus_agent.volumes.controller import VolumeController
 from kumulus_agent.watching import build_registry
-from kumulus_api import Host, Image, Port, Server, Volume
+from kumulus_api import Host, Image, Port, Server, ServerAction, Volume
 from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
 from kumulus_runtime.events import EventRecorder
@@ -181,7 +182,14 @@ class Agent:
             await asyncio.to_thread(cache_mode, settings.instances_dir),
         )
         observer = Observer(
-            settings, self._client, self._store, self._hypervisor, self._datapath, self._networks, self._instances
+            settings,
+            self._client,
+            self._store,
+            self._hypervisor,
+            self._datapath,
+            self._networks,
+            self._instances,
+            OpenActions(self._client, self._store, settings.node_name),
         )
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
         reporter = Reporter(self._client, self._store, settings.node_name, events)
@@ -214,6 +222,7 @@ class Agent:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
         enqueue = {
             Server: self._server_seen,
+            ServerAction: self._action_seen,
             Port: self._port_seen,
             Volume: self._volumes.add,
             Image: self._images.add,
@@ -301,7 +310,7 @@ class Agent:
         return await asyncio.to_thread(missing_packages, HOST_ROOT)
 
     def _images_in_use(self) -> set[str]:
-        digests = set()
+        digests = set(self._instances.bases.values())
         for body in self._store.list(Server):
             image = (body["spec"].get("assignment") or {}).get("image") or {}
             digests.add(str(image.get("digest", "")))
@@ -319,6 +328,16 @@ class Agent:
         if body is None or body["metadata"].get("deletionTimestamp"):
             self._instances.unwanted(key)
         self._servers.add(key)
+
+    def _action_seen(self, key: Key) -> None:
+        body = self._store.get(ServerAction, key[1], key[0])
+        if body is None:
+            return
+        if is_open(body, self._settings.node_name):
+            self._servers.add((key[0], body["spec"]["server"]["name"]))
+        else:
+            # The history is long, and nothing here asks for it.
+            self._store.apply("DELETED", body)
 
     def _port_seen(self, key: Key) -> None:
         """Let the server tell of its port again, unless it was the agent's own word that was seen."""

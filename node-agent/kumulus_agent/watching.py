@@ -8,7 +8,7 @@ from typing import Any
 import kumulus_runtime.imports  # noqa: F401 - must precede kopf
 
 import kopf  # isort: skip
-from kumulus_api import GROUP, VERSION, Host, Image, Kind, Port, Server, Volume
+from kumulus_api import GROUP, VERSION, Host, Image, Kind, Port, Server, ServerAction, Volume
 from kumulus_runtime import kopf_login, kopf_settings
 from kumulus_runtime.store import Store
 
@@ -23,6 +23,7 @@ def selectors(node: str) -> dict[tuple[str, str], str]:
         (GROUP, "ports"): f"spec.assignment.host={node}",
         (GROUP, "volumes"): f"spec.assignment.host={node}",
         (GROUP, "images"): f"status.importHost={node}",
+        (GROUP, "serveractions"): f"status.host={node}",
         (GROUP, "hosts"): f"metadata.name={node}",
     }
 
@@ -42,7 +43,7 @@ def build_registry(node: str, store: Store, enqueue: dict[type[Kind], Enqueue]) 
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         kopf_settings.configure(settings, field_selectors=selectors(node))
 
-    for kind in (Server, Port, Volume, Image, Host):
+    for kind in (Server, ServerAction, Port, Volume, Image, Host):
         _register(registry, kind, store, enqueue[kind])
     return registry
 

@@ -78,6 +78,9 @@ class DomainSpec:
         console_log: file that receives the serial console, written and rotated by virtlogd; or None.
         image_digest: ``sha256:…`` of the root disk's base, or empty.
         guest_shutdown: RFC 3339 time at which the guest powered itself off, or empty.
+        action: uid of the ServerAction that this start belongs to, or empty.
+        power_changes: the Server's count of changes of powerState at this start.
+        rescue: id of the rescue that this is the guest of, or empty.
         machine: QEMU machine type.
     """
 
@@ -94,6 +97,9 @@ class DomainSpec:
     console_log: str | None = None
     image_digest: str = ""
     guest_shutdown: str = ""
+    action: str = ""
+    power_changes: int = 0
+    rescue: str = ""
     machine: Literal["pc", "q35"] = "pc"
 
 
@@ -101,7 +107,8 @@ class DomainSpec:
 class InstanceRecord:
     """What a domain's metadata says about its instance; see :class:`DomainSpec` for the fields.
 
-    `power_button` is the RFC 3339 time at which we last pressed it, or empty; each start begins with a new record.
+    `power_button` is the RFC 3339 time at which we last pressed it, `switched_off` that at which we ended the guest, or
+    empty; each start begins with a new record. `power_changes` is None where an older agent wrote it.
     """
 
     instance_id: str
@@ -111,6 +118,10 @@ class InstanceRecord:
     image_digest: str = ""
     guest_shutdown: str = ""
     power_button: str = ""
+    switched_off: str = ""
+    action: str = ""
+    power_changes: int | None = None
+    rescue: str = ""
 
 
 def domain_name(instance_id: str) -> str:
@@ -125,7 +136,15 @@ def domain_xml(spec: DomainSpec) -> bytes:
         UTF-8 XML without a declaration, valid against libvirt's ``domain.rng``.
     """
     record = InstanceRecord(
-        spec.instance_id, spec.namespace, spec.name, spec.epoch, spec.image_digest, spec.guest_shutdown
+        spec.instance_id,
+        spec.namespace,
+        spec.name,
+        spec.epoch,
+        spec.image_digest,
+        spec.guest_shutdown,
+        action=spec.action,
+        power_changes=spec.power_changes,
+        rescue=spec.rescue,
     )
     root = E.domain(
         E.name(domain_name(spec.instance_id)),
@@ -174,6 +193,10 @@ def parse_record(xml: str) -> InstanceRecord | None:
             image_digest=attributes.get("imageDigest", ""),
             guest_shutdown=attributes.get("guestShutdown", ""),
             power_button=attributes.get("powerButton", ""),
+            switched_off=attributes.get("switchedOff", ""),
+            action=attributes.get("action", ""),
+            power_changes=int(attributes["powerChanges"]) if "powerChanges" in attributes else None,
+            rescue=attributes.get("rescue", ""),
         )
     except (KeyError, ValueError, etree.XMLSyntaxError):
         return None
@@ -186,13 +209,16 @@ def _record_attributes(record: InstanceRecord) -> dict[str, str]:
         "name": record.name,
         "epoch": str(record.epoch),
     }
-    if record.image_digest:
-        attributes["imageDigest"] = record.image_digest
-    if record.guest_shutdown:
-        attributes["guestShutdown"] = record.guest_shutdown
-    if record.power_button:
-        attributes["powerButton"] = record.power_button
-    return attributes
+    optional = {
+        "imageDigest": record.image_digest,
+        "guestShutdown": record.guest_shutdown,
+        "powerButton": record.power_button,
+        "switchedOff": record.switched_off,
+        "action": record.action,
+        "powerChanges": "" if record.power_changes is None else str(record.power_changes),
+        "rescue": record.rescue,
+    }
+    return attributes | {name: value for name, value in optional.items() if value}
 
 
 def _cpu(virt: str) -> etree._Element:

@@ -14,7 +14,11 @@ from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, Inst
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One domain as read; ``state`` and ``reason`` are libvirt's numbers, ``record`` is ours or None."""
+    """One domain as read.
+
+    ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
+    disk that the next start goes on from, ``record`` is ours or None.
+    """
 
     uuid: str
     name: str
@@ -22,6 +26,8 @@ class Row:
     reason: int
     persistent: bool
     record: InstanceRecord | None
+    size: tuple[int, int] = (0, 0)
+    saved: bool = False
 
 
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
@@ -51,7 +57,10 @@ def read_domain(domain: Any) -> Row:
     record = read_record(domain)
     # A copied definition carries a foreign record: the id must be the domain's own.
     own = record if record is not None and record.instance_id == uuid else None
-    return Row(uuid, domain.name(), state, reason, bool(domain.isPersistent()), own)
+    persistent = bool(domain.isPersistent())
+    _, maximum, _, vcpus, _ = domain.info()
+    saved = persistent and state in NOT_RUNNING and bool(domain.hasManagedSaveImage())
+    return Row(uuid, domain.name(), state, reason, persistent, own, (vcpus, maximum * 1024), saved)
 
 
 def read_record(domain: Any) -> InstanceRecord | None:
@@ -104,6 +113,24 @@ def start(domain: Any) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
             raise
+
+
+def pause(domain: Any) -> None:
+    """Halt a running domain; halted already is success."""
+    if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
+        domain.suspend()
+
+
+def resume(domain: Any) -> None:
+    """Let a halted domain go on; running already is success."""
+    if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
+        domain.resume()
+
+
+def save(domain: Any) -> None:
+    """Write a domain's memory to the disk and end it; it runs when it is restored, also if it is halted now."""
+    if domain.isActive():
+        domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
 def if_active(verb: Callable[[Any], Any]) -> Callable[[Any], None]:

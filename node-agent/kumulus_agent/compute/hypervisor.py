@@ -21,6 +21,7 @@ from kumulus_agent.compute.state import (
     BUTTON_SECONDS,
     InstanceState,
     Observed,
+    PowerState,
     UnknownDomain,
     Versions,
     instance_state,
@@ -133,12 +134,12 @@ class Hypervisor:
         return instance_id
 
     async def start(self, instance_id: str) -> None:
-        """Run a defined domain and forget that its guest had turned itself off.
+        """Run a defined domain, from its saved memory where there is one, and forget how it had gone off.
 
         Raises:
             InstanceNotFound: it is not defined here.
         """
-        await self._record(instance_id, lambda record: replace(record, guest_shutdown="", power_button=""))
+        await self._record(instance_id, lambda r: replace(r, guest_shutdown="", power_button="", switched_off=""))
         await self._on_domain(f"start instance {instance_id}", instance_id, domains.start)
         self._asked_off.pop(instance_id, None)
 
@@ -154,12 +155,53 @@ class Hypervisor:
             f"shut instance {instance_id} down", instance_id, domains.if_active(lambda d: d.shutdown())
         )
 
+    async def pause(self, instance_id: str) -> None:
+        """Halt the guest's CPUs; paused already is success.
+
+        Raises:
+            InstanceNotFound: no such domain.
+            Retryable: it does not run.
+        """
+        await self._on_domain(f"pause instance {instance_id}", instance_id, domains.pause)
+
+    async def resume(self, instance_id: str) -> None:
+        """Let a paused guest go on; running already is success.
+
+        Raises:
+            InstanceNotFound: no such domain.
+            Retryable: it does not run.
+        """
+        await self._on_domain(f"resume instance {instance_id}", instance_id, domains.resume)
+
+    async def save(self, instance_id: str) -> None:
+        """Write the guest's memory to the disk and end it; `start` goes on from there. Saved already is success.
+
+        Raises:
+            InstanceNotFound: no such domain.
+            Retryable: the memory could not be written; the guest runs on.
+        """
+        self._asked_off[instance_id] = float("inf")
+        try:
+            await self._on_domain(f"save instance {instance_id}", instance_id, domains.save)
+        except HypervisorError:
+            self._asked_off.pop(instance_id, None)
+            raise
+        self._on_event(instance_id)
+
+    async def note_power_changes(self, instance_id: str, changes: int) -> None:
+        """Remember which wish of powerState the guest follows; absent is success."""
+        with contextlib.suppress(InstanceNotFound):
+            await self._record(instance_id, lambda record: replace(record, power_changes=changes))
+
     async def destroy(self, instance_id: str) -> None:
         """End the guest at once, without mercy for what it has not written; off or absent is success.
 
-        QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest.
+        QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest. The domain remembers that it
+        was us, for an agent that starts before libvirt has noticed.
         """
         self._asked_off[instance_id] = float("inf")
+        with contextlib.suppress(InstanceNotFound):
+            await self._record(instance_id, _switched_off)
         asked = f"destroy instance {instance_id}"
         await asyncio.to_thread(kill_qemu, domain_name(instance_id), instance_id)
         await self._unless_absent(asked, instance_id, domains.if_active(lambda domain: domain.destroy()))
@@ -230,7 +272,9 @@ class Hypervisor:
 
     def _instance(self, row: domains.Row, record: InstanceRecord) -> InstanceState:
         asked_off = self._was_asked(row.uuid) or pressed_lately(record, datetime.now(UTC))
-        return instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
+        state = instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
+        vcpus, memory = row.size
+        return replace(state, state=PowerState.SAVED if row.saved else state.state, vcpus=vcpus, memory=memory)
 
     def _was_asked(self, instance_id: str) -> bool:
         return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))
@@ -249,6 +293,10 @@ class Hypervisor:
     async def _unless_absent(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> None:
         with contextlib.suppress(InstanceNotFound):
             await self._on_domain(asked, instance_id, verb)
+
+
+def _switched_off(record: InstanceRecord) -> InstanceRecord:
+    return record if record.switched_off else replace(record, switched_off=_now())
 
 
 def _now() -> str:

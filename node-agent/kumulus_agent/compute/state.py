@@ -21,6 +21,9 @@ class PowerState(StrEnum):
     OFF = "Off"
     CRASHED = "Crashed"
     SUSPENDED = "Suspended"
+    """By the guest itself (ACPI S3)."""
+    SAVED = "Saved"
+    """Off, its memory on the host's disk: the next start goes on from there."""
 
 
 BUTTON_SECONDS: Final = 600.0
@@ -76,6 +79,11 @@ class InstanceState:
         guest_shutdown: the recorded RFC 3339 time, or empty.
         image_digest: base image of its root disk, or empty.
         persistent: False for a domain that libvirt forgets when it ends (an incoming migration).
+        action: uid of the ServerAction that the last start belonged to, or empty.
+        power_changes: the Server's count of changes of powerState that was acted upon last; None if it is not known.
+        rescue: id of the rescue that this is the guest of, or empty.
+        vcpus: number of virtual CPUs.
+        memory: bytes.
     """
 
     instance_id: str
@@ -88,6 +96,11 @@ class InstanceState:
     guest_shutdown: str
     image_digest: str
     persistent: bool
+    action: str = ""
+    power_changes: int | None = None
+    rescue: str = ""
+    vcpus: int = 0
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,12 @@ class Versions:
 
 
 def instance_state(
-    record: InstanceRecord, code: int, reason: int, *, persistent: bool, asked_off: bool
+    record: InstanceRecord,
+    code: int,
+    reason: int,
+    *,
+    persistent: bool,
+    asked_off: bool,
 ) -> InstanceState:
     """Interpret libvirt's numbers.
 
@@ -136,9 +154,13 @@ def instance_state(
         name=record.name,
         epoch=record.epoch,
         state=state,
-        reason=reasons.get(reason, "Unknown"),
+        # A guest that we ended has not crashed, though libvirt may see its QEMU vanish before it hears of us.
+        reason="Destroyed" if state is PowerState.OFF and record.switched_off else reasons.get(reason, "Unknown"),
         shutdown_by_guest=bool(record.guest_shutdown) or (went_off and not asked_off),
         guest_shutdown=record.guest_shutdown,
         image_digest=record.image_digest,
         persistent=persistent,
+        action=record.action,
+        power_changes=record.power_changes,
+        rescue=record.rescue,
     )

@@ -25,7 +25,7 @@ def refusal(desired: Desired, others: Iterable[Desired], capacity: Capacity) -> 
         capacity: of the host.
     """
     placed = [other for other in others if other.instance_id != desired.instance_id]
-    memory = capacity.memory - sum(other.memory for other in placed if other.running)
+    memory = capacity.memory - sum(other.memory for other in placed if other.in_memory)
     if desired.memory > memory:
         return f"{desired.memory >> 20} MiB of memory are asked for, {max(memory, 0) >> 20} MiB are free on this host"
     disk = capacity.disk - sum(_disk(other) for other in placed)

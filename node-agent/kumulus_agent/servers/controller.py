@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 
 from kumulus_agent import metrics
+from kumulus_agent.actions.rebuild import fetch_image, rebuild_root
+from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.instances import Instances
+from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
-from kumulus_agent.servers.plan import Action, Plan, Power, Step, plan
+from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.remove import remove_instance, unplug
 from kumulus_agent.servers.report import Reporter
-from kumulus_agent.servers.start import Actuators, start_server
+from kumulus_agent.servers.start import Actuators, resume_server, start_server
 from kumulus_agent.servers.status import Found, Part, started_parts
+from kumulus_agent.servers.terms import ALIVE, POWER_STATES, Action, Plan, Power, Report, Step
 from kumulus_api import FINALIZER, Server
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.server import ObservedPowerState, ReadyReason, ServerConditionType
+from kumulus_api.server_action import ActionPhase, ActionType
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
@@ -35,6 +43,7 @@ class _Outcome:
 
     durations: dict[str, int] | None = None
     failure: StepFailed | None = None
+    failed: Action | None = None
     wait: float | None = None
 
 
@@ -70,7 +79,8 @@ class ServerController:
         return body is None or "deletionTimestamp" in body["metadata"]
 
     async def _settle(self, sighting: Sighting) -> float | None:
-        planned = plan(sighting.desired, sighting.observed, sighting.claim, self.actuators.settings.stop_seconds)
+        limit = self.actuators.settings.stop_seconds
+        planned = plan(sighting.desired, sighting.observed, sighting.claim, limit, sighting.act)
         self._remember(sighting, planned)
         outcome = _Outcome(wait=planned.look_again)
         for step in planned.steps:
@@ -80,11 +90,24 @@ class ServerController:
         given_up = isinstance(outcome.failure, StartGivenUp)
         if sighting.desired is not None and not given_up:
             self._announce(sighting, sighting.desired, planned, outcome)
-            if planned.ready is not None:
+            # An image that cannot be had for an act changes nothing about the guest.
+            if planned.ready is not None and outcome.failed is not Action.FETCH:
                 await self._tell(sighting, sighting.desired, planned, outcome)
             if {Action.START, Action.REMOVE} & planned.actions:
                 self.volumes_changed(sighting.desired)
+            await self._report_act(sighting, planned, outcome)
         return outcome.wait
+
+    async def _report_act(self, sighting: Sighting, planned: Plan, outcome: _Outcome) -> None:
+        """Tell how an act has ended: after the status, which then shows what it has brought."""
+        if sighting.act is None:
+            return
+        report, failure = planned.report, outcome.failure
+        if failure is not None:
+            report = Report(ActionPhase.FAILED, failure.reason.value, f"{sighting.act.type}: {failure.message}")
+        if report is not None:
+            await self.reporter.act(sighting.act, _key_of(sighting), report)
+            outcome.wait = 0.0
 
     def _announce(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: _Outcome) -> None:
         told = self.reporter.told(desired)
@@ -103,7 +126,8 @@ class ServerController:
                 self.instances.gone(sighting.instance_id)
             return
         self.instances.keys[sighting.instance_id] = (sighting.state.namespace, sighting.state.name)
-        if sighting.observed.power in {Power.OFF, Power.CRASHED} or self._ignored_the_button(sighting):
+        self.instances.bases[sighting.instance_id] = sighting.state.image_digest
+        if sighting.observed.power not in ALIVE or self._ignored_the_button(sighting):
             self.instances.off(sighting.instance_id)
         if Action.REPORT not in planned.actions:
             self.instances.claimed(sighting.instance_id)
@@ -111,24 +135,17 @@ class ServerController:
     def _ignored_the_button(self, sighting: Sighting) -> bool:
         """Whether the guest runs on and may: the next wish to stop it begins with the button again."""
         pressed = sighting.observed.stopping_for
-        late = pressed is not None and pressed >= self.actuators.settings.stop_seconds
-        return late and sighting.desired is not None and sighting.desired.running
+        desired = sighting.desired
+        if desired is None or pressed is None or not desired.running:
+            return False
+        own = desired.stop_seconds
+        return pressed >= (self.actuators.settings.stop_seconds if own is None else own)
 
     async def _step(self, sighting: Sighting, step: Step, outcome: _Outcome) -> None:
         logger = log(f"Server {_name(sighting)}").bind(instance=sighting.instance_id)
         logger.info(step.action.value, reason=step.reason)
-        if step.action is Action.START and sighting.desired is not None:
-            await self._start(sighting.desired, outcome, logger)
-            return
-        await _VERBS[step.action](self, sighting)
-
-    async def _start(self, desired: Desired, outcome: _Outcome, logger: Logger) -> None:
         try:
-            self._check_capacity(desired)
-            with self.instances.starting(desired.key) as unwanted:
-                if self._is_going(desired.key):  # seen after this look at it began
-                    unwanted.set()
-                outcome.durations = await start_server(self.actuators, desired, unwanted)
+            await _VERBS[step.action](self, sighting, outcome)
         except StartGivenUp as failure:
             outcome.failure = failure
             outcome.wait = 0.0
@@ -136,13 +153,49 @@ class ServerController:
             return
         except StepFailed as failure:
             outcome.failure = failure
-            outcome.wait = self.instances.failed(desired.instance_id, lasting=failure.lasting)
-            metrics.STARTS.labels(result=failure.reason.value).inc()
-            logger.warning("start failed", error=failure.message, reason=failure.reason, retry_in=outcome.wait)
+            outcome.failed = step.action
+            outcome.wait = self.instances.failed(sighting.instance_id, lasting=failure.lasting)
+            if step.action is Action.START:
+                metrics.STARTS.labels(result=failure.reason.value).inc()
+            told = {"error": failure.message, "reason": failure.reason, "retry_in": outcome.wait}
+            logger.warning("step failed", step=step.action.value, **told)
+
+    async def _start(self, sighting: Sighting, outcome: _Outcome) -> None:
+        desired, act = sighting.desired, sighting.act
+        if desired is None:
             return
+        if act is not None and act.type is ActionType.REBUILD and act.image is not None:
+            desired = replace(desired, image=act.image)
+        self._check_capacity(desired)
+        from_memory = sighting.observed.power is Power.SUSPENDED and act is None
+        with self._wanted(desired) as unwanted:
+            begin = resume_server if from_memory else start_server
+            outcome.durations = await begin(self.actuators, desired, unwanted, act.uid if act is not None else "")
         self.instances.keys[desired.instance_id] = desired.key
         self.instances.started(desired.instance_id)
-        logger.info("started", milliseconds=outcome.durations)
+        log(f"Server {_name(sighting)}").bind(instance=sighting.instance_id).info(
+            "started", milliseconds=outcome.durations
+        )
+
+    @contextmanager
+    def _wanted(self, desired: Desired) -> Iterator[asyncio.Event]:
+        """Give an event that is set when what takes long inside is not wanted any more."""
+        with self.instances.starting(desired.key) as unwanted:
+            if self._is_going(desired.key):  # seen after this look at it began
+                unwanted.set()
+            yield unwanted
+
+    async def _fetch(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        if sighting.desired is not None and sighting.act is not None and sighting.act.image is not None:
+            with self._wanted(sighting.desired) as unwanted:
+                await fetch_image(self.actuators, sighting.act.image, unwanted)
+
+    async def _rebuild(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        if sighting.desired is not None and sighting.act is not None and sighting.act.image is not None:
+            with self._wanted(sighting.desired) as unwanted:
+                await rebuild_root(self.actuators, sighting.desired, sighting.act.image, unwanted)
+            files = self.actuators.files(sighting.instance_id)
+            await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
 
     def _check_capacity(self, desired: Desired) -> None:
         others = []
@@ -155,42 +208,71 @@ class ServerController:
         if why:
             raise StepFailed(ReadyReason.HOST_FULL, why)
 
-    async def _carry(self, sighting: Sighting) -> None:
+    async def _pause(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        await self.actuators.hypervisor.pause(sighting.instance_id)
+        await self._note_wish(sighting, _outcome)
+
+    async def _resume(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        await self.actuators.hypervisor.resume(sighting.instance_id)
+
+    async def _save(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        await self._note_wish(sighting, _outcome)
+        try:
+            await self.actuators.hypervisor.save(sighting.instance_id)
+        except HypervisorError as error:
+            raise StepFailed(ReadyReason.SUSPEND_FAILED, str(error)) from error
+
+    async def _note_wish(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        if sighting.desired is not None:
+            changes = sighting.desired.power_changes
+            await self.actuators.hypervisor.note_power_changes(sighting.instance_id, changes)
+
+    async def _carry(self, sighting: Sighting, _outcome: _Outcome) -> None:
         if sighting.desired is not None:
             desired = sighting.desired
             self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.ports)
             await self.actuators.networks.ensure(desired.networks)
 
-    async def _plug(self, sighting: Sighting) -> None:
+    async def _plug(self, sighting: Sighting, _outcome: _Outcome) -> None:
         for port in sighting.desired.ports if sighting.desired else ():
             await self.actuators.datapath.plug(port.tap, port.network.vni)
 
-    async def _press(self, sighting: Sighting) -> None:
+    async def _press(self, sighting: Sighting, _outcome: _Outcome) -> None:
         self.instances.pressed(sighting.instance_id)
         await self.actuators.hypervisor.shutdown_graceful(sighting.instance_id)
 
-    async def _switch_off(self, sighting: Sighting) -> None:
+    async def _press_for_action(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        # Written down first: whoever goes on waits for what may have been pressed, and does not press again.
+        if sighting.act is not None:
+            files = self.actuators.files(sighting.instance_id)
+            await write_entry(files, sighting.act.uid, Entry(pressed=time.time()))
+        await self.actuators.hypervisor.shutdown_graceful(sighting.instance_id)
+
+    async def _forget_failures(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        self.instances.forget_failures(sighting.instance_id)
+
+    async def _switch_off(self, sighting: Sighting, _outcome: _Outcome) -> None:
         await self.actuators.hypervisor.destroy(sighting.instance_id)
         self.instances.off(sighting.instance_id)
 
-    async def _forget_shutdown(self, sighting: Sighting) -> None:
+    async def _forget_shutdown(self, sighting: Sighting, _outcome: _Outcome) -> None:
         # libvirt keeps the reason for which a domain is off with its definition; the next start defines it anew.
         await self.actuators.hypervisor.undefine(sighting.instance_id)
 
-    async def _record_shutdown(self, sighting: Sighting) -> None:
+    async def _record_shutdown(self, sighting: Sighting, _outcome: _Outcome) -> None:
         await self.actuators.hypervisor.record_guest_shutdown(sighting.instance_id)
 
-    async def _unplug(self, sighting: Sighting) -> None:
+    async def _unplug(self, sighting: Sighting, _outcome: _Outcome) -> None:
         ports = sighting.desired.ports if sighting.desired else ()
         await unplug(self.actuators, sighting.instance_id, ports)
 
-    async def _remove(self, sighting: Sighting) -> None:
+    async def _remove(self, sighting: Sighting, _outcome: _Outcome) -> None:
         ports = sighting.desired.ports if sighting.desired else ()
         await remove_instance(self.actuators, sighting.instance_id, ports)
         self.instances.gone(sighting.instance_id)
         self.instances.changed()
 
-    async def _release(self, sighting: Sighting) -> None:
+    async def _release(self, sighting: Sighting, _outcome: _Outcome) -> None:
         desired = sighting.desired
         if desired is None:
             return
@@ -198,7 +280,7 @@ class ServerController:
         namespace, name = desired.key
         await self.actuators.client.remove_finalizer(Server, name, FINALIZER, namespace, uid=desired.uid)
 
-    async def _report(self, sighting: Sighting) -> None:
+    async def _report(self, sighting: Sighting, _outcome: _Outcome) -> None:
         state = sighting.state
         if state is not None:
             running = sighting.observed.power in {Power.RUNNING, Power.PAUSED, Power.STOPPING}
@@ -217,27 +299,37 @@ class ServerController:
         if failure is not None:
             parts = {failure.part: Part(status=False, reason=failure.detail, message=failure.message)}
             found = Found(
-                _FAILED_POWER.get(sighting.observed.power, ObservedPowerState.STOPPED),
+                _power_after(sighting.observed.power, outcome.failed),
                 failure.reason,
                 failure.message,
                 {part: value for part, value in parts.items() if isinstance(part, ServerConditionType)},
             )
         else:
             assert planned.ready is not None  # noqa: S101 - _settle has asked
-            wired = planned.power in {ObservedPowerState.RUNNING, ObservedPowerState.PAUSED}
+            wired = planned.power in _WIRED
             found = Found(
                 planned.power, planned.ready, planned.message, started_parts() if wired else {}, outcome.durations
             )
         await self.reporter.server(desired, found)
-        wired = failure is None and planned.power in {ObservedPowerState.RUNNING, ObservedPowerState.PAUSED}
+        wired = failure is None and planned.power in _WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
         await self.reporter.ports(desired, wired=wired, new=new)
 
 
-_FAILED_POWER = {Power.CRASHED: ObservedPowerState.CRASHED}
-_Verb = Callable[[ServerController, Sighting], Awaitable[None]]
+_WIRED = frozenset({ObservedPowerState.RUNNING, ObservedPowerState.PAUSED, ObservedPowerState.RESCUED})
+_Verb = Callable[[ServerController, Sighting, _Outcome], Awaitable[None]]
 _VERBS: dict[Action, _Verb] = {
-    Action.CARRY: ServerController._carry,  # noqa: SLF001 - the table of this class's own verbs
+    Action.START: ServerController._start,  # noqa: SLF001 - the table of this class's own verbs
+    Action.FETCH: ServerController._fetch,  # noqa: SLF001
+    Action.REBUILD: ServerController._rebuild,  # noqa: SLF001
+    Action.PAUSE: ServerController._pause,  # noqa: SLF001
+    Action.RESUME: ServerController._resume,  # noqa: SLF001
+    Action.SAVE: ServerController._save,  # noqa: SLF001
+    Action.NOTE_WISH: ServerController._note_wish,  # noqa: SLF001
+    Action.PRESS_FOR_ACTION: ServerController._press_for_action,  # noqa: SLF001
+    Action.FORGET_FAILURES: ServerController._forget_failures,  # noqa: SLF001
+    Action.DISCARD_MEMORY: ServerController._forget_shutdown,  # noqa: SLF001
+    Action.CARRY: ServerController._carry,  # noqa: SLF001
     Action.PLUG: ServerController._plug,  # noqa: SLF001
     Action.PRESS_POWER_BUTTON: ServerController._press,  # noqa: SLF001
     Action.SWITCH_OFF: ServerController._switch_off,  # noqa: SLF001
@@ -248,6 +340,17 @@ _VERBS: dict[Action, _Verb] = {
     Action.RELEASE: ServerController._release,  # noqa: SLF001
     Action.REPORT: ServerController._report,  # noqa: SLF001
 }
+
+
+def _power_after(power: Power, failed: Action | None) -> ObservedPowerState:
+    """Give the power state after a step has failed: whoever could not be suspended runs on, others are off."""
+    if failed is Action.SAVE or power in (Power.CRASHED, Power.SUSPENDED):
+        return POWER_STATES[power]
+    return ObservedPowerState.STOPPED
+
+
+def _key_of(sighting: Sighting) -> Key:
+    return sighting.desired.key if sighting.desired is not None else ("", "")
 
 
 def _name(sighting: Sighting) -> str:

@@ -8,7 +8,14 @@ from typing import Any
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import AssignedImage, AssignedPort, AssignedVolume, GuestShutdownPolicy, PowerState
+from kumulus_api.server import (
+    AssignedImage,
+    AssignedPort,
+    AssignedVolume,
+    GuestShutdownPolicy,
+    PowerState,
+    RecoveryPolicy,
+)
 
 Key = tuple[str, str]
 """Namespace and name of a Server."""
@@ -71,13 +78,20 @@ class Desired:
         image: base of the root disk, None if the assignment has none.
         ports: in the guest's order.
         volumes: in the guest's order.
-        running: what the user's powerState says.
+        running: whether the user's powerState is Running.
         restart_after_guest_shutdown: whether a guest that turns itself off is started again.
         key_pair: name of the KeyPair, or empty.
         user_data: inline user-data, or empty.
         remote_user_data: whether the user-data lies in a Secret or ConfigMap, which only the operator may read.
         deleting: deletion was asked for.
         finalizer: whether our finalizer is still there.
+        rest: the user's powerState where it is not Running.
+        power_changes: how often powerState has changed.
+        stop_seconds: how long the guest may take to shut down; None as the host has it.
+        recovers: whether a guest that crashes is started again.
+        rescue: what it runs from instead of its root disk.
+        rescue_id: id of that rescue, or empty.
+        shelved: vCPUs and memory were given back; it runs when the operator has admitted it again.
     """
 
     key: Key
@@ -98,6 +112,18 @@ class Desired:
     remote_user_data: bool
     deleting: bool
     finalizer: bool
+    rest: PowerState = PowerState.STOPPED
+    power_changes: int = 0
+    stop_seconds: float | None = None
+    recovers: bool = True
+    rescue: DesiredImage | None = None
+    rescue_id: str = ""
+    shelved: bool = False
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether its guest takes memory of the host while all is as asked."""
+        return self.running or self.rest is PowerState.PAUSED or self.rescue is not None
 
     @property
     def networks(self) -> tuple[NetworkKey, ...]:
@@ -128,7 +154,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         vcpus=assignment.resources.vcpus,
         memory=parse_quantity(assignment.resources.memory),
         root_disk=parse_quantity(assignment.resources.root_disk),
-        image=_image(assignment.image),
+        image=read_image(assignment.image),
         ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports),
         volumes=tuple(_volume(volume) for volume in assignment.volumes),
         running=server.spec.power_state is PowerState.RUNNING,
@@ -138,10 +164,18 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         remote_user_data=user_data is not None and user_data.inline is None,
         deleting=server.deleting,
         finalizer=FINALIZER in server.metadata.finalizers,
+        rest=PowerState.STOPPED if server.spec.power_state is PowerState.RUNNING else server.spec.power_state,
+        power_changes=server.spec.power_changes or 0,
+        stop_seconds=server.spec.stop_timeout_seconds,
+        recovers=server.spec.recovery is RecoveryPolicy.RESTART,
+        rescue=read_image(assignment.rescue.image if assignment.rescue is not None else None),
+        rescue_id=assignment.rescue.action if assignment.rescue is not None else "",
+        shelved=assignment.shelved,
     )
 
 
-def _image(image: AssignedImage | None) -> DesiredImage | None:
+def read_image(image: AssignedImage | None) -> DesiredImage | None:
+    """Give an image of an assignment."""
     if image is None:
         return None
     return DesiredImage(image.url, image.format.value, image.digest, image.virtual_size)

@@ -35,6 +35,15 @@ class InstanceFiles:
         return self.directory / "console.log"
 
     @property
+    def journal(self) -> Path:
+        """What was done for which ServerAction."""
+        return self.directory / "actions.json"
+
+    def rescue_disk(self, rescue: str) -> Path:
+        """The overlay over the image of a rescue."""
+        return self.directory / f"rescue-{UUID(rescue)}.qcow2"
+
+    @property
     def record(self) -> Path:
         """Whose the instance is and its ports: a guest that no Server claims any more keeps its network."""
         return self.directory / "instance.json"
@@ -56,6 +65,20 @@ class InstanceFiles:
             return (str(namespace), str(name)), tuple(_port(item) for item in document["ports"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+    async def drop_rescue_disks(self, kept: str) -> None:
+        """Remove the disks of former rescues; absent is success.
+
+        Args:
+            kept: id of the rescue that is under way, or empty.
+        """
+
+        def drop() -> None:
+            for disk in self.directory.glob("rescue-*.qcow2"):
+                if not kept or disk != self.rescue_disk(kept):
+                    disk.unlink(missing_ok=True)
+
+        await asyncio.to_thread(drop)
 
     async def remove(self) -> None:
         """Remove the directory with all that is in it; absent is success."""

@@ -24,11 +24,13 @@ class Instances:
         changed: called when the unclaimed ones or the running ones have changed, for the Host's status.
         keys: the Server that each domain here was started for.
         unclaimed: what is reported in the Host's status.
+        bases: digest of the image that each instance's root disk lies on, as its domain says.
     """
 
     changed: Callable[[], None]
     keys: dict[str, Key] = field(default_factory=dict)
     unclaimed: dict[str, UnclaimedInstance] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _pressed: dict[str, float] = field(default_factory=dict)
     _failures: dict[str, int] = field(default_factory=dict)
@@ -52,8 +54,9 @@ class Instances:
     def gone(self, instance_id: str) -> None:
         """Forget an instance that is not here any more."""
         known = self.keys.pop(instance_id, None)
-        for memory in (self._started, self._pressed, self._failures):
-            memory.pop(instance_id, None)
+        self.forget_failures(instance_id)
+        self._pressed.pop(instance_id, None)
+        self.bases.pop(instance_id, None)
         self.claimed(instance_id)
         if known is not None:
             self.changed()
@@ -93,6 +96,11 @@ class Instances:
     def stopping_for(self, instance_id: str) -> float | None:
         """Seconds since `pressed`."""
         return _since(self._pressed.get(instance_id))
+
+    def forget_failures(self, instance_id: str) -> None:
+        """Forget failed starts, and when the guest was started: the next crash is answered at once."""
+        self._started.pop(instance_id, None)
+        self._failures.pop(instance_id, None)
 
     def failed(self, instance_id: str, *, lasting: bool) -> float:
         """Count a failed start; give the seconds to wait before the next."""

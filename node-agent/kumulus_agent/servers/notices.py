@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kumulus_agent.servers.errors import StepFailed
-from kumulus_agent.servers.plan import Action, Plan, Power
+from kumulus_agent.servers.terms import Action, Plan, Power
 from kumulus_api.server import ReadyReason
 
 
@@ -58,17 +58,30 @@ def notices(
 
 
 _CRASHED = Notice("Crashed", "QEMU ended although nobody asked it to; it is started again", warning=True, again=True)
-_WAS_ON = frozenset({ReadyReason.RUNNING.value, ReadyReason.STOPPING.value, ReadyReason.PAUSED.value})
+_WAS_ON = frozenset(
+    {ReadyReason.RUNNING.value, ReadyReason.STOPPING.value, ReadyReason.PAUSED.value, ReadyReason.RESCUED.value}
+)
+_KEPT = {
+    ReadyReason.SUSPENDED: "its memory is on the disk, Running goes on from there",
+    ReadyReason.SHELVED: "it is off, its vCPUs and memory are given back",
+}
+_BAD = frozenset({ReadyReason.CRASHED, ReadyReason.START_FAILED, ReadyReason.ILLEGAL_STATE})
+_ON_AGAIN = frozenset({ReadyReason.PAUSED.value})
 
 
 def _changed(planned: Plan, told: str) -> tuple[Notice, ...]:
+    if planned.ready is not None and planned.ready in _BAD:
+        return (Notice(planned.ready.value, planned.message, warning=True),)
     if planned.ready is ReadyReason.STOPPED and told in _WAS_ON:
         forced = [step.reason for step in planned.steps if step.action is Action.SWITCH_OFF]
         return (Notice("Stopped", f"switched off: {forced[0]}" if forced else "stopped", again=True),)
     if planned.ready is ReadyReason.STOPPED_BY_GUEST:
         return (Notice("StoppedByGuest", planned.message, again=True),)
     if planned.ready is ReadyReason.PAUSED:
-        return (Notice("Paused", "QEMU has paused the guest", warning=True),)
-    if planned.ready in (ReadyReason.CRASHED, ReadyReason.START_FAILED):
-        return (Notice(planned.ready.value, planned.message, warning=True),)
+        by_fault = bool(planned.message)
+        return (Notice("Paused", planned.message or "paused", warning=by_fault, again=not by_fault),)
+    resumed = "it goes on" if planned.ready is ReadyReason.RUNNING and told in _ON_AGAIN else ""
+    kept = resumed or _KEPT.get(planned.ready or ReadyReason.RUNNING, "")
+    if kept:
+        return (Notice("Resumed" if resumed else str(planned.ready), kept, again=True),)
     return ()

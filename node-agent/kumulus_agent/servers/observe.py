@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from kumulus_agent.actions.open import OpenActions
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import InstanceState, PowerState
 from kumulus_agent.network.datapath import Datapath
@@ -12,12 +13,11 @@ from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.instance_files import instance_files
 from kumulus_agent.servers.instances import Instances
-from kumulus_agent.servers.plan import Claim, Observed, Power
+from kumulus_agent.servers.journal import Entry, read_entry
+from kumulus_agent.servers.terms import Act, Claim, Observed, Power
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host, Server
-from kumulus_api.server import ReadyReason
 from kumulus_runtime.api_client import KubeClient
-from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.store import Store
 
 _POWER = {
@@ -27,21 +27,23 @@ _POWER = {
     PowerState.STOPPING: Power.STOPPING,
     PowerState.OFF: Power.OFF,
     PowerState.CRASHED: Power.CRASHED,
+    PowerState.SAVED: Power.SUSPENDED,
 }
 
 
-_TOLD = frozenset({ReadyReason.RUNNING, ReadyReason.PAUSED, ReadyReason.STOPPED_BY_GUEST})
+_BY_REQUEST = frozenset({"User"})
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """An instance as it is, as libvirt tells it, and what the API wants of it."""
+    """An instance as it is, as libvirt tells it, what the API wants of it, and the act that is under way."""
 
     instance_id: str
     state: InstanceState | None
     observed: Observed
     claim: Claim
     desired: Desired | None
+    act: Act | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Observer:
     datapath: Datapath
     networks: CarriedNetworks
     instances: Instances
+    actions: OpenActions
 
     async def look(self, key: Key, instance_id: str, stored: Desired | None) -> Sighting:
         """Look at one instance.
@@ -65,8 +68,14 @@ class Observer:
             stored: what the watch has shown of the Server, if it is assigned.
         """
         state = await self.hypervisor.get_instance(instance_id)
-        remains = await asyncio.to_thread(instance_files(self.settings.instances_dir, instance_id).exist)
-        claim, desired = await self._claim(key, instance_id, stored, here=state is not None or remains)
+        files = instance_files(self.settings.instances_dir, instance_id)
+        remains = await asyncio.to_thread(files.exist)
+        act = await self.actions.of(key, instance_id)
+        # An act goes with the Server as it was when the act was opened: a watch may have yet to show that.
+        known = stored if act is None else None
+        here = act is not None or state is not None or remains
+        claim, desired = await self._claim(key, instance_id, known, here=here)
+        entry = await read_entry(files, act.uid) if act is not None else Entry()
         power = Power.ABSENT if state is None else _power(state)
         observed = Observed(
             power=power,
@@ -79,9 +88,14 @@ class Observer:
             uptime=self.instances.uptime(instance_id),
             stopping_for=self.instances.stopping_for(instance_id),
             revoked=self._revoked(instance_id, state.epoch if state else 0),
-            told_generation=self._told_generation(key),
+            power_changes=state.power_changes if state else None,
+            halted=state is not None and state.reason in _BY_REQUEST,
+            started_for=state.action if state else "",
+            rescue=state.rescue if state else "",
+            pressed_for=entry.pressed_for,
+            rebuilt=entry.rebuilt,
         )
-        return Sighting(instance_id, state, observed, claim, desired)
+        return Sighting(instance_id, state, observed, claim, desired, act)
 
     async def _claim(
         self, key: Key, instance_id: str, stored: Desired | None, *, here: bool
@@ -107,11 +121,6 @@ class Observer:
             return frozenset()
         links = (await self.datapath.observe()).links
         return frozenset(port.tap for port in desired.ports if port.tap in links and links[port.tap].master is not None)
-
-    def _told_generation(self, key: Key) -> int:
-        status = (self.store.get(Server, key[1], key[0]) or {}).get("status") or {}
-        ready = get_condition(status.get("conditions") or [], "Ready") or {}
-        return int(status.get("observedGeneration", 0)) if ready.get("reason") in _TOLD else 0
 
     def _revoked(self, instance_id: str, epoch: int) -> bool:
         host = self.store.get(Host, self.settings.node_name)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from kumulus_agent import metrics
-from kumulus_agent.servers.desired import Desired, DesiredPort
+from kumulus_agent.servers.desired import Desired, DesiredPort, Key
 from kumulus_agent.servers.notices import Notice
 from kumulus_agent.servers.status import Found, same, server_status
-from kumulus_api import FINALIZER, GROUP, VERSION, Port, Server
+from kumulus_agent.servers.terms import Act, Report
+from kumulus_api import FINALIZER, GROUP, VERSION, Port, Server, ServerAction
 from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.events import EventRecorder
@@ -63,6 +64,21 @@ class Reporter:
             return
         metrics.STATUS_WRITES.labels(kind="Server").inc()
         self.store.apply("MODIFIED", body)
+
+    async def act(self, act: Act, key: Key, report: Report) -> None:
+        """Tell how an act has ended, once."""
+        namespace = key[0]
+        status = {"report": {"outcome": report.outcome.value, "reason": report.reason, "message": report.message}}
+        body = {"metadata": {"name": act.name, "namespace": namespace, "uid": act.uid}, "status": status}
+        try:
+            written = await self.client.apply_status(ServerAction, body, manager=MANAGER)
+        except NotFound:
+            seen = self.store.get(ServerAction, act.name, namespace)
+            if seen is not None:
+                self.store.apply("DELETED", seen)
+            return
+        metrics.STATUS_WRITES.labels(kind="ServerAction").inc()
+        self.store.apply("MODIFIED", written)
 
     async def ports(self, desired: Desired, *, wired: bool, new: bool) -> None:
         """Write the status of a Server's Ports; of one not yet bound to this host, when it is seen.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from kumulus_agent import metrics
 from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
@@ -73,13 +73,16 @@ class Stopwatch:
             metrics.START_SECONDS.labels(step=step).observe(seconds)
 
 
-async def start_server(actuators: Actuators, desired: Desired, unwanted: asyncio.Event) -> dict[str, int]:
+async def start_server(
+    actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = ""
+) -> dict[str, int]:
     """Start a server whose domain does not run.
 
     Args:
         actuators: what to do it with.
         desired: the instance.
         unwanted: set when the server shall not be started any more; what takes long is given up then.
+        action: uid of the ServerAction that it is started for, or empty.
 
     Returns:
         Milliseconds of each step, and of all together as `total`.
@@ -88,12 +91,25 @@ async def start_server(actuators: Actuators, desired: Desired, unwanted: asyncio
         StartGivenUp: it was unwanted before its image had come.
         StepFailed: a step failed; taps and networks made for this start are gone again, disks are kept.
     """
-    watch = Stopwatch()
+    start = _Start(actuators, desired, Stopwatch(), unwanted, action)
+    return await _undone_if_failed(start, start.run)
+
+
+async def resume_server(
+    actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = ""
+) -> dict[str, int]:
+    """Let a server go on from its saved memory; arguments, answer and errors as of `start_server`."""
+    start = _Start(actuators, desired, Stopwatch(), unwanted, action)
+    return await _undone_if_failed(start, start.resume)
+
+
+async def _undone_if_failed(start: _Start, way: Callable[[], Awaitable[None]]) -> dict[str, int]:
+    watch = start.watch
     async with AsyncExitStack() as undo:
-        undo.push_async_callback(_undo_network, actuators, desired)
+        undo.push_async_callback(_undo_network, start.actuators, start.desired)
         with watch.time("total"):
             try:
-                await _Start(actuators, desired, watch, unwanted).run()
+                await way()
             except BaseExceptionGroup as group:
                 failure = first_failure(group)
                 raise failure from failure.__cause__
@@ -116,6 +132,17 @@ class _Start:
     desired: Desired
     watch: Stopwatch
     unwanted: asyncio.Event
+    action: str = ""
+
+    async def resume(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._network())
+            taps = [group.create_task(self._tap(port.tap)) for port in self.desired.ports]
+        del taps
+        async with failing_as(ReadyReason.START_FAILED):
+            with self.watch.time("domain"):
+                await self.actuators.hypervisor.start(self.desired.instance_id)
+        await self._plug()
 
     async def run(self) -> None:
         desired, files = self.desired, self.actuators.files(self.desired.instance_id)
@@ -123,50 +150,53 @@ class _Start:
         files.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             root = group.create_task(self._root_disk(files))
+            if desired.rescue is not None:
+                group.create_task(self._rescue_disk(files, desired.rescue))
             group.create_task(self._network())
             group.create_task(self._seed(files))
             group.create_task(files.write_record(desired.key, desired.ports))
+            group.create_task(files.drop_rescue_disks(desired.rescue_id))
             volumes = [group.create_task(self._volume(volume)) for volume in desired.volumes]
             taps = [group.create_task(self._tap(port.tap)) for port in desired.ports]
         del taps
         disks = (
-            *((root.result(),) if root.result() else ()),
+            *self._boot_disks(files, root.result()),
             *(task.result() for task in volumes),
         )
-        await self._domain(files, cast("tuple[Disk, ...]", disks))
+        await self._domain(files, disks)
         await self._plug()
+
+    def _boot_disks(self, files: InstanceFiles, root: Disk | None) -> tuple[Disk, ...]:
+        """Give the disk that it boots from, first; a guest under rescue has its root disk as the second."""
+        desired = self.desired
+        if desired.rescue is None:
+            return (root,) if root is not None else ()
+        path = str(files.rescue_disk(desired.rescue_id))
+        rescue = Disk(path, "qcow2", "vda", f"rescue-{desired.rescue_id[:13]}", cache=self.actuators.cache)
+        return (rescue, replace(root, target="vdb")) if root is not None else (rescue,)
+
+    async def _rescue_disk(self, files: InstanceFiles, image: DesiredImage) -> None:
+        async with failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
+            base = await cached_image(self.actuators, image, self.unwanted)
+            size = max(self.desired.root_disk, base.virtual_size)
+            await ensure_root_disk(files.rescue_disk(self.desired.rescue_id), base, size)
 
     async def _root_disk(self, files: InstanceFiles) -> Disk | None:
         desired, image = self.desired, self.desired.image
         if image is None:
             return None
-        async with _failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
+        async with failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
             with self.watch.time("image"):
-                base = await self._image(image)
+                base = await cached_image(self.actuators, image, self.unwanted)
             with self.watch.time("rootDisk"):
                 await ensure_root_disk(files.root_disk, base, desired.root_disk)
         return Disk(
             str(files.root_disk), "qcow2", "vda", f"root-{desired.instance_id[:13]}", cache=self.actuators.cache
         )
 
-    async def _image(self, image: DesiredImage) -> CachedImage:
-        image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
-        limit = max(image.virtual_size, 1)
-        image_comes = asyncio.ensure_future(self.actuators.images.ensure(image.url, image.digest, image_format, limit))
-        given_up = asyncio.create_task(self.unwanted.wait())
-        try:
-            # A download may take hours, for which a deletion shall not wait.
-            await asyncio.wait((image_comes, given_up), return_when=asyncio.FIRST_COMPLETED)
-            if not image_comes.done():
-                raise StartGivenUp
-            return image_comes.result()
-        finally:
-            image_comes.cancel()
-            given_up.cancel()
-
     async def _volume(self, volume: DesiredVolume) -> Disk:
-        number = self.desired.volumes.index(volume)
-        async with _failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
+        number = self.desired.volumes.index(volume) + (self.desired.rescue is not None)
+        async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
             told = await self.actuators.client.get(Volume, volume.volume, self.desired.key[0])
             known = told is not None and (told.get("status") or {}).get("usedBytes") is not None
             root = self.actuators.settings.state_dir / "volumes"
@@ -175,13 +205,13 @@ class _Start:
 
     async def _network(self) -> None:
         desired, networks = self.desired, self.actuators.networks
-        async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+        async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
             with self.watch.time("network"):
                 networks.hold(desired.instance_id, desired.key[1], desired.ports)
                 await networks.ensure(desired.networks)
 
     async def _tap(self, tap: str) -> None:
-        async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+        async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
             await self.actuators.datapath.prepare_tap(tap, self.actuators.settings.guest_mtu)
 
     async def _seed(self, files: InstanceFiles) -> None:
@@ -193,7 +223,7 @@ class _Start:
         mtu = self.actuators.settings.guest_mtu
         nics = tuple(SeedNic(f"eth{number}", port.mac, mtu) for number, port in enumerate(desired.ports))
         seed = Seed(desired.instance_id, desired.key[1], nics, keys.result(), user_data.result())
-        async with _failing_as(ReadyReason.START_FAILED):
+        async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("seed"):
                 await write_seed(files.seed, seed)
 
@@ -201,7 +231,7 @@ class _Start:
         desired = self.desired
         if not desired.key_pair:
             return ()
-        async with _failing_as(ReadyReason.BOOT_DATA_FAILED):
+        async with failing_as(ReadyReason.BOOT_DATA_FAILED):
             body = await self.actuators.client.get(KeyPair, desired.key_pair, desired.key[0])
         if body is None:
             raise StepFailed(ReadyReason.BOOT_DATA_FAILED, f"there is no KeyPair {desired.key_pair}", lasting=True)
@@ -227,15 +257,18 @@ class _Start:
             seed_path=str(files.seed),
             console_log=str(files.console_log),
             image_digest=desired.image.digest if desired.image else "",
+            action=self.action,
+            power_changes=desired.power_changes,
+            rescue=desired.rescue_id,
         )
-        async with _failing_as(ReadyReason.START_FAILED):
+        async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
                 await actuators.hypervisor.define_and_start(domain_xml(spec))
 
     async def _plug(self) -> None:
         datapath, desired = self.actuators.datapath, self.desired
         try:
-            async with _failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+            async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
                 with self.watch.time("plug"):
                     for port in desired.ports:
                         await datapath.plug(port.tap, port.network.vni)
@@ -245,8 +278,35 @@ class _Start:
             raise
 
 
+async def cached_image(actuators: Actuators, image: DesiredImage, unwanted: asyncio.Event) -> CachedImage:
+    """Have an image in this host's cache.
+
+    Args:
+        actuators: what to do it with.
+        image: which.
+        unwanted: set when it is not waited for any more; the download goes on for others.
+
+    Raises:
+        StartGivenUp: it was unwanted before it had come.
+        StorageError: it cannot be had.
+    """
+    image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
+    limit = max(image.virtual_size, 1)
+    image_comes = asyncio.ensure_future(actuators.images.ensure(image.url, image.digest, image_format, limit))
+    given_up = asyncio.create_task(unwanted.wait())
+    try:
+        # A download may take hours, for which a deletion shall not wait.
+        await asyncio.wait((image_comes, given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not image_comes.done():
+            raise StartGivenUp
+        return image_comes.result()
+    finally:
+        image_comes.cancel()
+        given_up.cancel()
+
+
 @asynccontextmanager
-async def _failing_as(
+async def failing_as(
     reason: ReadyReason, part: ServerConditionType | None = None, detail: str = ""
 ) -> AsyncIterator[None]:
     """Turn the errors of the actuators into a failed step."""

@@ -25,8 +25,15 @@ async def ensure_root_disk(path: Path, base: CachedImage, size_bytes: int) -> No
         DiskTooSmall: ``size_bytes`` is below the image's own size.
         Retryable: qemu-img failed.
     """
-    if await asyncio.to_thread(path.exists):
-        return
+    if not await asyncio.to_thread(path.exists):
+        await replace_root_disk(path, base, size_bytes)
+
+
+async def replace_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
+    """Make an overlay in the place of what is there, whole or not at all; what a guest wrote to the old one is lost.
+
+    Args and errors as of `ensure_root_disk`; no guest runs on the old one.
+    """
     if size_bytes < base.virtual_size:
         raise DiskTooSmall(
             f"a root disk of {size_bytes} bytes was asked for, the image needs {base.virtual_size}: use a larger flavor"

@@ -40,7 +40,9 @@ def make_desired(**overrides: object) -> Desired:
 
 
 def make_observed(power: Power = Power.RUNNING, **overrides: object) -> Observed:
-    whole = Observed(power=power, epoch=2, plugged=frozenset({PORT.tap}), carried=frozenset({4097}), remains=True)
+    whole = Observed(
+        power=power, epoch=2, plugged=frozenset({PORT.tap}), carried=frozenset({4097}), remains=True, power_changes=0
+    )
     return replace(whole, **overrides)  # type: ignore[arg-type]
 
 
@@ -76,14 +78,20 @@ def test_guest_shutdown_is_kept() -> None:
 
 
 def test_a_newer_power_state_starts_a_guest_that_turned_itself_off() -> None:
-    """Stopped and back to Running, also if nobody looked in between, starts the guest; nothing newer does not."""
-    off = make_observed(Power.OFF, off_by_guest=True, told_generation=3)
-    assert actions(plan(make_desired(generation=5), off, Claim.OURS)) == [Action.START]
-    assert Action.START not in plan(make_desired(generation=3), off, Claim.OURS).actions
-    # A Server that was restored from a backup counts its generations anew.
-    assert Action.START not in plan(make_desired(generation=1), off, Claim.OURS).actions
-    unknown = make_observed(Power.OFF, off_by_guest=True, told_generation=0)
-    assert Action.START not in plan(make_desired(generation=5), unknown, Claim.OURS).actions
+    """Stopped and back to Running, also if nobody looked in between, starts the guest; any other change does not."""
+    off = make_observed(Power.OFF, off_by_guest=True, power_changes=3)
+    assert actions(plan(make_desired(power_changes=5), off, Claim.OURS)) == [Action.START]
+    assert Action.START not in plan(make_desired(power_changes=3, generation=9), off, Claim.OURS).actions
+    # A Server that was restored from a backup counts its changes anew.
+    assert Action.START not in plan(make_desired(power_changes=1), off, Claim.OURS).actions
+    unknown = make_observed(Power.OFF, off_by_guest=True, power_changes=None)
+    assert Action.START not in plan(make_desired(power_changes=5), unknown, Claim.OURS).actions
+
+
+def test_a_running_guest_takes_note_of_wishes_that_it_follows_already() -> None:
+    """A powerState that was set to Stopped and back unseen is no wish of later than the guest's own shutdown."""
+    made = plan(make_desired(power_changes=2), make_observed(power_changes=0), Claim.OURS)
+    assert actions(made) == [Action.NOTE_WISH]
 
 
 @dataclass
@@ -94,25 +102,26 @@ class Machine:
     power: Power = Power.RUNNING
     pressed: float | None = None
     by_guest: bool = False
-    told: int = 3
+    noted: int = 0
 
-    def step(self, *, wish: bool, generation: int, seconds: float = 0.0) -> None:
+    def step(self, *, wish: bool, changes: int, seconds: float = 0.0) -> None:
         """Plan and do once, `seconds` after the last time."""
         if self.pressed is not None:
             self.pressed += seconds
         observed = make_observed(
-            self.power, off_by_guest=self.by_guest, stopping_for=self.pressed, told_generation=self.told
+            self.power, off_by_guest=self.by_guest, stopping_for=self.pressed, power_changes=self.noted
         )
-        made = plan(make_desired(running=wish, generation=generation), observed, Claim.OURS)
+        made = plan(make_desired(running=wish, power_changes=changes), observed, Claim.OURS)
         if Action.START in made.actions:
             self.power, self.pressed, self.by_guest = Power.RUNNING, None, False
+        if {Action.START, Action.NOTE_WISH} & made.actions:
+            self.noted = changes
         if Action.PRESS_POWER_BUTTON in made.actions:
             self.pressed = 0.0
         if Action.SWITCH_OFF in made.actions or (self.pressed is not None and self.obeys):
             self.power, self.pressed = Power.OFF, None
         if Action.FORGET_SHUTDOWN in made.actions:
             self.power, self.by_guest = Power.ABSENT, False
-        self.told = generation if made.ready in {ReadyReason.RUNNING, ReadyReason.STOPPED_BY_GUEST} else 0
 
     def shut_down_by_itself(self) -> None:
         """The guest's user turns it off."""
@@ -127,15 +136,15 @@ def test_whatever_the_order_of_wishes_the_last_one_holds(
     wishes: tuple[bool, ...], shutdown_at: int, *, obeys: bool
 ) -> None:
     """However powerState is toggled around a guest's own shutdown, the end is what was asked last."""
-    machine, generation, before = Machine(obeys), 3, True
+    machine, changes, before = Machine(obeys), 0, True
     for number, wish in enumerate(wishes):
         if number == shutdown_at:
             machine.shut_down_by_itself()
-        generation += wish is not before
+        changes += wish is not before
         before = wish
-        machine.step(wish=wish, generation=generation)
+        machine.step(wish=wish, changes=changes)
     for _ in range(4):
-        machine.step(wish=wishes[-1], generation=generation, seconds=30.0)
+        machine.step(wish=wishes[-1], changes=changes, seconds=30.0)
     if wishes[-1] and all(wishes[shutdown_at:]) and shutdown_at < 4 and machine.by_guest:
         return  # nobody has asked for anything since: it stays off
     assert (machine.power is Power.RUNNING) is wishes[-1]

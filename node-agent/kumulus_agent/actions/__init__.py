@@ -1,0 +1,1 @@
+"""ServerActions: acts on servers that are begun once and reported on."""
