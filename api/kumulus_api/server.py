@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_camel
 
 from kumulus_api.base import (
     Column,
@@ -215,6 +216,10 @@ _POWER_TEXT = "; ".join(f"{old} to {' or '.join(_POWER[old])}" for old in _POWER
 _IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
 
 
+_WHILE_LOCKED = ("locked", "assignment", "power_changes")
+"""What may change of a locked server."""
+
+
 class ServerSpec(Model):
     """What the server is made of and whether it runs."""
 
@@ -260,6 +265,15 @@ class ServerSpec(Model):
             "self.powerState == oldSelf.powerState || !has(oldSelf.assignment) || !has(oldSelf.assignment.rescue)",
             "powerState cannot change while the server is rescued: make a ServerAction of type Unrescue first",
             ".powerState",
+        ),
+        *(
+            Rule(
+                f"!oldSelf.locked || ({_IMMUTABLE.format(to_camel(name))})",
+                f"{to_camel(name)} cannot change while the server is locked: set locked to false first",
+                f".{to_camel(name)}",
+            )
+            for name in tuple(__annotations__)
+            if name not in _WHILE_LOCKED
         ),
         Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
         Rule(

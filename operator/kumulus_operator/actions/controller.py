@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
 
-from kumulus_api import Server, ServerAction
-from kumulus_api.server_action import ActionPhase, ActionReason
+from kumulus_api import Flavor, Server, ServerAction
+from kumulus_api.base import ObjectMeta
+from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
+from kumulus_operator.actions.begin import closing, opening, own_patch, sized_as, wanted_image
 from kumulus_operator.actions.legality import illegal
 from kumulus_operator.actions.plan import (
     closed,
@@ -24,6 +28,9 @@ from kumulus_operator.actions.plan import (
 )
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.refusal import Refused
+from kumulus_operator.servers.plan import assigned_image
+from kumulus_operator.servers.resolve import bootable_image
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Conflict, NotFound
 
@@ -52,6 +59,8 @@ class ActionController:
             await self._prune(history)
             return _DAY
         due = first_open(history)
+        if due is not None and due.key != key and action.spec.type is ActionType.RESET_STATE:
+            due = await self._overtake(action, due)
         if due is not None and due.key != key:
             await self._write(action, waiting(due.metadata.name))
             return None
@@ -62,15 +71,86 @@ class ActionController:
         now = datetime.now(UTC)
         if phase_of(action) is ActionPhase.RUNNING:
             status = reported(action, now) or self._lost(action, now)
+            if status is not None and server is not None:
+                await self._assign(server, partial(closing, action, status["phase"]))
         else:
             refusal = illegal(action, server)
-            if refusal is not None or server is None:
-                status = refused(action, refusal, now) if refusal is not None else None
-            else:
-                await self._adopt(action, server)
-                status = opened(server, now)
+            if refusal is None and server is not None:
+                try:
+                    status = await self._open(action, server, now)
+                except Refused as failure:
+                    refusal = failure.refusal
+            if refusal is not None:
+                status = refused(action, refusal, now)
         if status is not None:
             await self._write(action, status)
+
+    async def _overtake(self, action: ServerAction, due: ServerAction) -> ServerAction:
+        """Give up what a reset of the state finds under way; a migration has two ends and is none of it."""
+        running = phase_of(due) is ActionPhase.RUNNING
+        if due.spec.type in (ActionType.MIGRATE, ActionType.LIVE_MIGRATE, ActionType.RESET_STATE) or not running:
+            return due
+        message = f"given up for {action.metadata.name}; permanent: what had been done of it stays"
+        status = closed(due, ActionPhase.FAILED, ActionReason.ABORTED, message, datetime.now(UTC))
+        server = self._cloud.servers.get(due.key[0], due.spec.server.name)
+        if server is not None:
+            await self._assign(server, partial(closing, due, status["phase"]))
+        await self._write(due, status)
+        return action
+
+    async def _open(self, action: ServerAction, server: Server, now: datetime) -> dict[str, Any]:
+        """Write what an action changes about its Server; give the status with which it is opened, or has ended.
+
+        Raises:
+            Refused: its image is not there, not Ready or too large.
+        """
+        image = self._image(action, server)
+        await self._adopt(action, server)
+        patch = own_patch(action, server)
+        if patch is not None:
+            name, namespace = server.metadata.name, server.metadata.namespace
+            guarded = patch | {"metadata": {"resourceVersion": server.metadata.resource_version}}
+            self._cloud.take(Server, await self._cloud.client.patch_merge(Server, name, guarded, namespace))
+        if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
+            done = opened(server, now) | closed(action, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, "", now)
+            return {key: value for key, value in done.items() if key not in ("host", "instanceID", "epoch")}
+        await self._assign(server, lambda given: opening(action, given, image))
+        status = opened(server, now)
+        return status | {"image": image} if image is not None and action.spec.type is ActionType.REBUILD else status
+
+    def _image(self, action: ServerAction, server: Server) -> dict[str, Any] | None:
+        """Give the image that an action needs, as it is now; None if it needs none."""
+        needed, reference = wanted_image(action)
+        size, assigned = sized_as(server), server.spec.assignment
+        if not needed or assigned is None or size is None:
+            return None
+        if reference is None:
+            return assigned.image.dump() if assigned.image is not None else None
+        wish = server.model_copy(update={"spec": server.spec.model_copy(update={"image": reference})})
+        flavor = Flavor(metadata=ObjectMeta(name=server.spec.flavor.name), spec=size)
+        return assigned_image(bootable_image(wish, flavor, self._cloud))
+
+    async def _assign(self, server: Server, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Change the assignment, unless it changes nothing or the server is gone.
+
+        Raises:
+            Conflict: the server has changed meanwhile; look again.
+        """
+        cloud = self._cloud
+        server = cloud.servers.get(*server.key) or server
+        if server.spec.assignment is None:
+            return
+        given = server.spec.assignment.dump()
+        wanted = change(given)
+        if wanted == given:
+            return
+        body = identity(server)
+        body["metadata"]["resourceVersion"] = server.metadata.resource_version
+        try:
+            written = await cloud.client.apply(Server, body | {"spec": {"assignment": wanted}}, manager=MANAGER)
+        except NotFound:
+            return
+        cloud.take(Server, written)
 
     def _lost(self, action: ServerAction, now: datetime) -> dict[str, Any] | None:
         """Give the end of an action whose host is no more."""

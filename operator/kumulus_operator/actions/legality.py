@@ -22,6 +22,9 @@ class ServerState(StrEnum):
     ACTIVE = "Active"
     STOPPED = "Stopped"
     PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    SHELVED = "Shelved"
+    RESCUED = "Rescued"
     ERROR = "Error"
     UNKNOWN = "Unknown"
 
@@ -31,18 +34,25 @@ _STATES = {
     ObservedPowerState.RUNNING: ServerState.ACTIVE,
     ObservedPowerState.STOPPED: ServerState.STOPPED,
     ObservedPowerState.PAUSED: ServerState.PAUSED,
+    ObservedPowerState.SUSPENDED: ServerState.SUSPENDED,
+    ObservedPowerState.SHELVED: ServerState.SHELVED,
+    ObservedPowerState.RESCUED: ServerState.RESCUED,
     ObservedPowerState.CRASHED: ServerState.ERROR,
     ObservedPowerState.UNKNOWN: ServerState.UNKNOWN,
 }
 _ANY = frozenset(ServerState)
 _A, _S, _P, _E = ServerState.ACTIVE, ServerState.STOPPED, ServerState.PAUSED, ServerState.ERROR
+_SUSPENDED, _RESCUED = ServerState.SUSPENDED, ServerState.RESCUED
 
 LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
     {
+        # Nova has no start for what is in error; ours is the way out of a crash where recovery is None.
+        ActionType.START: frozenset({_S, _E}),
         ActionType.REBOOT: frozenset({_A}),
         ActionType.REBUILD: frozenset({_A, _S, _E}),
         ActionType.RESCUE: frozenset({_A, _S, _E}),
-        ActionType.CREATE_IMAGE: frozenset({_A, _S, _P}),
+        ActionType.UNRESCUE: frozenset({_RESCUED}),
+        ActionType.CREATE_IMAGE: frozenset({_A, _S, _P, _SUSPENDED}),
         ActionType.LOCK: _ANY,
         ActionType.UNLOCK: _ANY,
         ActionType.RESET_STATE: _ANY,
@@ -50,11 +60,18 @@ LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
         ActionType.LIVE_MIGRATE: frozenset({_A, _P}),
     }
 )
-_HARD_REBOOT = frozenset({_A, _S, _P, _E})
+_HARD_REBOOT = frozenset({_A, _S, _P, _SUSPENDED, _E})
+_DESPITE_LOCK = frozenset(
+    {ActionType.LOCK, ActionType.UNLOCK, ActionType.RESET_STATE, ActionType.MIGRATE, ActionType.LIVE_MIGRATE}
+)
+"""Beside the lock's own, what only administrators may do, whom a lock does not bind in Nova either."""
 
 
 def state_of(server: Server) -> ServerState:
     """Give the state that decides what is legal."""
+    assignment = server.spec.assignment
+    if assignment is not None and assignment.rescue is not None:
+        return ServerState.RESCUED
     return _STATES[server.status.power_state if server.status is not None else None]
 
 
@@ -69,6 +86,11 @@ def illegal(action: ServerAction, server: Server | None) -> Refusal | None:
     name, wanted = action.spec.server.name, action.spec.type.value
     if server is None or server.deleting:
         return Refusal(ActionReason.SERVER_NOT_FOUND, f"reference: server {name} was not found; permanent")
+    if server.spec.locked and action.spec.type not in _DESPITE_LOCK:
+        message = f"lock: server {name} is locked; permanent: Unlock it, or set its spec.locked to false, first"
+        return Refusal(ActionReason.LOCKED, message)
+    if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
+        return None
     if server.spec.assignment is None:
         message = f"state: server {name} has no host yet; permanent: ask again when it is Scheduled"
         return Refusal(ActionReason.NOT_PLACED, message)

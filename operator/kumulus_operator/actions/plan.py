@@ -11,7 +11,7 @@ from kumulus_api.server_action import ActionPhase, ActionReason, ServerAction
 from kumulus_operator.refusal import Refusal
 
 Object = dict[str, Any]
-_OWN = ("phase", "reason", "message", "host", "target", "instanceID", "epoch", "startedAt", "finishedAt")
+_OWN = ("phase", "reason", "message", "host", "target", "instanceID", "epoch", "image", "startedAt", "finishedAt")
 """The operator's fields of the status."""
 _ENDED = frozenset({ActionPhase.SUCCEEDED, ActionPhase.FAILED})
 

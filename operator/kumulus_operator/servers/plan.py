@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kumulus_api import Condition, Host, Network, Port, Server, Volume
+from kumulus_api import Condition, Host, Image, Network, Port, Server, Volume
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.port import PortAssignment
 from kumulus_api.server import AssignedPort, ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
@@ -85,6 +85,19 @@ def assigned_volume(name: str, volume: Volume) -> dict[str, Any]:
     return {"name": name, "volume": volume.metadata.name, "volumeID": volume_id, "size": volume.spec.size}
 
 
+def assigned_image(image: Image) -> dict[str, Any]:
+    """Give an image as it stands in the assignment."""
+    status = image.status
+    return {
+        "name": image.metadata.name,
+        "namespace": image.metadata.namespace,
+        "url": image.spec.source.url,
+        "format": image.spec.format.value,
+        "digest": status.digest if status else None,
+        "virtualSize": status.virtual_size if status else None,
+    }
+
+
 def assignment(
     instance: tuple[str, str, int], resolved: Resolved, ports: list[dict[str, Any]], volumes: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -97,21 +110,13 @@ def assignment(
         volumes: from `assigned_volume`.
     """
     instance_id, host, epoch = instance
-    flavor, image = resolved.flavor.spec, resolved.image
-    status = image.status
+    flavor = resolved.flavor.spec
     out: dict[str, Any] = {
         "instanceID": instance_id,
         "host": host,
         "epoch": epoch,
         "resources": {"vcpus": flavor.vcpus, "memory": flavor.memory, "rootDisk": flavor.root_disk},
-        "image": {
-            "name": image.metadata.name,
-            "namespace": image.metadata.namespace,
-            "url": image.spec.source.url,
-            "format": image.spec.format.value,
-            "digest": status.digest if status else None,
-            "virtualSize": status.virtual_size if status else None,
-        },
+        "image": assigned_image(resolved.image),
         "ports": ports,
         "volumes": volumes,
     }

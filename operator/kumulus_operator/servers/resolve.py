@@ -66,7 +66,7 @@ def resolve(server: Server, catalog: Catalog) -> Resolved:
     if flavor is None:
         need = ("Flavor", "", server.spec.flavor.name)
         _missing(ScheduledReason.FLAVOR_NOT_FOUND, f"flavor {server.spec.flavor.name}", need)
-    image = _image(server, flavor, catalog)
+    image = bootable_image(server, flavor, catalog)
     key_pair = server.spec.key_pair
     if key_pair is not None and catalog.key_pairs.get(namespace, key_pair.name) is None:
         need = ("KeyPair", namespace, key_pair.name)
@@ -86,7 +86,12 @@ def _missing(reason: str, what: str, *needs: Need) -> NoReturn:
     raise refuse(reason, f"reference: {what} was not found; transient: goes on when it is made", *needs)
 
 
-def _image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
+def bootable_image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
+    """Look up the image of a server that is Ready and fits into a flavor.
+
+    Raises:
+        Refused: it is absent, not Ready or too large.
+    """
     own = server.metadata.namespace or ""
     reference = server.spec.image
     place = visible_namespace(own, reference)

@@ -1,0 +1,67 @@
+"""What opening and closing an action write on its Server (pure)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kumulus_api import Reference, Server, ServerAction
+from kumulus_api.flavor import FlavorSpec
+from kumulus_api.server import PowerState
+from kumulus_api.server_action import ActionPhase, ActionType, RebootType
+
+Object = dict[str, Any]
+
+
+def own_patch(action: ServerAction, server: Server) -> Object | None:
+    """Give the merge patch of fields that are otherwise the user's, or None.
+
+    A start and a hard reboot end with a running server, as in Nova: powerState has to say so.
+    """
+    if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
+        locked = action.spec.type is ActionType.LOCK
+        return {"spec": {"locked": locked}} if server.spec.locked is not locked else None
+    reboot = action.spec.reboot
+    hard = reboot is not None and reboot.type is RebootType.HARD
+    if (hard or action.spec.type is ActionType.START) and server.spec.power_state is not PowerState.RUNNING:
+        return {"spec": {"powerState": PowerState.RUNNING.value}}
+    return None
+
+
+def wanted_image(action: ServerAction) -> tuple[bool, Reference | None]:
+    """Give whether an action needs an image, and the one that it names, if it does."""
+    if action.spec.type is ActionType.REBUILD:
+        return True, action.spec.rebuild.image if action.spec.rebuild is not None else None
+    if action.spec.type is ActionType.RESCUE:
+        return True, action.spec.rescue.image if action.spec.rescue is not None else None
+    return False, None
+
+
+def opening(action: ServerAction, assigned: Object, image: Object | None) -> Object:
+    """Give the assignment with which an action is opened; `assigned` itself if that changes nothing."""
+    if action.spec.type is ActionType.RESCUE:
+        return assigned | {"rescue": {"action": action.metadata.uid, "image": image}}
+    if action.spec.type is ActionType.UNRESCUE:
+        return _without_rescue(assigned)
+    return assigned
+
+
+def closing(action: ServerAction, phase: str, assigned: Object) -> Object:
+    """Give the assignment with which an action is closed; `assigned` itself if that changes nothing."""
+    succeeded = phase == ActionPhase.SUCCEEDED
+    image = action.status.image if action.status is not None else None
+    if action.spec.type is ActionType.REBUILD and succeeded and image is not None:
+        return assigned | {"image": image.dump()}
+    begun = (assigned.get("rescue") or {}).get("action") == action.metadata.uid
+    if action.spec.type is ActionType.RESCUE and not succeeded and begun:
+        return _without_rescue(assigned)
+    return assigned
+
+
+def sized_as(server: Server) -> FlavorSpec | None:
+    """Give the size that a server was given."""
+    assigned = server.spec.assignment
+    return FlavorSpec.model_validate(assigned.resources.dump()) if assigned is not None else None
+
+
+def _without_rescue(assigned: Object) -> Object:
+    return {name: value for name, value in assigned.items() if name != "rescue"}
