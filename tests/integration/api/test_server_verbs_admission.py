@@ -1,0 +1,133 @@
+"""What a Server may become, judged by a real API server: Nova's transitions, locks, and the count of wishes."""
+
+from __future__ import annotations
+
+import copy
+from itertools import product
+from typing import Any
+
+import pytest
+
+from kumulus_api import Server, ServerAction
+from kumulus_api.server import PowerState
+from kumulus_api.testing import INSTANCE_ID, make_assigned, make_object
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import ApiError, Forbidden, Invalid
+
+RESTORER = "restorer/system:masters/kumulus:restorers"
+LEGAL = {
+    ("Running", "Stopped"),
+    ("Running", "Paused"),
+    ("Running", "Suspended"),
+    ("Running", "Shelved"),
+    ("Stopped", "Running"),
+    ("Stopped", "Shelved"),
+    ("Paused", "Running"),
+    ("Paused", "Shelved"),
+    ("Suspended", "Running"),
+    ("Suspended", "Shelved"),
+    ("Shelved", "Running"),
+}
+STATES = [str(state) for state in PowerState]
+IMAGE = {
+    "name": "rescue",
+    "namespace": "demo",
+    "url": "https://images.example/rescue.qcow2",
+    "format": "qcow2",
+    "digest": "sha256:" + "0" * 64,
+    "virtualSize": 1,
+}
+
+
+@pytest.mark.parametrize(("old", "new"), [pair for pair in product(STATES, STATES) if pair[0] != pair[1]])
+async def test_power_states_change_as_in_nova(connect: Any, old: str, new: str) -> None:
+    """PowerState goes where Nova lets it go and nowhere else; the refusal names the field and the table."""
+    admin, restorer = await connect("admin"), await connect(RESTORER)
+    name = f"ps-{old}-{new}".lower()
+    await restorer.create(Server, make_object(Server, name, powerState=old))
+    patch = {"spec": {"powerState": new}}
+    if (old, new) in LEGAL:
+        await admin.patch_merge(Server, name, patch, "demo")
+    else:
+        with pytest.raises(Invalid, match=rf"spec\.powerState.*{old} to"):
+            await admin.patch_merge(Server, name, patch, "demo")
+
+
+@pytest.mark.parametrize("state", ["Paused", "Suspended", "Shelved"])
+async def test_a_new_server_runs_or_is_stopped(connect: Any, admin: KubeClient, state: str) -> None:
+    """What has never run is neither paused nor suspended nor shelved; what is restored from a backup may be."""
+    body = make_object(Server, f"new-{state.lower()}", powerState=state)
+    with pytest.raises(ApiError, match=r"spec\.powerState"):
+        await admin.create(Server, copy.deepcopy(body))
+    await (await connect(RESTORER)).create(Server, body)
+
+
+async def test_changes_of_power_state_are_counted(admin: KubeClient) -> None:
+    """Each change of powerState counts, nothing else does, and nobody writes the count."""
+    await admin.create(Server, make_object(Server, "counted"))
+
+    async def count(**spec: Any) -> int:
+        return int((await admin.patch_merge(Server, "counted", {"spec": spec}, "demo"))["spec"].get("powerChanges", 0))
+
+    assert await count(onGuestShutdown="Restart") == 0
+    assert await count(powerState="Stopped") == 1
+    assert await count(powerState="Stopped", recovery="None") == 1
+    assert await count(powerState="Running") == 2
+    assert await count(powerChanges=7) == 2
+    assert await count(powerChanges=None, powerState="Stopped") == 3
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"powerState": "Stopped"},
+        {"recovery": "None"},
+        {"stopTimeoutSeconds": 3},
+        {"onGuestShutdown": "Restart"},
+        {"placement": {"host": "h1"}},
+        {"powerState": "Stopped", "locked": False},
+    ],
+)
+async def test_a_locked_server_does_not_change(admin: KubeClient, spec: dict[str, Any]) -> None:
+    """Of a locked server nothing changes, not even together with the unlocking; unlocked it changes again."""
+    name = "locked-" + "-".join(sorted(spec)).lower()
+    await admin.create(Server, make_object(Server, name, locked=True))
+    with pytest.raises(Invalid, match="locked"):
+        await admin.patch_merge(Server, name, {"spec": spec}, "demo")
+    await admin.patch_merge(Server, name, {"spec": {"locked": False}}, "demo")
+    await admin.patch_merge(Server, name, {"spec": spec}, "demo")
+
+
+async def test_a_locked_server_is_not_deleted(admin: KubeClient) -> None:
+    """A locked server stays until it is unlocked, whoever asks."""
+    await admin.create(Server, make_object(Server, "locked-kept", locked=True))
+    with pytest.raises(Forbidden, match=r"spec\.locked"):
+        await admin.delete(Server, "locked-kept", "demo")
+    await admin.patch_merge(Server, "locked-kept", {"spec": {"locked": False}}, "demo")
+    assert await admin.delete(Server, "locked-kept", "demo")
+
+
+async def test_the_operator_decides_about_a_locked_server(connect: Any, admin: KubeClient) -> None:
+    """A lock binds users: what the operator decides, such as a host, is written all the same."""
+    operator = await connect("operator")
+    await admin.create(Server, make_object(Server, "locked-placed", locked=True))
+    assigned = make_assigned(Server, "locked-placed", "h1")["spec"]["assignment"]
+    body = {"metadata": {"name": "locked-placed", "namespace": "demo"}, "spec": {"assignment": assigned}}
+    written = await operator.apply(Server, body, manager="kumulus-operator")
+    assert written["spec"]["assignment"]["instanceID"] == INSTANCE_ID
+
+
+async def test_a_rescued_server_keeps_its_power_state(connect: Any, admin: KubeClient) -> None:
+    """While a server is rescued its powerState cannot change: the refusal says what ends the rescue."""
+    body = make_assigned(Server, "rescued", "h1")
+    body["spec"]["assignment"]["rescue"] = {"action": INSTANCE_ID, "image": IMAGE}
+    await (await connect(RESTORER)).create(Server, body)
+    with pytest.raises(Invalid, match="Unrescue"):
+        await admin.patch_merge(Server, "rescued", {"spec": {"powerState": "Stopped"}}, "demo")
+
+
+async def test_the_history_tells_who(connect: Any) -> None:
+    """RequestedBy is the user who made the action, whatever he wrote there."""
+    alice = await connect("alice/system:masters")
+    body = make_object(ServerAction, "who", server={"name": "web"}, type="Lock", reboot=None, requestedBy="bob")
+    assert (await alice.create(ServerAction, body))["spec"]["requestedBy"] == "alice"
