@@ -85,7 +85,7 @@ def _on_host(servers: list[Object], seen: Sighting) -> Iterator[str]:
 def _networks(name: str, servers: list[Object], tunnels: dict[str, str], seen: Sighting) -> Iterator[str]:
     """Exactly the networks of the servers that run here are there, with all guests elsewhere as neighbours."""
     ports = [(_assignment(server), port) for server in servers for port in _assignment(server).get("ports", ())]
-    running = {_key(server) for server in servers if _power(server) in ("Running", "Paused")}
+    running = {_key(server) for server in servers if _power(server) in _UP}
     here = {
         port["vni"]
         for server in servers
@@ -117,7 +117,7 @@ def _server(server: Object, told: Told, hosts: dict[str, Sighting]) -> Iterator[
         return
     seen = hosts[assignment["host"]]
     power, active = _power(server), seen.domains.get(f"k-{assignment['instanceID']}")
-    if (power in ("Running", "Paused")) is not bool(active):
+    if (power in _UP) is not bool(active):
         yield f"powerState is {power}, libvirt's domain is {_STATES[active]}"
     if condition(server, "Ready")["status"] == "True" and not active and server["spec"]["powerState"] == "Running":
         yield "it is Ready and does not run"
@@ -134,6 +134,7 @@ def _server(server: Object, told: Told, hosts: dict[str, Sighting]) -> Iterator[
     yield from _ports(server, told, plugged=bool(active))
 
 
+_UP = ("Running", "Paused", "Rescued")
 _STATES = {None: "absent", False: "off", True: "active"}
 
 

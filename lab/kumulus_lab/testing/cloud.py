@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kumulus_api import API_VERSION, Flavor, Image, KeyPair, Kind, Network, Port, Project, Server, Volume
+from kumulus_api import API_VERSION, Flavor, Image, KeyPair, Kind, Network, Port, Project, Server, ServerAction, Volume
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import NotFound
 from kumulus_runtime.resources import POD
@@ -88,6 +88,38 @@ class Cloud:
         """Wait until a server is Ready, and give it."""
         return await self.until(Server, name, ready, namespace=project, seconds=seconds)
 
+    async def act(self, project: str, server: str, type_: str, seconds: float = 90, **parameters: Any) -> Object:
+        """Have something done to a server, wait for the end of it, and give the ServerAction.
+
+        Args:
+            project: its namespace.
+            server: its name.
+            type_: what, as in spec.type.
+            seconds: how long it may take.
+            parameters: what goes with the type, in camelCase.
+
+        Raises:
+            Breach: it has not ended after `seconds`.
+        """
+        name = f"{server}-{type_.lower()}-{uuid.uuid4().hex[:6]}"
+        await self.make(ServerAction, name, {"server": {"name": server}, "type": type_} | parameters, project)
+        return await self.until(ServerAction, name, _ended, namespace=project, seconds=seconds)
+
+    async def power(self, project: str, server: str, state: str, seconds: float = 90, told: str = "") -> Object:
+        """Set a server's powerState and wait until its status tells it (or `told`); give the server."""
+        await self.client.patch_merge(Server, server, {"spec": {"powerState": state}}, project)
+        return await self.tells(project, server, told or state, seconds)
+
+    async def tells(self, project: str, server: str, state: str, seconds: float = 90) -> Object:
+        """Wait until a server's status tells a power state as of its newest spec, and give the server."""
+
+        def holds(body: Object) -> bool:
+            status = body.get("status") or {}
+            newest = status.get("observedGeneration") == body["metadata"]["generation"]
+            return newest and status.get("powerState") == state and condition(body, "Ready")["reason"] not in _MOVING
+
+        return await self.until(Server, server, holds, namespace=project, seconds=seconds)
+
     async def delete(self, kind: type[Kind], name: str, namespace: str | None = None, seconds: float = 60) -> None:
         """Delete an object and watch it go.
 
@@ -156,6 +188,13 @@ class Cloud:
         for kind, body in wanted:
             await self.client.apply(kind, body, manager="kumulus-tests")
         await self.until(Image, "tiny", ready, namespace=IMAGE["namespace"], seconds=120)
+
+
+_MOVING = ("Stopping", "Starting")
+
+
+def _ended(action: Object) -> bool:
+    return (action.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _object(kind: str, name: str, spec: Object, namespace: str | None = None) -> Object:
