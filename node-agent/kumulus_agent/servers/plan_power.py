@@ -9,6 +9,9 @@ from kumulus_agent.servers.terms import ALIVE, CRASH_PAUSE, POWER_STATES, Action
 from kumulus_api.server import ObservedPowerState, PowerState, ReadyReason
 
 
+_RESCUED = "the rescue is over"
+
+
 def brought(desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
     """Decide what the powerState asks for, and the rescue.
 
@@ -21,6 +24,9 @@ def brought(desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
         return going_down(observed, stop_seconds - observed.stopping_for)
     if desired.running or desired.rescue is not None:
         return _running(desired, observed, stop_seconds)
+    if observed.power in ALIVE and observed.rescue != desired.rescue_id:
+        steps = (Step(Action.SWITCH_OFF, _RESCUED), Step(Action.UNPLUG, "it is off"))
+        return Plan(steps, ReadyReason.STOPPING, ObservedPowerState.STOPPED, _RESCUED, look_again=0.0)
     if desired.rest is PowerState.PAUSED:
         return _paused(desired, observed)
     if desired.rest is PowerState.SUSPENDED:
@@ -73,7 +79,7 @@ def _changed_over(desired: Desired, observed: Observed, stop_seconds: float) -> 
     """Have a guest go down that runs from another disk than it shall: into a rescue politely, out of it at once."""
     if desired.rescue is not None and observed.power is Power.RUNNING and observed.stopping_for is None:
         return _pressed(observed, stop_seconds, "it shall run from the rescue image")
-    why = "it shall run from the rescue image" if desired.rescue is not None else "the rescue is over"
+    why = "it shall run from the rescue image" if desired.rescue is not None else _RESCUED
     steps = (Step(Action.SWITCH_OFF, why), Step(Action.START, why))
     return Plan(steps, ReadyReason.RUNNING, ObservedPowerState.RUNNING)
 
