@@ -8,7 +8,6 @@ from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.terms import ALIVE, CRASH_PAUSE, POWER_STATES, Action, Observed, Plan, Power, Step
 from kumulus_api.server import ObservedPowerState, PowerState, ReadyReason
 
-
 _RESCUED = "the rescue is over"
 
 
