@@ -7,6 +7,8 @@ replaced in its file.
 import os
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
@@ -62,7 +64,7 @@ async def load_configuration() -> Configuration:
     try:
         if paths is None:
             load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            return configuration
+            return _with_proxy(configuration)
         merged = KubeConfigMerger(paths).config  # type: ignore[no-untyped-call]
         if merged is None:
             raise NoCluster(f"KUBECONFIG names {paths!r}, but no such file exists: correct or unset it")
@@ -72,7 +74,27 @@ async def load_configuration() -> Configuration:
         where = f"kubeconfig {paths}" if paths else "the pod's service account"
         raise NoCluster(f"cannot connect with {where}: {error}. Set KUBECONFIG to a valid file") from error
     configuration.refresh_api_key_hook = _KubeconfigRefresh(loader)  # type: ignore[assignment]
+    return _with_proxy(configuration)
+
+
+def _with_proxy(configuration: Configuration) -> Configuration:
+    """Take the proxy from the environment once.
+
+    Left to itself aiohttp asks the environment and ~/.netrc anew at each request, in two threads, which costs more than
+    the request.
+    """
+    configuration.client_session_kwargs = {"trust_env": False}
+    if configuration.proxy is None:
+        configuration.proxy = environment_proxy(configuration.host)
     return configuration
+
+
+def environment_proxy(url: str) -> str | None:
+    """Give the proxy that HTTPS_PROXY and its like name for a URL, unless NO_PROXY excepts its host."""
+    parts = urlsplit(url)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 async def authorization_header(configuration: Configuration) -> dict[str, str]:

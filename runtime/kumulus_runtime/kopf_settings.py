@@ -1,10 +1,11 @@
 """kopf, told to watch and to write nothing."""
 
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
 _FINALIZER = "kumulus.dev/kopf"
+_NO_ESSENCE = cast(kopf.BodyEssence, {})
 
 
 class _NoProgress(kopf.ProgressStorage):
@@ -27,7 +28,11 @@ class _NoProgress(kopf.ProgressStorage):
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Keeps no copy of the spec in the object."""
+    """Keeps no copy of the spec in the object, and makes none of it: only handlers of changes would compare it."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        # kopf's own copies the whole object at each event, which is a third of what an event costs.
+        return _NO_ESSENCE
 
     def fetch(self, **_: Any) -> None:
         return None
