@@ -1,5 +1,6 @@
 """The Kumulus API: one pydantic model per kind, from which CRDs and reference pages are made."""
 
+from kumulus_api.aggregate import HostAggregate
 from kumulus_api.base import (
     API_VERSION,
     FINALIZER,
@@ -21,6 +22,7 @@ from kumulus_api.network import Network, NetworkEndpoints
 from kumulus_api.port import Port
 from kumulus_api.server import Server
 from kumulus_api.server_action import ServerAction
+from kumulus_api.server_group import ServerGroup
 from kumulus_api.tenancy import KeyPair, Project
 from kumulus_api.volume import Volume
 
@@ -28,6 +30,7 @@ KINDS: tuple[type[Kind], ...] = (
     Project,
     Flavor,
     Host,
+    HostAggregate,
     Image,
     KeyPair,
     Network,
@@ -36,6 +39,7 @@ KINDS: tuple[type[Kind], ...] = (
     Volume,
     Server,
     ServerAction,
+    ServerGroup,
     AddressClaim,
     NetworkIDClaim,
 )
@@ -54,6 +58,7 @@ __all__ = [
     "Condition",
     "Flavor",
     "Host",
+    "HostAggregate",
     "Image",
     "KeyPair",
     "Kind",
@@ -66,5 +71,6 @@ __all__ = [
     "Resource",
     "Server",
     "ServerAction",
+    "ServerGroup",
     "Volume",
 ]

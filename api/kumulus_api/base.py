@@ -62,6 +62,12 @@ UUIDText = Annotated[str, Field(min_length=36, max_length=36, pattern=r"^[0-9a-f
 Digest = Annotated[str, Field(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
 """A checksum with its algorithm: `sha256:` and 64 or `sha512:` and 128 hexadecimal digits."""
 
+Trait = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Z][A-Z0-9_]*$")]
+"""A trait as Placement spells it: `HW_CPU_X86_AVX2`; one's own begin with `CUSTOM_`."""
+
+LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=64)]
+"""Keys and values that are matched."""
+
 Text = Annotated[str, Field(max_length=1024)]
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Kind, Model, Quantity, Rule, validated
+from kumulus_api.base import Column, Definition, Kind, LabelMap, Model, Quantity, Rule, validated
 
 _POSITIVE = "quantity(self.{0}).isGreaterThan(quantity('0'))"
 
@@ -22,12 +22,29 @@ class Resources(Model):
 class FlavorSpec(Resources):
     """The size. It cannot change: servers were placed by it."""
 
+    extra_specs: LabelMap = Field(default_factory=dict)
+    """What else is asked of a host, in Nova's words: `trait:NAME: required` or `forbidden`, and
+    `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the host must match (VALUE may
+    begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`)."""
+
     model_config = validated(
         Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
         Rule("!quantity(self.memory).isLessThan(quantity('16Mi'))", "memory is at least 16Mi"),
         Rule(_POSITIVE.format("rootDisk"), "rootDisk is more than 0"),
         Rule("!quantity(self.memory).isGreaterThan(quantity('16Ti'))", "memory is at most 16Ti"),
         Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
+        Rule(
+            "!has(self.extraSpecs) || self.extraSpecs.all(k,"
+            " k.startsWith('trait:') || k.startsWith('aggregate_instance_extra_specs:'))",
+            "an extra spec is trait:NAME or aggregate_instance_extra_specs:KEY; another would be ignored",
+            ".extraSpecs",
+        ),
+        Rule(
+            "!has(self.extraSpecs) || self.extraSpecs.all(k,"
+            " !k.startsWith('trait:') || self.extraSpecs[k] in ['required', 'forbidden'])",
+            "a trait is required or forbidden",
+            ".extraSpecs",
+        ),
     )
 
 

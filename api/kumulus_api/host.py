@@ -18,6 +18,7 @@ from kumulus_api.base import (
     Quantity,
     Rule,
     Status,
+    Trait,
     UUIDText,
     list_map,
     validated,
@@ -40,6 +41,8 @@ class HostSpec(Model):
     """Whether the host is to be emptied. Without migration it only keeps new servers away."""
     decommissioned: bool = False
     """An administrator's word that this host never returns: its instances are revoked and may start elsewhere."""
+    traits: Annotated[list[Trait], Field(max_length=256)] = Field(default_factory=list)
+    """What an administrator says of the host, beside the traits that its agent finds: `CUSTOM_GOLD`."""
     revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)
@@ -96,6 +99,8 @@ class HostStatus(Status):
     virtualization: Virtualization | None = None
     architecture: Annotated[str, Field(max_length=32)] = ""
     inventory: Inventory | None = None
+    traits: Annotated[list[Trait], Field(max_length=256)] = Field(default_factory=list)
+    """What the agent found that the host can do, as Placement spells it."""
     versions: Versions = Field(default_factory=Versions)
     missing_packages: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64)] = Field(
         default_factory=list

@@ -7,7 +7,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Digest, HostName, Kind, Model, Quantity, Rule, Status, validated
+from kumulus_api.base import (
+    Column,
+    Definition,
+    Digest,
+    HostName,
+    Kind,
+    Model,
+    Quantity,
+    Rule,
+    Status,
+    Trait,
+    validated,
+)
 
 
 class ImageFormat(StrEnum):
@@ -15,6 +27,18 @@ class ImageFormat(StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+
+
+class Architecture(StrEnum):
+    """The machine that an image's programs are made for (Glance's `hw_architecture`)."""
+
+    X86_64 = "x86_64"
+    I686 = "i686"
+    AARCH64 = "aarch64"
+    ARMV7L = "armv7l"
+    PPC64LE = "ppc64le"
+    RISCV64 = "riscv64"
+    S390X = "s390x"
 
 
 class ImageSource(Model):
@@ -32,6 +56,10 @@ class ImageSpec(Model):
     """What the bytes must hash to; computed at import where it is not given."""
     min_disk: Quantity | None = None
     min_memory: Quantity | None = None
+    architecture: Architecture | None = None
+    """Only hosts of it run servers of this image; any host does if it is not given."""
+    required_traits: Annotated[list[Trait], Field(max_length=64)] = Field(default_factory=list)
+    """Traits that a host needs for servers of this image."""
 
     model_config = validated(
         Rule(

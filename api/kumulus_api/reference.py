@@ -27,6 +27,8 @@ def _type(node: Schema) -> str:
     """Give a field's type in words."""
     if node["type"] == "array":
         return f"list of {_type(node['items'])}"
+    if "additionalProperties" in node:
+        return f"map of {_type(node['additionalProperties'])}"
     if "enum" in node:
         return "one of " + ", ".join(f"`{value}`" for value in node["enum"])
     return str(node["type"])
@@ -39,6 +41,8 @@ def _limits(node: Schema) -> str:
         parts.append(f"{node.get('minimum', '…')} to {node.get('maximum', '…')}")
     if "maxLength" in node and "enum" not in node:
         parts.append(f"up to {node['maxLength']} characters")
+    if "maxProperties" in node:
+        parts.append(f"up to {node['maxProperties']} keys")
     if "maxItems" in node:
         parts.append(f"{node.get('minItems', 0)} to {node['maxItems']} items")
     if "pattern" in node:

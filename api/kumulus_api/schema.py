@@ -35,9 +35,11 @@ _ORDER = (
     "pattern",
     "minItems",
     "maxItems",
+    "maxProperties",
     "required",
     "properties",
     "items",
+    "additionalProperties",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-validations",
@@ -111,6 +113,8 @@ class _Converter:
         if "items" in node:
             out["items"] = self.convert(node["items"], f"{path}[]")
             out.setdefault("x-kubernetes-list-type", "atomic")
+        if isinstance(node.get("additionalProperties"), dict):
+            out["additionalProperties"] = self.convert(node["additionalProperties"], f"{path}{{}}")
         if not self.defaults:
             out.pop("default", None)
         _check(out, path)
@@ -142,6 +146,8 @@ class _Converter:
         ):
             return {}
         match key, value:
+            case "additionalProperties", dict():
+                return {}  # converted where it is known what is in it
             case "const", _:
                 key, value = "enum", [value]
             case "description", str():
@@ -189,6 +195,8 @@ def _check(node: Schema, path: str) -> None:
         raise SchemaError(f"{path}: a string without maxLength")
     if kind == "array" and "maxItems" not in node:
         raise SchemaError(f"{path}: a list without maxItems")
+    if "additionalProperties" in node and "maxProperties" not in node:
+        raise SchemaError(f"{path}: a map without maxProperties")
     if kind == "number":
         raise SchemaError(f"{path}: a float; clients round them differently, use an integer of a smaller unit")
     if kind == "integer":

@@ -124,6 +124,10 @@ class Placement(Model):
 
     host: HostName | None = None
     """This host only; for those who may update Hosts."""
+    group: LocalReference | None = None
+    """A ServerGroup of the namespace: where the server may be depends on where the others of the group are."""
+    zone: Name | None = None
+    """Only hosts of this availability zone, which a HostAggregate gives them."""
 
 
 class AssignedImage(Model):
@@ -257,6 +261,12 @@ class ServerSpec(Model):
             ".userData",
         ),
         Rule(
+            f"!has(oldSelf.assignment) || ({_IMMUTABLE.format('placement.group')})"
+            f" && ({_IMMUTABLE.format('placement.zone')})",
+            "group and zone cannot change once the server is placed: make a new one",
+            ".placement",
+        ),
+        Rule(
             f"self.powerState == oldSelf.powerState || self.powerState in {_POWER_TABLE}[oldSelf.powerState]",
             f"powerState goes from {_POWER_TEXT}",
             ".powerState",
@@ -327,6 +337,7 @@ class ScheduledReason(StrEnum):
     NOT_IN_PROJECT = "NotInProject"
     QUOTA_EXCEEDED = "QuotaExceeded"
     NO_VALID_HOST = "NoValidHost"
+    SERVER_GROUP_NOT_FOUND = "ServerGroupNotFound"
     FLAVOR_NOT_FOUND = "FlavorNotFound"
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_READY = "ImageNotReady"
@@ -390,7 +401,7 @@ class Server(Kind):
             Column("Instance", ".spec.assignment.instanceID", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
-        selectable=(".spec.assignment.host", ".spec.assignment.target"),
+        selectable=(".spec.assignment.host", ".spec.assignment.target", ".spec.placement.group.name"),
         rules=(
             Rule(
                 "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",

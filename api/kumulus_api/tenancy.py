@@ -70,10 +70,36 @@ class ProjectSpec(Model):
     quota: Quota = Field(default_factory=Quota)
 
 
+class QuotaUsage(Model):
+    """What the project's objects use together: servers that have a host, with what their flavors take."""
+
+    servers: int = 0
+    vcpus: int = 0
+    memory: Quantity = "0"
+    volumes: int = 0
+    gigabytes: int = 0
+    """GiB, rounded up."""
+    ports: int = 0
+
+
+class QuotaShown(Model):
+    """Used and limit in one word, `3/10`; `3/-` if nothing limits it."""
+
+    servers: Annotated[str, Field(max_length=64)] = ""
+    vcpus: Annotated[str, Field(max_length=64)] = ""
+    memory: Annotated[str, Field(max_length=80)] = ""
+    volumes: Annotated[str, Field(max_length=64)] = ""
+    gigabytes: Annotated[str, Field(max_length=64)] = ""
+    ports: Annotated[str, Field(max_length=64)] = ""
+
+
 class ProjectStatus(Status):
-    """The namespace that was made, and conditions."""
+    """The namespace that was made, what is used, and conditions."""
 
     namespace: Name | None = None
+    usage: QuotaUsage | None = None
+    """Written at most once a second."""
+    quota: QuotaShown | None = None
 
 
 class Project(Kind):
@@ -86,6 +112,12 @@ class Project(Kind):
         columns=(
             Column("Ready", ".status.conditions[?(@.type=='Ready')].status"),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
+            Column("Servers", ".status.quota.servers"),
+            Column("VCPUs", ".status.quota.vcpus"),
+            Column("Memory", ".status.quota.memory"),
+            Column("Ports", ".status.quota.ports"),
+            Column("Volumes", ".status.quota.volumes"),
+            Column("Gigabytes", ".status.quota.gigabytes"),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         in_all=False,

@@ -10,6 +10,7 @@ from kumulus_api import (
     AddressClaim,
     Flavor,
     Host,
+    HostAggregate,
     Image,
     KeyPair,
     Kind,
@@ -20,6 +21,7 @@ from kumulus_api import (
     Project,
     Server,
     ServerAction,
+    ServerGroup,
     Volume,
 )
 
@@ -40,6 +42,12 @@ _SPECS: dict[type[Kind], Object] = {
     },
     Flavor: {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi"},
     Host: {"schedulable": True},
+    HostAggregate: {
+        "hostSelector": {"matchLabels": {"rack": "a"}, "names": ["h1", "h2"]},
+        "zone": "north",
+        "traits": ["CUSTOM_SSD"],
+        "metadata": {"ssd": "true"},
+    },
     Image: {"source": {"url": "https://images.example/tiny.qcow2"}, "format": "qcow2", "checksum": DIGEST},
     KeyPair: {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleEx alice"},
     Network: {
@@ -78,6 +86,7 @@ _SPECS: dict[type[Kind], Object] = {
         "userData": {"inline": "#cloud-config\n"},
     },
     ServerAction: {"server": {"name": "web"}, "type": "Reboot", "reboot": {"type": "Hard"}},
+    ServerGroup: {"policy": "AntiAffinity"},
     AddressClaim: {
         "network": {"name": "private", "namespace": NAMESPACE},
         "vni": 4096,

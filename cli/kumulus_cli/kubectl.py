@@ -46,3 +46,14 @@ def get(kind: str, name: str, namespace: str | None) -> dict[str, Any]:
     scope = ["--namespace", namespace] if namespace else []
     body: dict[str, Any] = json.loads(run("get", kind, name, *scope, "--output", "json"))
     return body
+
+
+def listed(kind: str, namespace: str | None = None) -> list[dict[str, Any]]:
+    """Give all objects of a kind, of all namespaces unless one is named.
+
+    Raises:
+        KubectlError: they may not be read.
+    """
+    scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
+    items: list[dict[str, Any]] = json.loads(run("get", kind, *scope, "--output", "json"))["items"]
+    return items

@@ -19,6 +19,7 @@ from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
 from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
+from kumulus_agent.host.traits import read_traits
 from kumulus_agent.hosts.controller import HostController
 from kumulus_agent.hosts.plan import Machine, SelfTest
 from kumulus_agent.images.controller import ImageController
@@ -78,6 +79,7 @@ def read_machine(settings: AgentSettings) -> Machine:
         disk=shutil.disk_usage(settings.state_dir).total,
         kernel=uname.release,
         agent=agent_version(),
+        traits=read_traits(),
     )
 
 

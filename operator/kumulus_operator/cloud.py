@@ -12,6 +12,7 @@ from kumulus_api import (
     AddressClaim,
     Flavor,
     Host,
+    HostAggregate,
     Image,
     KeyPair,
     Kind,
@@ -22,15 +23,17 @@ from kumulus_api import (
     Project,
     Server,
     ServerAction,
+    ServerGroup,
     Volume,
 )
 from kumulus_api.tenancy import Quota
-from kumulus_operator.hosts.facts import host_facts
 from kumulus_operator.hosts.liveness import Liveness
+from kumulus_operator.hosts.running import RunningInstances
 from kumulus_operator.intake import take
 from kumulus_operator.ipam.claims import AddressBook
 from kumulus_operator.ledger.ledger import Ledger
 from kumulus_operator.placement.facts import HostFacts
+from kumulus_operator.placement.inventory import host_facts
 from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key, View
@@ -53,6 +56,8 @@ class Queues:
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
         self.images: WorkQueue[Key] = WorkQueue("images")
         self.hosts: WorkQueue[Key] = WorkQueue("hosts")
+        self.aggregates: WorkQueue[Key] = WorkQueue("aggregates")
+        self.usage: WorkQueue[Key] = WorkQueue("usage")
         self.claims: WorkQueue[Key] = WorkQueue("claims")
         self.relists: WorkQueue[Key] = WorkQueue("relists")
 
@@ -72,10 +77,12 @@ class Cloud:
     def __init__(self, client: KubeClient, settings: OperatorSettings) -> None:
         self.client = client
         self.settings = settings
+        self.tuning = settings.tuning
         self.events = EventRecorder(client, "kumulus.dev/operator")
         self.projects = View(Project)
         self.flavors = View(Flavor)
         self.hosts = View(Host)
+        self.host_aggregates = View(HostAggregate)
         self.images = View(Image)
         self.key_pairs = View(KeyPair)
         self.networks = View(Network)
@@ -84,6 +91,7 @@ class Cloud:
         self.volumes = View(Volume)
         self.servers = View(Server)
         self.actions = View(ServerAction)
+        self.server_groups = View(ServerGroup)
         self.address_claims = View(AddressClaim)
         self.network_id_claims = View(NetworkIDClaim)
         self.views: dict[type[Kind], View[Any]] = {
@@ -91,8 +99,9 @@ class Cloud:
         }
         self.queues = Queues()
         self.liveness = Liveness(settings.host_silence)
+        self.running = RunningInstances()
         self.addresses = AddressBook(client)
-        self.ledger = Ledger(self.host_facts, self.quota_of)
+        self.ledger = Ledger(self.quota_of, self.host_fresh, self.tuning.weights, self.usage_changed)
         self.server_waiters = Waiters()
         self.port_waiters = Waiters()
         self.image_waiters = Waiters()
@@ -146,10 +155,19 @@ class Cloud:
 
     def host_facts(self) -> list[HostFacts]:
         """Give all hosts as they are now."""
-        now = time.monotonic()
-        return [
-            host_facts(host, self.settings, fresh=self.liveness.fresh(host.metadata.name, now)) for host in self.hosts
-        ]
+        return [self.facts_of(host, fresh=self.host_fresh(host.metadata.name)) for host in self.hosts]
+
+    def facts_of(self, host: Host, *, fresh: bool = True) -> HostFacts:
+        """Give what placement compares of a host."""
+        return host_facts(host, self.host_aggregates, self.tuning, fresh=fresh)
+
+    def host_fresh(self, name: str) -> bool:
+        """Give whether a host certainly renews its Lease."""
+        return self.liveness.fresh(name, time.monotonic())
+
+    def usage_changed(self, namespace: str) -> None:
+        """Have a project's usage written, together with what changes until then."""
+        self.queues.usage.add_after(("", namespace), self.settings.usage_debounce)
 
     def quota_of(self, namespace: str) -> Quota:
         """Give the limits of a project; a namespace without Project has none."""
@@ -172,6 +190,7 @@ class Cloud:
     def host_speaks(self, name: str) -> None:
         """Note that a host renews its Lease (again)."""
         self.queues.hosts.add(("", name))
+        self.ledger.more_room()
         self.wake(CAPACITY, ("Host", "", name))
 
     def wake(self, *needs: Need) -> None:

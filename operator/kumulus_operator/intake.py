@@ -12,6 +12,7 @@ from kumulus_api import (
     AddressClaim,
     Flavor,
     Host,
+    HostAggregate,
     Image,
     KeyPair,
     Kind,
@@ -22,8 +23,10 @@ from kumulus_api import (
     Project,
     Server,
     ServerAction,
+    ServerGroup,
     Volume,
 )
+from kumulus_operator.volumes.plan import admitted_before
 from kumulus_operator.waiting import CAPACITY, any_of, quota
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
     cloud.queues.projects.add(("", name))
     if former is None or new is None or former.spec.quota != new.spec.quota:
         cloud.wake(quota(name))
+        cloud.usage_changed(name)
 
 
 def _flavor(cloud: Cloud, former: Flavor | None, new: Flavor | None) -> None:
@@ -74,6 +78,7 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
         return
     name = host.metadata.name
     cloud.queues.hosts.add(("", name))
+    _index_host(cloud, former, new)
     if _placement_facts(former) != _placement_facts(new):
         cloud.wake(CAPACITY, ("Host", "", name))
     if _tunnel(former) != _tunnel(new):
@@ -89,17 +94,52 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
             cloud.queues.volumes.add(volume.key)
 
 
+def _index_host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
+    if new is not None:
+        cloud.ledger.host_seen(cloud.facts_of(new))
+        cloud.running.see(new)
+    elif former is not None:
+        cloud.ledger.host_gone(former.metadata.name)
+        cloud.running.drop(former.metadata.name)
+    if former is None or new is None or former.metadata.labels != new.metadata.labels:
+        _enqueue_aggregates(cloud)
+
+
 def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
     if host is None:
         return None
     status = host.status
     conditions = [(item.type, item.status) for item in status.conditions] if status else []
-    facts = (status.inventory, status.tunnel_address, status.unclaimed_instances) if status else ()
-    return (host.spec, sorted(conditions), facts)
+    facts: tuple[Any, ...] = ()
+    if status is not None:
+        able = (status.inventory, status.traits, status.architecture)
+        facts = (*able, status.tunnel_address, status.unclaimed_instances)
+    return (host.spec, host.metadata.labels, sorted(conditions), facts)
 
 
 def _tunnel(host: Host | None) -> str | None:
     return host.status.tunnel_address if host is not None and host.status is not None else None
+
+
+def _host_aggregate(cloud: Cloud, former: HostAggregate | None, new: HostAggregate | None) -> None:
+    if former is not None and new is not None and (former.spec, former.deleting) == (new.spec, new.deleting):
+        cloud.queues.aggregates.add(new.key)
+        return
+    for host in cloud.hosts:
+        cloud.ledger.host_seen(cloud.facts_of(host))
+    _enqueue_aggregates(cloud)
+    cloud.wake(CAPACITY)
+
+
+def _enqueue_aggregates(cloud: Cloud) -> None:
+    """Have all aggregates looked at: a zone that two give to one host concerns both."""
+    for aggregate in cloud.host_aggregates:
+        cloud.queues.aggregates.add(aggregate.key)
+
+
+def _server_group(cloud: Cloud, former: ServerGroup | None, new: ServerGroup | None) -> None:
+    if former is None and new is not None:
+        cloud.wake(("ServerGroup", *new.key))
 
 
 def _image(cloud: Cloud, former: Image | None, new: Image | None) -> None:
@@ -176,6 +216,8 @@ def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:
     cloud.queues.volumes.add(item.key)
     if new is not None:
         cloud.ledger.volume_seen(new)
+        if admitted_before(new):
+            cloud.ledger.admit_volume(new, counted=True)
         released = former is not None and former.spec.assignment != new.spec.assignment
         if former is None or released:
             cloud.wake(("Volume", *item.key))
@@ -264,6 +306,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Flavor: _flavor,
     KeyPair: _key_pair,
     Host: _host,
+    HostAggregate: _host_aggregate,
     Image: _image,
     Network: _network,
     NetworkEndpoints: _endpoints,
@@ -271,6 +314,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Volume: _volume,
     Server: _server,
     ServerAction: _action,
+    ServerGroup: _server_group,
     AddressClaim: _address_claim,
     NetworkIDClaim: _network_id_claim,
 }

@@ -13,6 +13,7 @@ import structlog
 
 from kumulus_api import KINDS, PROJECT_LABEL
 from kumulus_operator.actions.controller import ActionController
+from kumulus_operator.aggregates.controller import AggregateController
 from kumulus_operator.bootdata.server import serve_boot_data
 from kumulus_operator.claims.controller import ClaimController
 from kumulus_operator.cloud import Cloud
@@ -24,6 +25,7 @@ from kumulus_operator.networks.controller import NetworkController
 from kumulus_operator.networks.endpoints import EndpointsController
 from kumulus_operator.ports.controller import PortController
 from kumulus_operator.projects.controller import ProjectController
+from kumulus_operator.projects.usage import UsageController
 from kumulus_operator.relists.controller import RelistController
 from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
@@ -129,6 +131,8 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.volumes, VolumeController(cloud).reconcile),
         (queues.images, ImageController(cloud).reconcile),
         (queues.hosts, HostController(cloud).reconcile),
+        (queues.aggregates, AggregateController(cloud).reconcile),
+        (queues.usage, UsageController(cloud).reconcile),
         (queues.claims, ClaimController(cloud).reconcile),
         (queues.relists, RelistController(cloud).reconcile),
     ]

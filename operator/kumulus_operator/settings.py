@@ -1,7 +1,10 @@
 """Settings of the operator process."""
 
+from dataclasses import fields
+
 from pydantic import Field
 
+from kumulus_operator.placement.tuning import DEFAULT, Tuning
 from kumulus_runtime.settings import BaseProcessSettings
 
 
@@ -15,18 +18,30 @@ class OperatorSettings(BaseProcessSettings):
     """First VXLAN network identifier to give out."""
     vni_last: int = Field(default=1048575, ge=1, le=16777215)
     """Last VXLAN network identifier to give out."""
-    vcpu_overcommit: float = Field(default=4.0, gt=0)
+    vcpu_overcommit: float = Field(default=DEFAULT.vcpu_overcommit, gt=0)
     """vCPUs that are given out per CPU of a host."""
-    memory_overcommit: float = Field(default=1.0, gt=0)
+    memory_overcommit: float = Field(default=DEFAULT.memory_overcommit, gt=0)
     """Memory that is given out per byte of a host."""
-    disk_overcommit: float = Field(default=1.0, gt=0)
+    disk_overcommit: float = Field(default=DEFAULT.disk_overcommit, gt=0)
     """Disk that is given out per byte of a host."""
+    weight_vcpus: float = DEFAULT.weight_vcpus
+    """How much free vCPUs count when several hosts fit; negative fills hosts up instead of spreading servers."""
+    weight_memory: float = DEFAULT.weight_memory
+    """How much free memory counts."""
+    weight_disk: float = DEFAULT.weight_disk
+    """How much free disk counts."""
+    weight_group: float = Field(default=DEFAULT.weight_group, ge=0)
+    """How much each server of the own group on a host counts, for it or against it, if the group's policy is soft."""
+    usage_debounce: float = Field(default=1.0, ge=0)
+    """Seconds that changes of a project's usage are gathered before they are written."""
     claim_quarantine: float = Field(default=60.0, ge=0)
     """Seconds between finding a claimant gone and giving its address or VNI to another."""
-    host_silence: float = Field(default=40.0, gt=0)
+    host_silence: float = Field(default=DEFAULT.host_silence, gt=0)
     """Seconds without a renewal after which a host counts as silent."""
     endpoints_debounce: float = Field(default=0.1, ge=0)
     """Seconds between two writes of one network's endpoints."""
+    endpoints_per_second: float = Field(default=20.0, gt=0)
+    """Writes of endpoints of all networks together, when many change at once."""
     boot_data_port: int = Field(default=8443, ge=0, le=65535)
     """Where node agents ask for user data over TLS."""
     boot_data_service: str = "kumulus-boot-data"
@@ -39,3 +54,8 @@ class OperatorSettings(BaseProcessSettings):
     """Ended ServerActions that are kept of each Server."""
     action_days: float = Field(default=90.0, gt=0)
     """Days for which an ended ServerAction is kept."""
+
+    @property
+    def tuning(self) -> Tuning:
+        """What placement is tuned by."""
+        return Tuning(**{field.name: getattr(self, field.name) for field in fields(Tuning)})

@@ -2,7 +2,11 @@
 
 Method: ten servers (cached image, one automatic interface), one after the other, timed from the request to the watch
 event that shows the end; writes are counted from the API server's audit log, the deferred release of the addresses
-included; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from proc(5).
+included; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from proc(5). Placement is
+measured beside the lab: `engine.py` the decisions alone, `scale.py` with an API server and simulated agents.
+
+    python tests/bench/run.py                  all
+    python tests/bench/run.py lab engine       these parts; the others keep their former rows in build/bench.json
 """
 
 from __future__ import annotations
@@ -12,8 +16,12 @@ import json
 import os
 import statistics
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import engine
+import scale
 
 from kumulus_api import AddressClaim, Port, Server
 from kumulus_lab.settings import LabSettings
@@ -132,16 +140,49 @@ async def measure() -> list[Result]:
         await client.close()
 
 
+def of_lab() -> list[Result]:
+    """Measure the running lab."""
+    return asyncio.run(measure())
+
+
+def of_engine() -> list[Result]:
+    """Measure the placement engine alone."""
+    times = sorted(engine.decide_all())
+    return [
+        Result("placement_decisions_per_second", "1/s", [len(times) / sum(times)]),
+        Result("placement_p99_ms", "ms", [times[len(times) * 99 // 100] * 1000]),
+    ]
+
+
+def of_scale() -> list[Result]:
+    """Measure 1,000 Hosts and 10,000 Servers."""
+    found = scale.figures()
+    return [
+        Result("placement_per_second", "servers/s", [found.placement_per_second]),
+        Result("operator_restart_seconds", "s", [found.operator_restart_seconds]),
+        Result("operator_pss_10k_mib", "MiB", [found.operator_pss_10k_mib]),
+    ]
+
+
+PARTS: dict[str, Callable[[], list[Result]]] = {"engine": of_engine, "scale": of_scale, "lab": of_lab}
+
+
 def main() -> None:
-    """Measure, print the table, write build/bench.json."""
-    rows = [result.row() for result in asyncio.run(measure())]
+    """Measure the parts that are named, or all; print the table, write build/bench.json."""
     target = Path("build/bench.json")
     target.parent.mkdir(exist_ok=True)
+    asked = sys.argv[1:] or list(PARTS)
+    if unknown := set(asked) - set(PARTS):
+        raise SystemExit(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    new = [result.row() for part in asked for result in PARTS[part]()]
+    measured = {row["name"] for row in new}
+    former = json.loads(target.read_text()) if target.exists() and len(asked) < len(PARTS) else []
+    rows = [row for row in former if row["name"] not in measured] + new
     target.write_text(json.dumps(rows, indent=2) + "\n")
     for row in rows:
         samples = row["samples"]
         assert isinstance(samples, list)
-        print(f"{row['name']:<28} {row['value']:>9.2f} {row['unit']:<11} min {min(samples):.2f} max {max(samples):.2f}")
+        print(f"{row['name']:<30} {row['value']:>9.2f} {row['unit']:<11} min {min(samples):.2f} max {max(samples):.2f}")
 
 
 if __name__ == "__main__":

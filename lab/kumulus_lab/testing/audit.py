@@ -69,7 +69,8 @@ def _write(event: dict[str, Any]) -> Write:
 def of_servers(writes: list[Write], vni: int) -> list[Write]:
     """Give those writes that a server costs: of our kinds by anybody, and of any kind by our processes.
 
-    Events, Leases, per-Network batches and per-host heartbeats are apart, and so are claims in other networks: what was
+    Events, Leases, per-Network batches and per-host heartbeats are apart, and so is the usage that a Project shows: it
+    is written at most once a second, however many servers change it. Claims in other networks are apart, too: what was
     deleted earlier is released after a while.
 
     Args:

@@ -38,6 +38,15 @@ def of(program: str, lab: LabSettings) -> list[Usage]:
     return found
 
 
+def of_pid(pid: int) -> Usage:
+    """Give the usage of one process.
+
+    Raises:
+        FileNotFoundError: it has ended.
+    """
+    return _usage(Path("/proc", str(pid)))
+
+
 def pids(program: str, lab: LabSettings, host: str | None = None) -> Iterator[int]:
     """Give the machine's numbers of the processes that run `program` on a lab's hosts, or on one of them.
 

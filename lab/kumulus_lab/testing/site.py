@@ -50,6 +50,17 @@ class OperatorProcess:
         self._environment = {**os.environ, **fixed, **names}
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The id of the running process.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        if self._process is None:
+            raise RuntimeError("the operator was not started")
+        return self._process.pid
+
     def start(self) -> None:
         """Start it."""
         with self.log.open("ab") as log:

@@ -32,6 +32,7 @@ class Machine:
     disk: int
     kernel: str
     agent: str
+    traits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         tunnel_address=facts.tunnel_address or None,
         virtualization=(facts.self_test.virtualization or None) if facts.self_test else None,
         architecture=machine.architecture,
+        traits=sorted({*machine.traits, *_virtualization(facts.self_test)}),
         inventory=Inventory(
             vcpus=machine.vcpus, memory=format_quantity(machine.memory), disk=format_quantity(machine.disk)
         ),
@@ -99,6 +101,11 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
     for kind, (holds, reason, message) in _conditions(facts).items():
         conditions = set_condition(conditions, kind, holds, reason, message, generation)
     return status | {"observedGeneration": generation, "conditions": conditions}
+
+
+def _virtualization(test: SelfTest | None) -> tuple[str, ...]:
+    """Give the trait that tells how guests run here, once a guest has run."""
+    return (f"COMPUTE_VIRT_{test.virtualization.upper()}",) if test is not None and test.virtualization else ()
 
 
 def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str, str]]:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from kumulus_api import Port, Server, Volume
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.tenancy import Quota
-from kumulus_operator.ledger.plan import Hold, Position, Request, Usage, decide, volume_excess
-from kumulus_operator.placement.facts import Amounts, HostFacts
+from kumulus_operator.ledger.fleet import Fleet
+from kumulus_operator.ledger.plan import (
+    Hold,
+    Position,
+    Request,
+    Usage,
+    no_valid_host,
+    refusal_of,
+    volume_excess,
+)
+from kumulus_operator.placement.facts import Amounts, HostFacts, Weights, Wish
+from kumulus_operator.placement.usage import group_name, server_amounts, volume_amounts
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.views import Key
 
+_REMEMBERED = 1024
+"""How many different wishes that no host can meet are remembered."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One server in the books; `assumed` until the watch shows its assignment."""
 
@@ -25,6 +38,14 @@ class Entry:
     holds: frozenset[Hold]
     assumed: bool
     new_ports: frozenset[str] = frozenset()
+    group: str | None = None
+    target: str | None = None
+    """Where it migrates to: it takes its room there too."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The hosts on which it takes room."""
+        return (self.host,) if self.target is None else (self.host, self.target)
 
 
 def entry_of(server: Server) -> Entry | None:
@@ -33,64 +54,134 @@ def entry_of(server: Server) -> Entry | None:
     if assignment is None:
         return None
     namespace = server.metadata.namespace or ""
-    resources = assignment.resources
-    amounts = Amounts(resources.vcpus, parse_quantity(resources.memory), parse_quantity(resources.root_disk))
     ports = {("Port", namespace, port.port) for port in assignment.ports}
     volumes = {("Volume", namespace, volume.volume) for volume in assignment.volumes}
-    return Entry(assignment.host, amounts, frozenset(ports | volumes), assumed=False)
+    holds = frozenset(ports | volumes)
+    return Entry(
+        assignment.host,
+        server_amounts(server),
+        holds,
+        assumed=False,
+        group=group_name(server),
+        target=assignment.target,
+    )
 
 
 class Ledger:
     """Admits servers and volumes, one after the other.
 
     Args:
-        hosts: gives all hosts as they are now.
         quota_of: gives the limits of a project.
+        fresh: gives whether a host renews its Lease.
+        weights: what counts how much when several hosts fit.
+        changed: is told of a project whose usage is another now.
     """
 
-    def __init__(self, hosts: Callable[[], Iterable[HostFacts]], quota_of: Callable[[str], Quota]) -> None:
-        self._hosts = hosts
+    def __init__(
+        self,
+        quota_of: Callable[[str], Quota],
+        fresh: Callable[[str], bool],
+        weights: Weights | None = None,
+        changed: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._quota_of = quota_of
+        self._fresh = fresh
+        self._changed = changed
+        self._fleet = Fleet(weights or Weights())
         self._entries: dict[Key, Entry] = {}
-        self._used: dict[str, Amounts] = defaultdict(Amounts)
-        self._projects: dict[str, dict[Key, Entry]] = defaultdict(dict)
+        self._servers: Counter[str] = Counter()
+        self._taken: defaultdict[str, Amounts] = defaultdict(Amounts)
+        self._crowds: defaultdict[Key, Counter[str]] = defaultdict(Counter)
         self._held: dict[Hold, str] = {}
-        self._ports: dict[str, set[str]] = defaultdict(set)
-        self._volumes: dict[str, dict[str, int]] = defaultdict(dict)
-        self._volume_places: dict[Key, tuple[str, int]] = {}
-        self._desk: asyncio.Queue[tuple[Request, asyncio.Future[str | Refusal]]] = asyncio.Queue()
+        self._hopeless: dict[Wish, Refusal] = {}
+        self._ports: defaultdict[str, set[str]] = defaultdict(set)
+        self._volumes: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._volume_places: dict[Key, tuple[str, Amounts]] = {}
+        self._moving: dict[Key, str] = {}
+        self._desk: asyncio.Queue[tuple[Callable[[], str | Refusal], asyncio.Future[str | Refusal]]] = asyncio.Queue()
 
     async def run(self) -> None:
         """Admit until cancelled: the only task that decides."""
         while True:
-            request, answer = await self._desk.get()
+            decide, answer = await self._desk.get()
             if answer.cancelled():
                 continue
-            answer.set_result(self._decide(request))
+            answer.set_result(decide())
 
     async def admit(self, request: Request) -> str | Refusal:
         """Give the host for a server, and count it there from now on; or say why there is none."""
+        return await self._ask(lambda: self.decide(request))
+
+    async def move(self, key: Key, source: str, wish: Wish) -> str | Refusal:
+        """Give another host for a placed server, and count it on both from now on; or say why there is none."""
+        return await self._ask(lambda: self._decide_move(key, replace(wish, leaving=source)))
+
+    def stay(self, key: Key) -> None:
+        """Forget the target of a server, because it could not be written."""
+        entry = self._entries.get(key)
+        if entry is not None and self._moving.pop(key, None) is not None:
+            self._strike(key)
+            self._enter(key, replace(entry, target=None))
+
+    async def _ask(self, decide: Callable[[], str | Refusal]) -> str | Refusal:
         answer: asyncio.Future[str | Refusal] = asyncio.get_running_loop().create_future()
-        self._desk.put_nowait((request, answer))
+        self._desk.put_nowait((decide, answer))
         return await answer
 
-    def _decide(self, request: Request) -> str | Refusal:
-        key = (request.namespace, request.name)
+    def _decide_move(self, key: Key, wish: Wish) -> str | Refusal:
+        self.stay(key)
+        entry = self._strike(key)
+        crowd = self._crowd(key[0], wish)
+        host = self._fleet.choose(wish, crowd, self._fresh)
+        if host is None:
+            refusal = no_valid_host(self._fleet.refused(wish, crowd, self._fresh), moving=True)
+        if entry is not None:
+            self._enter(key, replace(entry, target=host))
+            if host is not None:
+                self._moving[key] = host
+        return host if host is not None else refusal
+
+    def _crowd(self, namespace: str, wish: Wish) -> Mapping[str, int]:
+        """Give the servers of a wish's group by host."""
+        return self._crowds.get((namespace, wish.group.name), {}) if wish.group is not None else {}
+
+    def decide(self, request: Request) -> str | Refusal:
+        """Decide at once; for the one task that decides. See `admit`."""
+        key, namespace = (request.namespace, request.name), request.namespace
         self.withdraw(key)
-        position = Position(
-            hosts=list(self._hosts()),
-            used=self._used,
-            usage=self._usage(request.namespace),
-            quota=self._quota_of(request.namespace),
-            held=self._held,
-        )
-        verdict = decide(request, position)
-        if isinstance(verdict, str):
-            known = self._ports[request.namespace]
-            new_ports = frozenset(name for name in request.new_ports if name not in known)
-            known |= new_ports
-            self._enter(key, Entry(verdict, request.wish.amounts, request.holds, assumed=True, new_ports=new_ports))
-        return verdict
+        position = Position(usage=self.usage(namespace), quota=self._quota_of(namespace), held=self._held)
+        refusal = refusal_of(request, position)
+        if refusal is not None:
+            return refusal
+        group = request.wish.group
+        host = request.adopted_host or self._choose(request.wish, self._crowd(namespace, request.wish))
+        if isinstance(host, Refusal):
+            return host
+        new_ports = request.new_ports - self._ports[namespace]
+        self._ports[namespace] |= new_ports
+        name = group.name if group is not None else None
+        self._enter(key, Entry(host, request.wish.amounts, request.holds, True, new_ports, name))
+        return host
+
+    def _choose(self, wish: Wish, crowd: Mapping[str, int]) -> str | Refusal:
+        """Choose a host; what was refused is refused again in the same words until there may be more room.
+
+        However many servers wait for the same, an event that wakes them all costs one look at all hosts.
+        """
+        hopeless = self._hopeless.get(wish)
+        if hopeless is not None:
+            return hopeless
+        host = self._fleet.choose(wish, crowd, self._fresh)
+        if host is not None:
+            return host
+        refusal = no_valid_host(self._fleet.refused(wish, crowd, self._fresh))
+        if wish.group is None and len(self._hopeless) < _REMEMBERED:
+            self._hopeless[wish] = refusal
+        return refusal
+
+    def more_room(self) -> None:
+        """Note that a host may take what was refused: it changed, speaks again, or lost a server."""
+        self._hopeless.clear()
 
     def withdraw(self, key: Key) -> None:
         """Forget an assumption, because it could not be carried out."""
@@ -99,11 +190,27 @@ class Ledger:
             self._strike(key)
             self._ports[key[0]] -= entry.new_ports
 
+    def host_seen(self, host: HostFacts) -> None:
+        """Take a host in; whether it is fresh is asked when it counts."""
+        if self._fleet.put(host):
+            self.more_room()
+
+    def host_gone(self, name: str) -> None:
+        """Take a host out."""
+        self._fleet.drop(name)
+        self.more_room()
+
     def server_seen(self, server: Server) -> bool:
         """Take a server's state; give whether its room changed. An assumption stays until an assignment is shown."""
         entry, known = entry_of(server), self._entries.get(server.key)
-        if entry is None or entry == known:
+        if entry is None:
             return False
+        if entry == known:
+            self._moving.pop(server.key, None)
+            return False
+        if server.key in self._moving and known is not None and (entry.host, entry.target) == (known.host, None):
+            return False  # older than the decision to move it
+        self._moving.pop(server.key, None)
         if known is not None:
             self._strike(server.key)
         self._enter(server.key, entry)
@@ -115,27 +222,33 @@ class Ledger:
 
     def port_seen(self, port: Port) -> None:
         """Count a port."""
-        self._ports[port.key[0]].add(port.key[1])
+        namespace, name = port.key
+        if name not in self._ports[namespace]:
+            self._ports[namespace].add(name)
+            self._changed(namespace)
 
     def port_gone(self, port: Port) -> None:
         """Count a port no more."""
         self._ports[port.key[0]].discard(port.key[1])
+        self._changed(port.key[0])
 
     def volume_seen(self, volume: Volume) -> None:
         """Count a volume on the host that it is bound to."""
         assignment = volume.spec.assignment
         if assignment is None or volume.key in self._volume_places:
             return
-        size = parse_quantity(volume.spec.size)
-        self._volume_places[volume.key] = (assignment.host, size)
-        self._used[assignment.host] = self._used[assignment.host].plus(Amounts(disk=size))
+        amounts = volume_amounts(volume)
+        self._volume_places[volume.key] = (assignment.host, amounts)
+        self._fleet.give(assignment.host, amounts)
 
     def volume_gone(self, volume: Volume) -> None:
         """Count a volume no more."""
         self._volumes[volume.key[0]].pop(volume.key[1], None)
         place = self._volume_places.pop(volume.key, None)
         if place is not None:
-            self._used[place[0]] = self._used[place[0]].minus(Amounts(disk=place[1]))
+            self._fleet.take_back(*place)
+            self.more_room()
+        self._changed(volume.key[0])
 
     def admit_volume(self, volume: Volume, *, counted: bool) -> str | None:
         """Count a volume against its project's quota, or say by what it would exceed it.
@@ -154,6 +267,7 @@ class Ledger:
         )
         if excess is None:
             volumes[name] = size
+            self._changed(namespace)
         return excess
 
     def volume_admitted(self, key: Key) -> bool:
@@ -171,30 +285,55 @@ class Ledger:
 
     def used_on(self, host: str) -> Amounts:
         """Give what is given out on a host."""
-        return self._used[host]
+        return self._fleet.used.get(host, Amounts())
 
-    def _usage(self, namespace: str) -> Usage:
-        entries = self._projects[namespace].values()
+    def usage(self, namespace: str) -> Usage:
+        """Give what a project uses, what is just being placed included."""
+        taken, volumes = self._taken[namespace], self._volumes[namespace]
         return Usage(
-            servers=len(entries),
-            vcpus=sum(entry.amounts.vcpus for entry in entries),
-            memory=sum(entry.amounts.memory for entry in entries),
+            servers=self._servers[namespace],
+            vcpus=taken.vcpus,
+            memory=taken.memory,
             ports=len(self._ports[namespace]),
+            volumes=len(volumes),
+            volume_bytes=sum(volumes.values()),
         )
 
     def _enter(self, key: Key, entry: Entry) -> None:
+        namespace, name = key
         self._entries[key] = entry
-        self._projects[key[0]][key] = entry
-        self._used[entry.host] = self._used[entry.host].plus(entry.amounts)
-        self._held.update(dict.fromkeys(entry.holds, key[1]))
+        self._servers[namespace] += 1
+        self._taken[namespace] = self._taken[namespace].plus(entry.amounts)
+        for place in entry.places:
+            self._fleet.give(place, entry.amounts)
+            if entry.group is not None:
+                self._crowds[namespace, entry.group][place] += 1
+        self._held.update(dict.fromkeys(entry.holds, name))
+        self._changed(namespace)
 
     def _strike(self, key: Key) -> Entry | None:
         entry = self._entries.pop(key, None)
         if entry is None:
             return None
-        self._projects[key[0]].pop(key, None)
-        self._used[entry.host] = self._used[entry.host].minus(entry.amounts)
+        namespace, name = key
+        self._servers[namespace] -= 1
+        self._taken[namespace] = self._taken[namespace].minus(entry.amounts)
+        for place in entry.places:
+            self._fleet.take_back(place, entry.amounts)
+            if entry.group is not None:
+                self._leave(namespace, entry.group, place)
+        self.more_room()
         for hold in entry.holds:
-            if self._held.get(hold) == key[1]:
+            if self._held.get(hold) == name:
                 del self._held[hold]
+        self._changed(namespace)
         return entry
+
+    def _leave(self, namespace: str, group: str, host: str) -> None:
+        """Count a server of a group less on a host; what is at nought is forgotten."""
+        crowd = self._crowds[namespace, group]
+        crowd[host] -= 1
+        if not crowd[host]:
+            del crowd[host]
+        if not crowd:
+            del self._crowds[namespace, group]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kumulus_api.quantities import format_quantity, parse_quantity
 from kumulus_api.server import ScheduledReason
 from kumulus_api.tenancy import Quota
-from kumulus_operator.placement.facts import Amounts, HostFacts, Wish
-from kumulus_operator.placement.filters import passing, refusal_text
-from kumulus_operator.placement.weigh import best
+from kumulus_operator.placement.facts import Wish
+from kumulus_operator.placement.filters import Objection, refusal_text, remedy_text
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.waiting import CAPACITY, quota
 
@@ -26,6 +26,8 @@ class Usage:
     vcpus: float = 0
     memory: float = 0
     ports: int = 0
+    volumes: int = 0
+    volume_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,35 +55,42 @@ class Request:
 class Position:
     """What the ledger knows at the moment of the decision."""
 
-    hosts: Iterable[HostFacts]
-    used: Mapping[str, Amounts]
     usage: Usage
     quota: Quota
     held: Mapping[Hold, str] = field(default_factory=dict)
     """Who holds what, by the server's name."""
 
 
-def decide(request: Request, position: Position) -> str | Refusal:
-    """Give the host for a server, or why there is none now."""
+def refusal_of(request: Request, position: Position) -> Refusal | None:
+    """Say why a server is not admitted whatever room there is, or None."""
     for hold in sorted(request.holds):
         holder = position.held.get(hold)
         if holder is not None and holder != request.name:
             return _held(hold, holder)
     if request.adopted_host is not None:
-        return request.adopted_host
+        return None
     excess = quota_excess(request, position.usage, position.quota)
-    if excess is not None:
-        message = (
-            f"quota of project {request.namespace}: {excess}; "
-            "transient: admitted when servers of the project are deleted or its quota is raised"
-        )
-        return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
-    good, refused = passing(position.hosts, position.used, request.wish)
-    chosen = best(good, position.used)
-    if chosen is None:
-        message = f"placement: {refusal_text(refused)}; transient: placed as soon as a host has room"
-        return Refusal(ScheduledReason.NO_VALID_HOST, message, frozenset({CAPACITY}))
-    return chosen.name
+    if excess is None:
+        return None
+    message = (
+        f"quota of project {request.namespace}: {excess}; "
+        "transient: admitted when servers of the project are deleted or its quota is raised"
+    )
+    return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
+
+
+def no_valid_host(refused: Counter[Objection], *, moving: bool = False) -> Refusal:
+    """Say that no host fits, how many for what reason, and what would change it.
+
+    Args:
+        refused: objections to all hosts, with their counts.
+        moving: it is about a server that has a host, and for which nobody waits.
+    """
+    if moving:
+        message = f"placement: {refusal_text(refused)}; transient: ask again when a host has room"
+        return Refusal(ScheduledReason.NO_VALID_HOST, message)
+    message = f"placement: {refusal_text(refused)}; transient: {remedy_text(refused)}"
+    return Refusal(ScheduledReason.NO_VALID_HOST, message, frozenset({CAPACITY}))
 
 
 def _held(hold: Hold, holder: str) -> Refusal:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
-from kumulus_api import Network, NetworkEndpoints
+from kumulus_api import Host, Network, NetworkEndpoints, Server
 from kumulus_api.network import NETWORK_LABEL
 from kumulus_operator.bodies import MANAGER, owner_reference
 from kumulus_operator.cloud import Cloud
@@ -14,9 +15,15 @@ from kumulus_operator.networks.plan import endpoints_of, plan_slices
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Forbidden, Invalid, NotFound
 
+_BURST = 20
+"""So many networks are written at once after a quiet time."""
+
 
 class EndpointsController:
     """Writes NetworkEndpoints: at once after a quiet time, else what gathered in `endpoints_debounce` seconds.
+
+    When many networks change at once they take turns at `endpoints_per_second`: each waits a little longer and more
+    gathers for it, so that slices, which are large, do not hold up what servers are placed with.
 
     Args:
         cloud: what the operator works with.
@@ -25,6 +32,8 @@ class EndpointsController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._written_at: dict[Key, float] = {}
+        self._turn: dict[Key, float] = {}
+        self._next_turn = 0.0
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the slices of one network up to date."""
@@ -33,15 +42,16 @@ class EndpointsController:
         users = sorted(cloud.users_of_network.get(key, ()))
         if network is None or network.status is None or network.status.vni is None:
             self._written_at.pop(key, None)
+            self._turn.pop(key, None)
             return None
         if network.deleting and not users:
             return None  # It goes, and they with it.
-        wait = self._written_at.get(key, float("-inf")) + cloud.settings.endpoints_debounce - time.monotonic()
+        wait = self._wait(key, time.monotonic())
         if wait > 0:
             return wait
+        del self._turn[key]
         servers = [server for user in users if (server := cloud.servers.get(*user)) is not None]
-        hosts = {host.metadata.name: host for host in cloud.hosts}
-        plan = plan_slices(endpoints_of(key, servers, hosts), self._found(key))
+        plan = plan_slices(endpoints_of(key, servers, self._hosts_of(servers)), self._found(key))
         for index, endpoints in plan.write.items():
             await self._write(network, index, endpoints)
         for index in plan.delete:
@@ -49,6 +59,20 @@ class EndpointsController:
         if plan.write or plan.delete:
             self._written_at[key] = time.monotonic()
         return None
+
+    def _wait(self, key: Key, now: float) -> float:
+        """Give the seconds until it is a network's turn; it keeps its turn until it was there."""
+        if key not in self._turn:
+            step = 1 / self._cloud.settings.endpoints_per_second
+            self._next_turn = max(self._next_turn, now - _BURST * step) + step
+            quiet = self._written_at.get(key, float("-inf")) + self._cloud.settings.endpoints_debounce
+            self._turn[key] = max(self._next_turn, quiet)
+        return self._turn[key] - now
+
+    def _hosts_of(self, servers: Iterable[Server]) -> dict[str, Host]:
+        """Give the hosts that the servers are on; looking at all of them would cost more than the rest."""
+        names = {server.spec.assignment.host for server in servers if server.spec.assignment is not None}
+        return {name: host for name in names if (host := self._cloud.hosts.get("", name)) is not None}
 
     def _found(self, network: Key) -> dict[int, list[dict[str, Any]]]:
         found = {}

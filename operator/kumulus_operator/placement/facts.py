@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kumulus_api.server_group import GroupPolicy
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Amounts:
     """vCPUs (count), memory and disk (bytes)."""
 
@@ -22,9 +25,21 @@ class Amounts:
         return Amounts(self.vcpus - other.vcpus, self.memory - other.memory, self.disk - other.disk)
 
 
-@dataclass(frozen=True)
+NOTHING = Amounts()
+
+
+@dataclass(frozen=True, slots=True)
 class HostFacts:
-    """A host at the moment of the decision; `total` is after overcommit."""
+    """A host at the moment of the decision.
+
+    Attributes:
+        fresh: it renews its Lease.
+        total: what it has, after overcommit.
+        architecture: as uname says it; empty if it is not known.
+        traits: what the agent found, what administrators say of it, what its aggregates give it.
+        zones: the availability zones of its aggregates; more than one is a contradiction.
+        metadata: of its aggregates, all values of a key.
+    """
 
     name: str
     ready: bool
@@ -33,10 +48,51 @@ class HostFacts:
     maintenance: bool
     decommissioned: bool
     tunnel: bool
-    total: Amounts = field(default_factory=Amounts)
+    total: Amounts = NOTHING
+    architecture: str = ""
+    traits: frozenset[str] = frozenset()
+    zones: frozenset[str] = frozenset()
+    metadata: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a server asks of a host whatever else runs there. Many servers share the same ones.
+
+    Attributes:
+        zone: the availability zone, or None for any.
+        required: traits that the host must have.
+        forbidden: traits that it must not have.
+        specs: keys and demands that the metadata of its aggregates must match.
+        architecture: what the image is made for, or empty.
+    """
+
+    zone: str | None = None
+    required: frozenset[str] = frozenset()
+    forbidden: frozenset[str] = frozenset()
+    specs: frozenset[tuple[str, str]] = frozenset()
+    architecture: str = ""
+
+
+ANY = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The server group of a server.
+
+    Attributes:
+        name: of the ServerGroup.
+        policy: how its servers lie to each other.
+        limit: how many may share a host, with AntiAffinity.
+    """
+
+    name: str
+    policy: GroupPolicy
+    limit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """What a server asks of a host.
 
@@ -44,8 +100,46 @@ class Wish:
         amounts: disk includes volumes that will be made with it, not those that exist.
         only_host: the user's placement or the host of a volume; None for any.
         only_reason: what binds it there, for the message.
+        terms: what it asks beside room.
+        group: its server group, or None.
+        leaving: the host that it leaves, if it is placed already and migrates.
     """
 
     amounts: Amounts
     only_host: str | None = None
     only_reason: str = ""
+    terms: Terms = ANY
+    group: Group | None = None
+    leaving: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host as one server sees it.
+
+    Attributes:
+        host: the host.
+        free: what is left of it.
+        crowd: servers of the wish's group by host, those that are just being placed included.
+    """
+
+    host: HostFacts
+    free: Amounts
+    crowd: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much counts what when several hosts would do; a negative one packs instead of spreading.
+
+    Attributes:
+        vcpus: of the share of vCPUs that is free.
+        memory: of the share of memory.
+        disk: of the share of disk.
+        group: of each server of the group that is there already, if its policy is a soft one.
+    """
+
+    vcpus: float = 1.0
+    memory: float = 1.0
+    disk: float = 1.0
+    group: float = 10.0

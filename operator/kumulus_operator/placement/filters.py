@@ -4,95 +4,224 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-from kumulus_operator.placement.facts import Amounts, HostFacts, Wish
+from kumulus_api.server_group import GroupPolicy
+from kumulus_operator.placement.extra_specs import unmet
+from kumulus_operator.placement.facts import NOTHING, Amounts, Candidate, HostFacts, Terms, Wish
 
-Filter = Callable[[HostFacts, Amounts, Wish], str | None]
-"""Takes a host, what is free on it and the wish; gives why not, or None."""
+ROOM = "a host has room"
 
 
-def existing(host: HostFacts, _free: Amounts, _wish: Wish) -> str | None:
+class Objection(NamedTuple):
+    """Why not this host, to be read after a count or a name; and after `placed as soon as`, what would change it."""
+
+    why: str
+    remedy: str = ROOM
+
+
+HostFilter = Callable[[HostFacts, Terms], Objection | None]
+"""Judges a host whatever runs on it."""
+
+RoomFilter = Callable[[Candidate, Wish], Objection | None]
+"""Judges what changes with every placement: room, and where the servers of the group are."""
+
+
+def existing(host: HostFacts, _terms: Terms) -> Objection | None:
     """A decommissioned host never returns."""
-    return "decommissioned" if host.decommissioned else None
+    return Objection("decommissioned") if host.decommissioned else None
 
 
-def wanted(host: HostFacts, _free: Amounts, wish: Wish) -> str | None:
-    """A server that is bound to a host fits nowhere else."""
-    if wish.only_host is None or wish.only_host == host.name:
-        return None
-    return f"not the host {wish.only_host} ({wish.only_reason})"
-
-
-def speaking(host: HostFacts, _free: Amounts, _wish: Wish) -> str | None:
-    """A host whose Lease is not renewed may be dead."""
-    return None if host.fresh else "silent"
-
-
-def healthy(host: HostFacts, _free: Amounts, _wish: Wish) -> str | None:
+def healthy(host: HostFacts, _terms: Terms) -> Objection | None:
     """A host says itself whether it can run guests."""
-    return None if host.ready else "not Ready"
+    return None if host.ready else Objection("not Ready")
 
 
-def open_to_new(host: HostFacts, _free: Amounts, _wish: Wish) -> str | None:
+def open_to_new(host: HostFacts, _terms: Terms) -> Objection | None:
     """Administrators keep servers away from a host."""
     if host.maintenance:
-        return "in maintenance"
-    return None if host.schedulable else "not schedulable"
+        return Objection("in maintenance")
+    return None if host.schedulable else Objection("not schedulable")
 
 
-def reachable(host: HostFacts, _free: Amounts, _wish: Wish) -> str | None:
+def reachable(host: HostFacts, _terms: Terms) -> Objection | None:
     """Without a tunnel address other hosts cannot send to it."""
-    return None if host.tunnel else "without a tunnel address"
+    return None if host.tunnel else Objection("without a tunnel address")
 
 
-def enough_memory(_host: HostFacts, free: Amounts, wish: Wish) -> str | None:
+def in_zone(host: HostFacts, terms: Terms) -> Objection | None:
+    """A zone is asked for by name; a host that aggregates put into several zones is in none."""
+    if terms.zone is None or host.zones == {terms.zone}:
+        return None
+    remedy = f"a HostAggregate puts a host into zone {terms.zone}"
+    if len(host.zones) > 1:
+        return Objection(f"in several zones at once ({', '.join(sorted(host.zones))})", remedy)
+    return Objection(f"outside zone {terms.zone}", remedy)
+
+
+def of_architecture(host: HostFacts, terms: Terms) -> Objection | None:
+    """Programs run on the machine that they were made for; x86_64 runs those for i686, too."""
+    wanted = terms.architecture
+    if not wanted or wanted == host.architecture or (wanted, host.architecture) == ("i686", "x86_64"):
+        return None
+    found = host.architecture or "unknown architecture"
+    return Objection(f"of {found}, the image is for {wanted}", f"a host of {wanted} is there")
+
+
+def with_traits(host: HostFacts, terms: Terms) -> Objection | None:
+    """Flavor and image ask for traits, and a flavor may forbid some."""
+    missing = terms.required - host.traits
+    if missing:
+        names = ", ".join(sorted(missing))
+        return Objection(f"without trait {names}", f"a host has trait {names}")
+    unwanted = terms.forbidden & host.traits
+    if unwanted:
+        names = ", ".join(sorted(unwanted))
+        return Objection(f"with forbidden trait {names}", f"a host lacks trait {names}")
+    return None
+
+
+def in_aggregate(host: HostFacts, terms: Terms) -> Objection | None:
+    """A flavor may be for the hosts of certain aggregates only."""
+    fault = unmet(terms.specs, host.metadata) if terms.specs else None
+    if fault is None:
+        return None
+    text = f"{fault[0]}={fault[1]}"
+    return Objection(f"in no aggregate with {text}", f"an aggregate of a host has {text}")
+
+
+def wanted(host: HostFacts, wish: Wish) -> Objection | None:
+    """A server that is bound to a host fits nowhere else; one that leaves a host goes to another."""
+    if wish.leaving == host.name:
+        return Objection("the host that it leaves")
+    if wish.only_host is None or wish.only_host == host.name:
+        return None
+    return Objection(f"not the host {wish.only_host} ({wish.only_reason})", f"host {wish.only_host} can take it")
+
+
+SILENT = Objection("silent")
+
+
+def speaking(host: HostFacts) -> Objection | None:
+    """A host whose Lease is not renewed may be dead."""
+    return None if host.fresh else SILENT
+
+
+def with_group(candidate: Candidate, wish: Wish) -> Objection | None:
+    """A hard policy of the server group is never broken, whatever room there is elsewhere."""
+    group = wish.group
+    if group is None:
+        return None
+    here = candidate.crowd.get(candidate.host.name, 0)
+    if group.policy is GroupPolicy.ANTI_AFFINITY and here >= group.limit:
+        remedy = f"a server of group {group.name} leaves a host that has room"
+        count = "a server" if here == 1 else f"{here} servers"
+        return Objection(f"with {count} of group {group.name} (AntiAffinity)", remedy)
+    if group.policy is GroupPolicy.AFFINITY and not here and any(candidate.crowd.values()):
+        return Objection(
+            f"without the servers of group {group.name} (Affinity)", f"the host of group {group.name} has room"
+        )
+    return None
+
+
+def enough_memory(candidate: Candidate, wish: Wish) -> Objection | None:
     """Memory is needed at once."""
-    return None if wish.amounts.memory <= free.memory else "without enough memory"
+    return None if wish.amounts.memory <= candidate.free.memory else Objection("without enough memory")
 
 
-def enough_vcpus(_host: HostFacts, free: Amounts, wish: Wish) -> str | None:
+def enough_vcpus(candidate: Candidate, wish: Wish) -> Objection | None:
     """VCPUs are shared up to the overcommit ratio."""
-    return None if wish.amounts.vcpus <= free.vcpus else "without enough vCPUs"
+    return None if wish.amounts.vcpus <= candidate.free.vcpus else Objection("without enough vCPUs")
 
 
-def enough_disk(_host: HostFacts, free: Amounts, wish: Wish) -> str | None:
+def enough_disk(candidate: Candidate, wish: Wish) -> Objection | None:
     """Disks grow to their full size one day."""
-    return None if wish.amounts.disk <= free.disk else "without enough disk"
+    return None if wish.amounts.disk <= candidate.free.disk else Objection("without enough disk")
 
 
-FILTERS: tuple[Filter, ...] = (
+HOST_FILTERS: tuple[HostFilter, ...] = (
     existing,
-    wanted,
-    speaking,
     healthy,
     open_to_new,
     reachable,
-    enough_memory,
-    enough_vcpus,
-    enough_disk,
+    in_zone,
+    of_architecture,
+    with_traits,
+    in_aggregate,
 )
+
+ROOM_FILTERS: tuple[RoomFilter, ...] = (with_group, enough_memory, enough_vcpus, enough_disk)
+
+
+def unfit(host: HostFacts, terms: Terms) -> Objection | None:
+    """Give the first objection to a host whatever runs on it, or None."""
+    return next((found for check in HOST_FILTERS if (found := check(host, terms)) is not None), None)
+
+
+def lacking(candidate: Candidate, wish: Wish) -> Objection | None:
+    """Give the first objection to a host because of what runs on it, or None."""
+    return next((found for check in ROOM_FILTERS if (found := check(candidate, wish)) is not None), None)
+
+
+def has_room(candidate: Candidate, wish: Wish) -> bool:
+    """Give whether a host passes all filters that depend on what runs on it."""
+    need, free = wish.amounts, candidate.free
+    if candidate.host.name == wish.leaving:
+        return False
+    if need.memory > free.memory or need.vcpus > free.vcpus or need.disk > free.disk:
+        return False
+    return wish.group is None or with_group(candidate, wish) is None
+
+
+def objections(candidate: Candidate, wish: Wish) -> list[Objection]:
+    """Give all that speaks against a host, the gravest first."""
+    host, terms = candidate.host, wish.terms
+    found = [existing(host, terms), wanted(host, wish), speaking(host)]
+    found += [check(host, terms) for check in HOST_FILTERS[1:]]
+    found += [check(candidate, wish) for check in ROOM_FILTERS]
+    return [item for item in found if item is not None]
+
+
+def candidates(hosts: Iterable[HostFacts], used: Mapping[str, Amounts], crowd: Mapping[str, int]) -> list[Candidate]:
+    """Give hosts with what is free on them."""
+    return [Candidate(host, host.total.minus(used.get(host.name, NOTHING)), crowd) for host in hosts]
 
 
 def passing(
-    hosts: Iterable[HostFacts], used: Mapping[str, Amounts], wish: Wish
-) -> tuple[list[HostFacts], Counter[str]]:
-    """Split hosts into those that pass, and counts of why the others do not."""
+    hosts: Iterable[HostFacts], used: Mapping[str, Amounts], wish: Wish, crowd: Mapping[str, int] | None = None
+) -> tuple[list[HostFacts], Counter[Objection]]:
+    """Split hosts into those that pass, and counts of why the others do not.
+
+    Args:
+        hosts: all of them.
+        used: what is given out on each.
+        wish: what is asked for.
+        crowd: servers of the wish's group by host.
+    """
     good: list[HostFacts] = []
-    refused: Counter[str] = Counter()
-    for host in hosts:
-        free = host.total.minus(used.get(host.name, Amounts()))
-        reason = next((why for check in FILTERS if (why := check(host, free, wish))), None)
-        if reason is None:
-            good.append(host)
+    refused: Counter[Objection] = Counter()
+    for candidate in candidates(hosts, used, crowd or {}):
+        against = objections(candidate, wish)
+        if against:
+            refused[against[0]] += 1
         else:
-            refused[reason] += 1
+            good.append(candidate.host)
     return good, refused
 
 
-def refusal_text(refused: Counter[str]) -> str:
+def refusal_text(refused: Counter[Objection]) -> str:
     """Give a sentence such as `no valid host out of 3: 2 without enough memory, 1 not Ready`."""
     total = refused.total()
     if not total:
         return "no valid host: there is no Host yet"
-    parts = ", ".join(f"{count} {why}" for why, count in sorted(refused.items(), key=lambda item: (-item[1], item[0])))
+    counts: Counter[str] = Counter()
+    for objection, count in refused.items():
+        counts[objection.why] += count
+    parts = ", ".join(f"{count} {why}" for why, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     return f"no valid host out of {total}: {parts}"
+
+
+def remedy_text(refused: Counter[Objection]) -> str:
+    """Say what would change a refusal, as in `placed as soon as a host has room`."""
+    remedies = sorted({objection.remedy for objection in refused} or {ROOM}, key=lambda text: (text != ROOM, text))
+    return f"placed as soon as {' or '.join(remedies)}"

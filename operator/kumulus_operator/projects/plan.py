@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from kumulus_api import PROJECT_LABEL, PUBLIC_NAMESPACE, Project
-from kumulus_api.tenancy import ProjectReason, RoleAssignment, Subject, SubjectKind
+from kumulus_api.quantities import format_quantity
+from kumulus_api.tenancy import ProjectReason, Quota, QuotaShown, QuotaUsage, RoleAssignment, Subject, SubjectKind
 from kumulus_operator.bodies import counted, owner_reference
+from kumulus_operator.ledger.plan import Usage
 from kumulus_runtime.conditions import set_condition
 
 _RBAC = "rbac.authorization.k8s.io"
@@ -99,8 +101,9 @@ def content_text(content: Mapping[str, Collection[str]]) -> str | None:
 
 
 def project_status(project: Project, fault: tuple[ProjectReason, str] | None, now: datetime) -> dict[str, Any] | None:
-    """Give the status to write, or None if it says so already."""
+    """Give the status to write, but for the usage, or None if it says so already."""
     found = project.status.dump() if project.status else {}
+    found = {name: value for name, value in found.items() if name not in ("usage", "quota")}
     generation = project.metadata.generation
     reason, message = fault if fault is not None else (ProjectReason.NAMESPACE_READY, "namespace and roles are there")
     conditions = set_condition(found.get("conditions", []), "Ready", fault is None, reason, message, generation, now)
@@ -108,3 +111,28 @@ def project_status(project: Project, fault: tuple[ProjectReason, str] | None, no
     if fault is None:
         wanted["namespace"] = project.metadata.name
     return None if wanted == found else wanted
+
+
+def usage_status(project: Project, usage: Usage) -> dict[str, Any] | None:
+    """Give used amounts and limits as they are shown, or None if the status says so already."""
+    limits = project.spec.quota
+    used = QuotaUsage(
+        servers=usage.servers,
+        vcpus=int(usage.vcpus),
+        memory=format_quantity(int(usage.memory)),
+        volumes=usage.volumes,
+        gigabytes=-(-usage.volume_bytes // 2**30),
+        ports=usage.ports,
+    )
+    status = project.status
+    shown = _shown(used, limits)
+    if status is not None and (status.usage, status.quota) == (used, shown):
+        return None
+    return {"usage": used.dump(), "quota": shown.dump()}
+
+
+def _shown(used: QuotaUsage, limits: Quota) -> QuotaShown:
+    """Give each as `used/limit`, with `-` for no limit."""
+    names = QuotaUsage.model_fields
+    limit = {name: getattr(limits, name) for name in names}
+    return QuotaShown(**{n: f"{getattr(used, n)}/{'-' if limit[n] is None else limit[n]}" for n in names})

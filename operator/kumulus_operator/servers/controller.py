@@ -95,7 +95,7 @@ class ServerController:
         cloud = self._cloud
         await check_user_data(cloud.client, server)
         self._volumes_admitted(server, resolved)
-        running = running_already(server, list(cloud.hosts))
+        running = running_already(server, cloud.running.of(server.key))
         instance_id = running[1].instance_id if running else str(uuid.uuid4())
         epoch = max(1, running[1].epoch) if running else 1
         verdict = await cloud.ledger.admit(_request(server, resolved, running[0] if running else None))

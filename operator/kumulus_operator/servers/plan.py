@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kumulus_api import Condition, Host, Image, Network, Port, Server, Volume
-from kumulus_api.host import UnclaimedInstance
+from kumulus_api import Condition, Image, Network, Port, Server, Volume
 from kumulus_api.port import PortAssignment
 from kumulus_api.server import AssignedPort, ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_operator.hosts.running import Running
 from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
@@ -130,8 +130,12 @@ def own_ports(server: Server) -> list[AssignedPort]:
     return [port for port in assigned.ports if port.name not in named] if assigned is not None else []
 
 
-def running_already(server: Server, hosts: Sequence[Host]) -> tuple[str, UnclaimedInstance] | None:
+def running_already(server: Server, found: Sequence[Running]) -> Running | None:
     """Find the instance of a server that a host runs already, though the API knows nothing of it (after a restore).
+
+    Args:
+        server: the server.
+        found: the instances of its name that hosts report.
 
     Returns:
         The host's name and the instance, or None.
@@ -139,13 +143,6 @@ def running_already(server: Server, hosts: Sequence[Host]) -> tuple[str, Unclaim
     Raises:
         Refused: several hosts report an instance of this name.
     """
-    found = [
-        (host.metadata.name, item)
-        for host in hosts
-        if host.status is not None and not host.spec.decommissioned
-        for item in host.status.unclaimed_instances
-        if (item.namespace, item.name) == server.key
-    ]
     if len(found) > 1:
         places = ", ".join(sorted(f"{item.instance_id} on {host}" for host, item in found))
         message = f"adoption: several instances have this name: {places}; permanent: remove all but one by hand"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, Volume
+from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, ServerGroup, Volume
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import NetworkInterface, ScheduledReason, VolumeAttachment
 from kumulus_operator.ipam.plan import fixed_address_fault
-from kumulus_operator.placement.facts import Amounts, Wish
+from kumulus_operator.placement.facts import Wish
+from kumulus_operator.placement.wish import wish_for
 from kumulus_operator.refusal import refuse
 from kumulus_operator.views import View
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
@@ -32,6 +33,8 @@ class Catalog(Protocol):
     def ports(self) -> View[Port]: ...  # noqa: D102
     @property
     def volumes(self) -> View[Volume]: ...  # noqa: D102
+    @property
+    def server_groups(self) -> View[ServerGroup]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Resolved:
     image: Image
     interfaces: tuple[Interface, ...]
     volumes: tuple[tuple[str, Volume], ...]
+    group: ServerGroup | None = None
 
 
 def resolve(server: Server, catalog: Catalog) -> Resolved:
@@ -73,7 +77,7 @@ def resolve(server: Server, catalog: Catalog) -> Resolved:
         _missing(ScheduledReason.KEY_PAIR_NOT_FOUND, f"key pair {key_pair.name}", need)
     interfaces = tuple(_interface(server, item, catalog) for item in _wanted_interfaces(server, catalog))
     volumes = tuple((item.name, _volume(namespace, item, catalog)) for item in server.spec.volumes)
-    return Resolved(flavor, image, interfaces, volumes)
+    return Resolved(flavor, image, interfaces, volumes, _group(server, catalog))
 
 
 def visible_namespace(namespace: str, reference: Reference) -> str | None:
@@ -196,6 +200,18 @@ def ready_network(own: str, reference: Reference, catalog: Catalog) -> Network:
     return network
 
 
+def _group(server: Server, catalog: Catalog) -> ServerGroup | None:
+    reference = server.spec.placement.group
+    if reference is None:
+        return None
+    namespace = server.metadata.namespace or ""
+    group = catalog.server_groups.get(namespace, reference.name)
+    if group is None or group.deleting:
+        need = ("ServerGroup", namespace, reference.name)
+        _missing(ScheduledReason.SERVER_GROUP_NOT_FOUND, f"server group {reference.name}", need)
+    return group
+
+
 def _volume(namespace: str, attachment: VolumeAttachment, catalog: Catalog) -> Volume:
     name = attachment.volume.name
     volume = catalog.volumes.get(namespace, name)
@@ -210,24 +226,8 @@ def wish_of(server: Server, resolved: Resolved) -> Wish:
     Raises:
         Refused: its volumes lie on different hosts, or not where it must run.
     """
-    spec = resolved.flavor.spec
-    new_volumes = sum(parse_quantity(item.spec.size) for _, item in resolved.volumes if item.spec.assignment is None)
-    disk = parse_quantity(spec.root_disk) + new_volumes
-    wish = Wish(Amounts(spec.vcpus, parse_quantity(spec.memory), disk))
-    if server.spec.placement.host is not None:
-        wish = replace(wish, only_host=server.spec.placement.host, only_reason="asked for by placement")
-    for _, volume in resolved.volumes:
-        place = volume.spec.assignment
-        if place is None:
-            continue
-        if wish.only_host is not None and wish.only_host != place.host:
-            message = (
-                f"placement: volume {volume.metadata.name} lies on host {place.host}, the server must run on "
-                f"{wish.only_host} ({wish.only_reason}); permanent: use volumes of one host"
-            )
-            raise refuse(ScheduledReason.NO_VALID_HOST, message)
-        wish = replace(wish, only_host=place.host, only_reason=f"where volume {volume.metadata.name} lies")
-    return wish
+    volumes = [volume for _, volume in resolved.volumes]
+    return wish_for(server, resolved.flavor, resolved.image, resolved.group, volumes)
 
 
 def interests(server: Server) -> frozenset[Need]:
@@ -241,6 +241,8 @@ def interests(server: Server) -> frozenset[Need]:
     }
     if spec.key_pair is not None:
         needs.add(("KeyPair", own, spec.key_pair.name))
+    if spec.placement.group is not None:
+        needs.add(("ServerGroup", own, spec.placement.group.name))
     needs |= {("Volume", own, item.volume.name) for item in spec.volumes}
     for item in spec.networks or ():
         if item.network is not None:

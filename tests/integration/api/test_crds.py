@@ -12,6 +12,7 @@ from kumulus_api import (
     AddressClaim,
     Flavor,
     Host,
+    HostAggregate,
     Image,
     KeyPair,
     Kind,
@@ -21,6 +22,7 @@ from kumulus_api import (
     Port,
     Project,
     Server,
+    ServerGroup,
     Volume,
 )
 from kumulus_api.testing import INSTANCE_ID, make_assigned, make_object
@@ -93,7 +95,8 @@ async def test_defaults_are_filled_in(admin: KubeClient) -> None:
     host = make_object(Host)
     del host["spec"]
     stored = await create_dry(admin, Host, host)
-    assert stored["spec"] == {"schedulable": True, "maintenance": False, "decommissioned": False, "revoked": []}
+    given = {"schedulable": True, "maintenance": False, "decommissioned": False}
+    assert stored["spec"] == given | {"revoked": [], "traits": []}
 
 
 BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
@@ -141,6 +144,20 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Flavor, {"memory": "17Ti"}, "memory is at most 16Ti"),
     (Flavor, {"rootDisk": "0"}, "rootDisk is more than 0"),
     (Flavor, {"rootDisk": "lots"}, "spec.rootDisk"),
+    (Flavor, {"extraSpecs": {"trait:HW_CPU_X86_AVX": "yes"}}, "a trait is required or forbidden"),
+    (Flavor, {"extraSpecs": {"colour": "blue"}}, "an extra spec is trait:NAME or aggregate_instance_extra_specs:KEY"),
+    (Flavor, {"extraSpecs": {f"trait:T{number}": "required" for number in range(65)}}, "spec.extraSpecs"),
+    (Image, {"architecture": "pdp11"}, "spec.architecture"),
+    (Image, {"requiredTraits": ["gold"]}, "spec.requiredTraits[0]"),
+    (Server, {"placement": {"group": {"name": "Web"}}}, "spec.placement.group.name"),
+    (Server, {"placement": {"zone": "a" * 64}}, "spec.placement.zone"),
+    (ServerGroup, {"policy": "Near"}, "spec.policy"),
+    (ServerGroup, {"policy": None}, "spec.policy"),
+    (ServerGroup, {"policy": "Affinity", "maxServersPerHost": 2}, "goes with policy AntiAffinity"),
+    (HostAggregate, {"hostSelector": {}}, "give matchLabels, names or both"),
+    (HostAggregate, {"hostSelector": {"matchLabels": {}}}, "give matchLabels, names or both"),
+    (HostAggregate, {"zone": "Zone 1"}, "spec.zone"),
+    (HostAggregate, {"traits": ["ssd"]}, "spec.traits[0]"),
     (Image, {"source": {"url": "file:///etc/shadow"}}, "spec.source.url"),
     (Image, {"checksum": "md5:" + "0" * 32}, "spec.checksum"),
     (Image, {"format": "vmdk"}, "spec.format"),
@@ -270,6 +287,9 @@ FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Port, {"addresses": []}, "spec.addresses"),
     (Port, {"mac": "52:54:00:00:00:02"}, "spec.mac"),
     (Volume, {"size": "2Gi"}, "spec.size"),
+    (ServerGroup, {"policy": "Affinity"}, "a server group cannot change"),
+    (ServerGroup, {"maxServersPerHost": 2}, "a server group cannot change"),
+    (Flavor, {"extraSpecs": {"trait:CUSTOM_GOLD": "required"}}, "a flavor cannot change"),
 ]
 
 
@@ -281,6 +301,25 @@ async def test_fixed_fields_stay(admin: KubeClient, kind: type[Kind], change: di
     with pytest.raises(Invalid) as refusal:
         await admin.patch_merge(kind, name, {"spec": change}, stored["metadata"].get("namespace"))
     assert said in refusal.value.message
+
+
+@pytest.mark.parametrize("change", [{"group": {"name": "other"}}, {"zone": "south"}, {"zone": None}, {"group": None}])
+async def test_group_and_zone_stay_once_a_server_is_placed(connect: Any, admin: KubeClient, change: Any) -> None:
+    """A server that waits may be given another group or zone; one that is placed keeps what it was placed by."""
+    placement = {"group": {"name": "web"}, "zone": "north"}
+    for name, body in (
+        ("zoned", make_object(Server, "waits")),
+        ("zoned-placed", make_assigned(Server, "zoned-placed", "h1")),
+    ):
+        if await admin.get(Server, name, "demo") is None:
+            body["metadata"]["name"] = name
+            body["spec"]["placement"] = placement
+            await (await connect(RESTORER)).create(Server, body)
+    with pytest.raises(Invalid, match="group and zone cannot change once the server is placed"):
+        await admin.patch_merge(Server, "zoned-placed", {"spec": {"placement": change}}, "demo")
+    await admin.patch_merge(Server, "zoned", {"spec": {"placement": change}}, "demo")
+    found, _ = await admin.list(Server, "demo", field_selector="spec.placement.group.name=web")
+    assert "zoned-placed" in {body["metadata"]["name"] for body in found}
 
 
 async def test_decommissioned_is_for_ever(admin: KubeClient) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
-from kumulus_api import KINDS, Server
+from kumulus_api import KINDS, Project, Server
 from kumulus_lab.control_plane import ControlPlane
-from kumulus_lab.testing.site import OperatorProcess, Site
+from kumulus_lab.testing.site import OperatorProcess, Site, condition_of
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.resources import LEASE
 
@@ -94,5 +95,33 @@ async def test_a_leader_that_dies_is_succeeded_after_its_lease(
     await site.server("web")
     await site.assigned(Server, "web")
     assert await _holder(site.client, unlike=leader)
+    first.start()
+    await _ready(first)
+
+
+async def test_a_change_of_leader_admits_nothing_twice(
+    site: Site, operator: OperatorProcess, other: OperatorProcess
+) -> None:
+    """Of 100 servers made at once, with the leader killed midway, exactly as many run as the quota allows."""
+    await site.host("l3", memory="640Gi", vcpus=320)
+    await site.basics(quota={"servers": 30})
+    first, second = await _order(await _holder(site.client), operator, other)
+    await _ready(second)
+    names = [f"s{number}" for number in range(100)]
+    making = asyncio.gather(*(site.server(name) for name in names))
+    async with asyncio.timeout(60):
+        async for _, body in site.client.watch(Server, namespace=site.name):
+            if body.get("spec", {}).get("assignment"):
+                break
+    await asyncio.to_thread(first.stop, signal.SIGKILL)
+    await making
+
+    def decided(body: dict[str, Any]) -> bool:
+        return bool(body["spec"].get("assignment")) or condition_of(body, "Scheduled") is not None
+
+    await asyncio.gather(*(site.until(Server, name, decided) for name in names))
+    await site.until(Project, site.name, lambda body: body["status"]["quota"]["servers"] == "30/30")
+    servers, _ = await site.client.list(Server, site.name)
+    assert sum(bool(body["spec"].get("assignment")) for body in servers) == 30
     first.start()
     await _ready(first)

@@ -1,0 +1,1 @@
+"""HostAggregates: who belongs to them."""

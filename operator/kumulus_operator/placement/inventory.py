@@ -1,0 +1,72 @@
+"""Turn Hosts and HostAggregates into what placement compares (pure)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from kumulus_api import Host, HostAggregate
+from kumulus_api.host import HostConditionType
+from kumulus_api.quantities import parse_quantity
+from kumulus_operator.placement.facts import Amounts, HostFacts
+from kumulus_operator.placement.tuning import Tuning
+
+
+def host_ready(host: Host) -> bool:
+    """Give whether the host says that it can run guests."""
+    conditions = host.status.conditions if host.status else []
+    return any(item.type == HostConditionType.READY and item.status == "True" for item in conditions)
+
+
+def selects(aggregate: HostAggregate, host: Host) -> bool:
+    """Give whether a host belongs to an aggregate: it has all the labels, and is named if names are given."""
+    selector = aggregate.spec.host_selector
+    if selector.names is not None and host.metadata.name not in selector.names:
+        return False
+    if selector.match_labels is None:
+        return selector.names is not None
+    labels = host.metadata.labels
+    return all(labels.get(key) == value for key, value in selector.match_labels.items())
+
+
+def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, *, fresh: bool) -> HostFacts:
+    """Give a host's facts, its inventory multiplied by the overcommit ratios.
+
+    Args:
+        host: the host.
+        aggregates: all of them, also those that it does not belong to.
+        tuning: the ratios.
+        fresh: it renews its Lease.
+    """
+    own = [item for item in aggregates if not item.deleting and selects(item, host)]
+    metadata: dict[str, set[str]] = defaultdict(set)
+    for item in own:
+        for key, value in item.spec.metadata.items():
+            metadata[key].update(part.strip() for part in value.split(","))
+    status = host.status
+    found = status.traits if status is not None else []
+    return HostFacts(
+        name=host.metadata.name,
+        ready=host_ready(host),
+        fresh=fresh,
+        schedulable=host.spec.schedulable,
+        maintenance=host.spec.maintenance,
+        decommissioned=host.spec.decommissioned,
+        tunnel=status is not None and status.tunnel_address is not None,
+        total=_total(host, tuning),
+        architecture=status.architecture if status is not None else "",
+        traits=frozenset([*found, *host.spec.traits, *(trait for item in own for trait in item.spec.traits)]),
+        zones=frozenset(item.spec.zone for item in own if item.spec.zone is not None),
+        metadata={key: frozenset(values) for key, values in metadata.items()},
+    )
+
+
+def _total(host: Host, tuning: Tuning) -> Amounts:
+    inventory = host.status.inventory if host.status is not None else None
+    if inventory is None:
+        return Amounts()
+    return Amounts(
+        inventory.vcpus * tuning.vcpu_overcommit,
+        parse_quantity(inventory.memory) * tuning.memory_overcommit,
+        parse_quantity(inventory.disk) * tuning.disk_overcommit,
+    )

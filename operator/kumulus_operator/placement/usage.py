@@ -1,0 +1,48 @@
+"""What servers and volumes take of hosts, from the objects themselves (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from kumulus_api import Server, Volume
+from kumulus_api.quantities import parse_quantity
+from kumulus_operator.placement.facts import Amounts
+
+
+def server_amounts(server: Server) -> Amounts:
+    """Give what a placed server takes of its host; nothing if it has none."""
+    assignment = server.spec.assignment
+    if assignment is None:
+        return Amounts()
+    resources = assignment.resources
+    return Amounts(resources.vcpus, parse_quantity(resources.memory), parse_quantity(resources.root_disk))
+
+
+def volume_amounts(volume: Volume) -> Amounts:
+    """Give what a volume takes of the host that it is bound to; nothing if it is not bound."""
+    return Amounts(disk=parse_quantity(volume.spec.size)) if volume.spec.assignment is not None else Amounts()
+
+
+def group_name(server: Server) -> str | None:
+    """Give the name of a server's group, or None."""
+    group = server.spec.placement.group
+    return group.name if group is not None else None
+
+
+def given_out(servers: Iterable[Server], volumes: Iterable[Volume]) -> dict[str, Amounts]:
+    """Give what servers and volumes take of each host."""
+    used: defaultdict[str, Amounts] = defaultdict(Amounts)
+    for server in servers:
+        if server.spec.assignment is not None:
+            used[server.spec.assignment.host] = used[server.spec.assignment.host].plus(server_amounts(server))
+    for volume in volumes:
+        if volume.spec.assignment is not None:
+            used[volume.spec.assignment.host] = used[volume.spec.assignment.host].plus(volume_amounts(volume))
+    return dict(used)
+
+
+def crowd_of(servers: Iterable[Server], namespace: str, group: str) -> dict[str, int]:
+    """Give how many servers of a group are on each host."""
+    places = [server.spec.assignment for server in servers if (server.key[0], group_name(server)) == (namespace, group)]
+    return dict(Counter(place.host for place in places if place is not None))

@@ -1,0 +1,132 @@
+"""Placement by zone, traits and groups: what is asked for holds under load, and what waits is placed by an event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from kumulus_api import Flavor, Host, HostAggregate, Project, Server, ServerGroup
+from kumulus_lab.control_plane import ControlPlane
+from kumulus_lab.testing.audit import AuditLog
+from kumulus_lab.testing.site import Site, condition_of
+
+
+def _decided(body: dict[str, Any]) -> bool:
+    return "assignment" in body["spec"] or condition_of(body, "Scheduled") is not None
+
+
+async def _hosts_of(site: Site, names: list[str]) -> list[str]:
+    """Wait until it is known of each server whether it is placed, and give the hosts of those that are."""
+    bodies = await asyncio.gather(*(site.until(Server, name, _decided) for name in names))
+    return [body["spec"]["assignment"]["host"] for body in bodies if "assignment" in body["spec"]]
+
+
+async def test_zone_and_traits_choose_the_host(site: Site) -> None:
+    """A server waits for a host of its zone with its traits, says so, and goes there when there is one."""
+    for name in ("a1", "a2"):
+        await site.host(name)
+    await site.basics()
+    flavor = {"vcpus": 1, "memory": "1Gi", "rootDisk": "1Gi"}
+    specs = {"trait:CUSTOM_GOLD": "required", "aggregate_instance_extra_specs:ssd": "<or> true <or> yes"}
+    await site.client.apply(Flavor, {"metadata": {"name": "gold"}, "spec": flavor | {"extraSpecs": specs}}, manager="t")
+    await site.server("web", flavor={"name": "gold"}, placement={"zone": "north"})
+    message = await site.refused("web", "NoValidHost")
+    assert message == (
+        "placement: no valid host out of 2: 2 outside zone north; "
+        "transient: placed as soon as a HostAggregate puts a host into zone north"
+    )
+    aggregate = {"hostSelector": {"names": ["a2"]}, "zone": "north", "metadata": {"ssd": "yes"}}
+    await site.client.create(HostAggregate, {"metadata": {"name": "north"}, "spec": aggregate})
+    try:
+        await site.until(
+            Server, "web", lambda body: "without trait CUSTOM_GOLD" in str(condition_of(body, "Scheduled"))
+        )
+        members = await site.until(HostAggregate, "north", lambda body: "status" in body)
+        assert members["status"]["hosts"] == ["a2"]
+        await site.client.patch_merge(Host, "a2", {"spec": {"traits": ["CUSTOM_GOLD"]}})
+        assert (await site.assigned(Server, "web"))["host"] == "a2"
+        await site.client.patch_merge(Host, "a1", {"metadata": {"labels": {"rack": "r"}}})
+        south = {"hostSelector": {"matchLabels": {"rack": "r"}}, "zone": "south"}
+        await site.client.create(HostAggregate, {"metadata": {"name": "south"}, "spec": south})
+        await site.server("south", placement={"zone": "south"})
+        assert (await site.assigned(Server, "south"))["host"] == "a1"
+        await site.client.patch_merge(Host, "a2", {"metadata": {"labels": {"rack": "r"}}})
+        await site.condition(HostAggregate, "south", "Ready", "False", "ZoneConflict")
+        await site.server("nowhere", placement={"zone": "north"})
+        assert "1 in several zones at once (north, south)" in await site.refused("nowhere", "NoValidHost")
+    finally:
+        for name in ("north", "south"):
+            await site.client.delete(HostAggregate, name)
+
+
+async def test_hard_anti_affinity_is_never_broken(site: Site) -> None:
+    """Of 60 servers of a group made at once each of 20 hosts gets one; a place that is left goes to one that waits."""
+    hosts = [f"g{number}" for number in range(20)]
+    await asyncio.gather(*(site.host(name, memory="16Gi", vcpus=16) for name in hosts))
+    await site.basics()
+    names = [f"s{number}" for number in range(60)]
+    await asyncio.gather(*(site.server(name, placement={"group": {"name": "apart"}}) for name in names))
+    message = await site.refused("s0", "ServerGroupNotFound")
+    assert message == "reference: server group apart was not found; transient: goes on when it is made"
+    await site.create(ServerGroup, "apart", {"policy": "AntiAffinity"})
+    await asyncio.gather(
+        *(
+            site.until(
+                Server,
+                name,
+                lambda body: (
+                    "assignment" in body["spec"]
+                    or (condition_of(body, "Scheduled") or {}).get("reason") == "NoValidHost"
+                ),
+            )
+            for name in names
+        )
+    )
+    placed = {name: given["host"] for name in names if (given := await site.assignment(name)) is not None}
+    assert Counter(placed.values()) == Counter(hosts)
+    left = min(placed)
+    freed = placed.pop(left)
+    waiting = sorted(set(names) - set(placed) - {left})
+    assert "20 with a server of group apart (AntiAffinity)" in await site.refused(waiting[0], "NoValidHost")
+    tasks = [asyncio.create_task(site.assigned(Server, name)) for name in waiting]
+    await site.delete_server(left)
+    done, pending = await asyncio.wait(tasks, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    assert [task.result()["host"] for task in done] == [freed]
+
+
+async def test_affinity_keeps_a_group_on_one_host(site: Site) -> None:
+    """Servers of an affinity group that are made at once share a host; those for which it has no room wait."""
+    for name in ("f1", "f2", "f3"):
+        await site.host(name, memory="4Gi")
+    await site.basics()
+    await site.create(ServerGroup, "close", {"policy": "Affinity"})
+    names = [f"s{number}" for number in range(6)]
+    await asyncio.gather(*(site.server(name, placement={"group": {"name": "close"}}) for name in names))
+    hosts = await _hosts_of(site, names)
+    assert len(hosts) == 4
+    assert len(set(hosts)) == 1
+
+
+async def test_a_project_shows_what_it_uses(site: Site, plane: ControlPlane) -> None:
+    """Used and limit stand in the Project's status, written at most once a second for a burst of servers."""
+    await site.host("u1", memory="64Gi", vcpus=32)
+    await site.basics(quota={"servers": 30, "memory": "40Gi"})
+    empty = {"servers": "0/30", "vcpus": "0/-", "memory": "0/40Gi", "ports": "0/-", "volumes": "0/-"}
+    await site.until(Project, site.name, lambda body: body["status"].get("quota") == empty | {"gigabytes": "0/-"})
+    audit, started = AuditLog(plane.audit_log), asyncio.get_running_loop().time()
+    names = [f"s{number}" for number in range(20)]
+    await asyncio.gather(*(site.server(name) for name in names))
+    await asyncio.gather(*(site.assigned(Server, name) for name in names))
+    full = {"servers": "20/30", "vcpus": "20/-", "memory": "20Gi/40Gi", "ports": "20/-", "volumes": "0/-"}
+    await site.until(Project, site.name, lambda body: body["status"].get("quota") == full | {"gigabytes": "0/-"})
+    shown = plane.kubectl("get", "projects", site.name, "--no-headers")
+    assert shown.stdout.split()[:5] == [site.name, "True", "NamespaceReady", "20/30", "20/-"]
+    seconds = asyncio.get_running_loop().time() - started
+    writes = [write for write in audit.writes() if write.resource == "projects" and write.name == site.name]
+    assert 1 <= len(writes) <= seconds + 1
+    await site.delete_server("s0")
+    await site.until(Project, site.name, lambda body: body["status"]["quota"]["servers"] == "19/30")
