@@ -122,6 +122,18 @@ class HostConditionType(StrEnum):
     PACKAGES_PRESENT = "PackagesPresent"
     HYPERVISOR_CONNECTED = "HypervisorConnected"
     DISK_HEALTHY = "DiskHealthy"
+    DRAINED = "Drained"
+    """The operator's word on a host in maintenance: whether guests still run there."""
+
+
+class DrainReason(StrEnum):
+    """Reasons of a Host's Drained condition."""
+
+    DRAINED = "Drained"
+    DRAINING = "Draining"
+    BLOCKED = "Blocked"
+    """None of the servers that are left can leave now; the message says why of each."""
+    NOT_ASKED = "NotInMaintenance"
 
 
 class Host(Kind):

@@ -309,6 +309,27 @@ class StartDuration(Model):
     milliseconds: Annotated[int, Field(ge=0)]
 
 
+class MigrationPart(Model):
+    """What one host's agent says of its part in a migration."""
+
+    host: HostName
+    action: ObjectName
+    """The ServerAction."""
+    state: Annotated[str, Field(max_length=64)]
+    message: Annotated[str, Field(max_length=2048)] | None = None
+    downtime_milliseconds: Annotated[int, Field(ge=0)] | None = None
+    """How long the guest stood still, as its hypervisor measured it."""
+    total_milliseconds: Annotated[int, Field(ge=0)] | None = None
+    """How long it took to carry the guest over."""
+
+
+class Migration(Model):
+    """A migration: each of the two agents tells its part."""
+
+    source: MigrationPart | None = None
+    target: MigrationPart | None = None
+
+
 class ServerStatus(Status):
     """What the agent found; the operator's word where no agent can speak."""
 
@@ -317,6 +338,8 @@ class ServerStatus(Status):
     start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
         default_factory=list
     )
+    migration: Migration | None = None
+    """The last migration, or the one that goes on."""
 
 
 class ServerConditionType(StrEnum):
@@ -327,6 +350,18 @@ class ServerConditionType(StrEnum):
     IMAGE_READY = "ImageReady"
     VOLUMES_READY = "VolumesReady"
     NETWORK_READY = "NetworkReady"
+    LIVE_MIGRATABLE = "LiveMigratable"
+
+
+class LiveMigratableReason(StrEnum):
+    """Whether a Server could migrate while it runs, and why not."""
+
+    MIGRATABLE = "Migratable"
+    NOT_RUNNING = "NotRunning"
+    """A server that is off migrates cold."""
+    RESCUED = "Rescued"
+    PINNED = "PinnedToHost"
+    """Its placement names its host; an administrator may name another in the action."""
 
 
 class ScheduledReason(StrEnum):
@@ -382,6 +417,7 @@ class ReadyReason(StrEnum):
     NETWORK_FAILED = "NetworkFailed"
     START_FAILED = "StartFailed"
     SUSPEND_FAILED = "SuspendFailed"
+    MIGRATING = "Migrating"
 
 
 class Server(Kind):

@@ -176,6 +176,21 @@ class ActionReason(StrEnum):
     UNSUPPORTED = "Unsupported"
     """A host's agent is older than the action."""
     ABORTED = "Aborted"
+    NO_VALID_HOST = "NoValidHost"
+    """No other host takes the server now."""
+    PREPARED = "Prepared"
+    """The target can take the guest."""
+    COPYING = "Copying"
+    HANDED_OVER = "HandedOver"
+    """The guest has left its host, and the target has it."""
+    RECEIVED = "Received"
+    """The guest is at the target."""
+    TARGET_FAILED = "TargetFailed"
+    """The target could not prepare for the guest."""
+    MIGRATION_FAILED = "MigrationFailed"
+    """The guest was not carried over; it is where it was."""
+    OUTCOME_UNKNOWN = "OutcomeUnknown"
+    """Settled as soon as both hypervisors can be asked."""
 
 
 class ActionReport(Model):

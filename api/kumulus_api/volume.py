@@ -45,8 +45,9 @@ class VolumeSpec(Model):
         Rule(
             "!has(oldSelf.assignment) || (has(self.assignment)"
             " && self.assignment.volumeID == oldSelf.assignment.volumeID"
-            " && self.assignment.host == oldSelf.assignment.host)",
-            "a volume keeps its identity and its host",
+            " && (self.assignment.host == oldSelf.assignment.host || (has(self.assignment.attachedTo)"
+            " && has(oldSelf.assignment.attachedTo) && self.assignment.attachedTo == oldSelf.assignment.attachedTo)))",
+            "a volume keeps its identity, and its host unless it migrates with its server",
             ".assignment",
         ),
     )

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -23,6 +23,8 @@ from kumulus_agent.host.traits import read_traits
 from kumulus_agent.hosts.controller import HostController
 from kumulus_agent.hosts.plan import Machine, SelfTest
 from kumulus_agent.images.controller import ImageController
+from kumulus_agent.migration.controller import MigrationController
+from kumulus_agent.migration.reports import SOURCE, TARGET
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
@@ -96,6 +98,7 @@ class Agent:
         self._client = client
         self._ready = "starting"
         self._workers: list[asyncio.Task[None]] = []
+        self._closing = AsyncExitStack()
         for directory in (settings.state_dir, settings.instances_dir, settings.run_dir):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._store = Store()
@@ -153,6 +156,7 @@ class Agent:
         # What is under way is given a moment: a start that is cut off is undone and begun anew by the next agent.
         if self._workers:
             await asyncio.wait(self._workers, timeout=_DRAIN_SECONDS)
+        await self._closing.aclose()
         await self._networks.close()
         for task in tasks:
             task.cancel()
@@ -201,6 +205,10 @@ class Agent:
         directory = settings.state_dir / "volumes"
         volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
         images = ImageController(settings, self._client, self._store, self._cache, events)
+        migrations = MigrationController(
+            actuators, self._instances, self._store, servers.check_capacity, self._servers.add
+        )
+        self._closing.push_async_callback(migrations.close)
         await self._until_done("adopt what runs here", self._adoption.adopt)
         loop = asyncio.get_running_loop()
         collector = ServerUsageCollector(
@@ -214,6 +222,9 @@ class Agent:
                 group.create_task(self._images.run(images.reconcile, 2)),
                 group.create_task(self._networks.queue.run(self._networks.reconcile, 2)),
             ]
+            for role in (SOURCE, TARGET):
+                group.create_task(migrations.follow(role))
+            group.create_task(migrations.queue.run(migrations.reconcile, 4))
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
             group.create_task(self._networks.keep_comparing())

@@ -22,6 +22,8 @@ class AgentSettings(BaseProcessSettings):
     """MTU in bytes of the network between the hosts; guests get 50 less."""
     metrics_port: int = Field(default=9808, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
+    migration_port: int = Field(default=9809, ge=0, le=65535)
+    """TCP port for other hosts' guests that migrate to this one; open while one does."""
     libvirt_uri: str = "qemu:///system"
     """The hypervisor."""
     virtualization: str = Field(default="auto", pattern=r"^(auto|kvm|qemu)$")

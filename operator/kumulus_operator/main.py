@@ -21,6 +21,7 @@ from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
 from kumulus_operator.metrics import WAITING_SERVERS, WATCHES
+from kumulus_operator.migration.certificates import HostCertificates
 from kumulus_operator.networks.controller import NetworkController
 from kumulus_operator.networks.endpoints import EndpointsController
 from kumulus_operator.ports.controller import PortController
@@ -107,6 +108,7 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
                 _watch_leases(cloud),
                 _watch_role_bindings(cloud),
                 serve_boot_data(cloud),
+                HostCertificates(cloud).serve(),
             )
         ]
         for queue, reconcile in controllers(cloud):

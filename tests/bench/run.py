@@ -2,11 +2,9 @@
 
 Method: ten servers (cached image, one automatic interface), one after the other, timed from the request to the watch
 event that shows the end; writes are counted from the API server's audit log, the deferred release of the addresses
-included; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from proc(5). Placement is
-measured beside the lab: `engine.py` the decisions alone, `scale.py` with an API server and simulated agents.
-
-    python tests/bench/run.py                  all
-    python tests/bench/run.py lab engine       these parts; the others keep their former rows in build/bench.json
+included; then one idle server migrates from host to host; then twenty idle servers for two minutes. Memory is PSS, CPU
+is user + system, both from proc(5). Placement is measured beside the lab: `engine.py` the decisions alone, `scale.py`
+with an API server and simulated agents.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import scale
 
 from kumulus_api import AddressClaim, Port, Server
 from kumulus_lab.settings import LabSettings
-from kumulus_lab.testing import processes
+from kumulus_lab.testing import migrating, processes
 from kumulus_lab.testing.audit import AuditLog, of_servers, summary
 from kumulus_lab.testing.cloud import Cloud, Stopwatch
 from kumulus_runtime.api_client import KubeClient
@@ -33,6 +31,7 @@ from kumulus_runtime.api_client import KubeClient
 SERVERS = 10
 IDLE_SERVERS = 20
 IDLE_SECONDS = 120
+MIGRATIONS = 6
 SETTLE_SECONDS = 15
 RELEASE_SECONDS = 180
 PROGRAMS = ("kumulus-operator", "kumulus-agent")
@@ -101,6 +100,23 @@ async def released(cloud: Cloud, project: str) -> None:
             await cloud.gone(AddressClaim, claim["metadata"]["name"], seconds=RELEASE_SECONDS)
 
 
+async def migrations(cloud: Cloud, project: str) -> list[Result]:
+    """Migrate one idle server back and forth; its hypervisor measures how long the guest stood still."""
+    downtime = Result("live_migration_downtime_ms", "ms")
+    total = Result("live_migration_seconds", "s")
+    await cloud.make_server(project, "m0")
+    await cloud.server_ready(project, "m0")
+    await asyncio.sleep(SETTLE_SECONDS)  # a guest that still boots is not what is measured
+    for _ in range(MIGRATIONS):
+        watch = Stopwatch()
+        await migrating.succeeded(cloud, project, await migrating.ask(cloud, project, "m0"))
+        total.samples.append(watch.seconds)
+        server = await cloud.client.get(Server, "m0", project) or {}
+        downtime.samples.append(server["status"]["migration"]["source"]["downtimeMilliseconds"])
+    await cloud.delete(Server, "m0", project)
+    return [downtime, total]
+
+
 async def idle(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
     """Count writes and memory while nothing changes."""
     names = [f"i{index}" for index in range(IDLE_SERVERS)]
@@ -135,7 +151,8 @@ async def measure() -> list[Result]:
         await cloud.base(f"http://{lab.gateway}:8098/tiny.qcow2")
         async with cloud.project() as project:
             network = await cloud.make_network(project)
-            return await single(cloud, project, network["status"]["vni"], lab) + await idle(cloud, project, lab)
+            figures = await single(cloud, project, network["status"]["vni"], lab)
+            return [*figures, *await migrations(cloud, project), *await idle(cloud, project, lab)]
     finally:
         await client.close()
 

@@ -268,6 +268,18 @@ class Hypervisor:
             await self.record_guest_shutdown(instance_id)
         self._on_event(instance_id)
 
+    async def call(self, asked: str, function: Callable[[Any], Any]) -> Any:
+        """Run ``function(virConnect)`` apart.
+
+        Args:
+            asked: what is tried, for error messages.
+            function: blocking libvirt calls.
+
+        Raises:
+            HypervisorError: translated.
+        """
+        return await self._connection.call(asked, function)
+
     # How a verb reaches its domain.
 
     def _instance(self, row: domains.Row, record: InstanceRecord) -> InstanceState:

@@ -14,7 +14,16 @@ from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import PowerState
 from kumulus_agent.hosts.disk_probe import probe
-from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status, remembered_self_test
+from kumulus_agent.hosts.plan import (
+    Facts,
+    Machine,
+    SelfTest,
+    acknowledged,
+    differs,
+    host_status,
+    own_status,
+    remembered_self_test,
+)
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
@@ -54,7 +63,7 @@ class HostController:
         """Look at the host and tell."""
         body = self.store.get(Host, name) or await self._ensure()
         facts = await self._facts(body)
-        old = body.get("status") or {}
+        old = own_status(body.get("status") or {})
         status = host_status(body["metadata"]["generation"], old, facts)
         if differs(status, old):
             metadata = {"name": name, "uid": body["metadata"]["uid"]}

@@ -80,6 +80,12 @@ def acknowledged(
     )
 
 
+def own_status(status: Mapping[str, Any]) -> Object:
+    """Give a Host's status without what the operator says there: to repeat it would keep it as it is now."""
+    conditions = [item for item in status.get("conditions") or [] if item["type"] != HostConditionType.DRAINED]
+    return {**status, "conditions": conditions} if "conditions" in status else dict(status)
+
+
 def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object:
     """Make the whole status; equal to `old` if nothing changed."""
     machine = facts.machine

@@ -166,7 +166,7 @@ class ServerController:
             return
         if act is not None and act.type is ActionType.REBUILD and act.image is not None:
             desired = replace(desired, image=act.image)
-        self._check_capacity(desired)
+        self.check_capacity(desired)
         from_memory = sighting.observed.power is Power.SUSPENDED and act is None
         with self._wanted(desired) as unwanted:
             begin = resume_server if from_memory else start_server
@@ -197,7 +197,12 @@ class ServerController:
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
 
-    def _check_capacity(self, desired: Desired) -> None:
+    def check_capacity(self, desired: Desired) -> None:
+        """Compare with what is placed here.
+
+        Raises:
+            StepFailed: the instance does not fit.
+        """
         others = []
         for instance_id, (namespace, name) in self.instances.keys.items():
             body = self.store.get(Server, name, namespace)

@@ -92,6 +92,8 @@ class Desired:
         rescue: what it runs from instead of its root disk.
         rescue_id: id of that rescue, or empty.
         shelved: vCPUs and memory were given back; it runs when the operator has admitted it again.
+        target: the host that the instance migrates to, or empty.
+        pinned: the user's placement names a host.
     """
 
     key: Key
@@ -124,6 +126,9 @@ class Desired:
     def in_memory(self) -> bool:
         """Whether its guest takes memory of the host while all is as asked."""
         return self.running or self.rest is PowerState.PAUSED or self.rescue is not None
+
+    target: str = ""
+    pinned: bool = False
 
     @property
     def networks(self) -> tuple[NetworkKey, ...]:
@@ -171,6 +176,8 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         rescue=read_image(assignment.rescue.image if assignment.rescue is not None else None),
         rescue_id=assignment.rescue.action if assignment.rescue is not None else "",
         shelved=assignment.shelved,
+        target=assignment.target or "",
+        pinned=server.spec.placement.host is not None,
     )
 
 

@@ -110,6 +110,8 @@ class Observer:
         if body is None:
             return Claim.ABSENT, None
         live = read_desired(body)
+        if live is not None and (live.instance_id, live.target) == (instance_id, self.settings.node_name):
+            return Claim.INCOMING, None
         host = ((body["spec"].get("assignment") or {}).get("host")) or ""
         if live is None or live.instance_id != instance_id or host != self.settings.node_name:
             return Claim.ELSEWHERE, None

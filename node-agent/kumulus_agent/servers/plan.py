@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from kumulus_agent.actions.plan import acted
 from kumulus_agent.servers.desired import Desired
-from kumulus_agent.servers.plan_power import brought
+from kumulus_agent.servers.plan_power import brought, kept
 from kumulus_agent.servers.terms import (
     CRASH_PAUSE,
     POWER_STATES,
@@ -38,6 +38,8 @@ def plan(
     Returns:
         The plan; it has no steps where everything is as asked.
     """
+    if claim is Claim.INCOMING or (desired is not None and desired.target):
+        return _migrating(desired, observed)
     if desired is not None and claim is Claim.DELETING:
         return _removal(desired, observed)
     if desired is None or claim is not Claim.OURS:
@@ -56,6 +58,18 @@ def _named(made: Plan, desired: Desired) -> Plan:
         return made
     message = "it runs from a rescue image, its own root disk is the second disk; a ServerAction Unrescue ends that"
     return replace(made, ready=ReadyReason.RESCUED, power=ObservedPowerState.RESCUED, message=message)
+
+
+def _migrating(desired: Desired | None, observed: Observed) -> Plan:
+    """Neither start nor end the guest: while there is a target only the migration's protocol may."""
+    if desired is None:
+        return Plan()
+    if observed.power is Power.RUNNING and observed.epoch == desired.epoch:
+        return kept(desired, observed)
+    if observed.power in (Power.OFF, Power.CRASHED):
+        message = f"it migrates to host {desired.target}"
+        return Plan((), ReadyReason.MIGRATING, POWER_STATES[observed.power], message)
+    return Plan()
 
 
 def _removal(desired: Desired, observed: Observed) -> Plan:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kumulus_agent.servers.desired import Desired
-from kumulus_api.server import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_api.server import (
+    LiveMigratableReason,
+    ObservedPowerState,
+    ReadyReason,
+    ScheduledReason,
+    ServerConditionType,
+)
 from kumulus_runtime.conditions import set_condition
 
 Object = dict[str, Any]
@@ -51,6 +57,20 @@ def started_parts() -> dict[ServerConditionType, Part]:
     }
 
 
+def live_migratable(desired: Desired, power: ObservedPowerState) -> Part:
+    """Say whether the guest could be carried to another host now."""
+    if power not in (ObservedPowerState.RUNNING, ObservedPowerState.PAUSED):
+        if power is ObservedPowerState.RESCUED:
+            message = "it runs from a rescue image"
+            return Part(status=False, reason=LiveMigratableReason.RESCUED, message=message)
+        message = "it is off: it can migrate cold"
+        return Part(status=False, reason=LiveMigratableReason.NOT_RUNNING, message=message)
+    if desired.pinned:
+        message = "spec.placement.host names its host: an administrator may name another in the action"
+        return Part(status=False, reason=LiveMigratableReason.PINNED, message=message)
+    return Part(status=True, reason=LiveMigratableReason.MIGRATABLE)
+
+
 def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Object:
     """Make the status that the agent owns.
 
@@ -64,7 +84,11 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
     """
     conditions: list[Object] = list(old.get("conditions") or [])
     scheduled = Part(status=True, reason=ScheduledReason.ASSIGNED)
-    parts = {ServerConditionType.SCHEDULED: scheduled, **found.parts}
+    parts = {
+        ServerConditionType.SCHEDULED: scheduled,
+        **found.parts,
+        ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power),
+    }
     for kind, part in parts.items():
         conditions = set_condition(conditions, kind, part.status, part.reason, part.message, desired.generation)
     up = found.ready in _UP

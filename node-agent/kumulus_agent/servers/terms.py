@@ -43,13 +43,15 @@ class Claim(StrEnum):
     """What a live read of the API says about an instance that is on this host.
 
     ``OURS``: a Server is assigned to this host with this instance. ``DELETING``: the same, and its deletion was asked
-    for. ``ABSENT``: no such Server. ``ELSEWHERE``: the Server has another host or another instance.
+    for. ``ABSENT``: no such Server. ``ELSEWHERE``: the Server has another host or another instance. ``INCOMING``: it
+    migrates to this host.
     """
 
     OURS = "Ours"
     DELETING = "Deleting"
     ABSENT = "Absent"
     ELSEWHERE = "Elsewhere"
+    INCOMING = "Incoming"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ from kumulus_operator.actions.plan import (
 )
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.migration.controller import LOOK_AGAIN, Migrations
+from kumulus_operator.migration.plan import MIGRATIONS
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.plan import assigned_image
 from kumulus_operator.servers.resolve import bootable_image
@@ -47,6 +49,7 @@ class ActionController:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._migrations = Migrations(cloud)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one action further; give the seconds after which its age is to be looked at."""
@@ -65,11 +68,14 @@ class ActionController:
             await self._write(action, waiting(due.metadata.name))
             return None
         await self._go_on(action, cloud.servers.get(key[0], action.spec.server.name))
-        return None
+        return LOOK_AGAIN if action.spec.type in MIGRATIONS else None
 
     async def _go_on(self, action: ServerAction, server: Server | None) -> None:
         now = datetime.now(UTC)
-        if phase_of(action) is ActionPhase.RUNNING:
+        migrates = action.spec.type in MIGRATIONS
+        if phase_of(action) is ActionPhase.RUNNING and migrates:
+            status = await self._migrations.go_on(action, server, now)
+        elif phase_of(action) is ActionPhase.RUNNING:
             status = reported(action, now) or self._lost(action, now)
             if status is not None and server is not None:
                 await self._assign(server, partial(closing, action, status["phase"]))
@@ -106,6 +112,8 @@ class ActionController:
         """
         image = self._image(action, server)
         await self._adopt(action, server)
+        if action.spec.type in MIGRATIONS:
+            return await self._migrations.begin(action, server, now)
         patch = own_patch(action, server)
         if patch is not None:
             name, namespace = server.metadata.name, server.metadata.namespace

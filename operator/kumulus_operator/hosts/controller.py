@@ -7,6 +7,7 @@ import time
 import structlog
 
 from kumulus_operator.cloud import Cloud, enqueue
+from kumulus_operator.migration.draining import Drainer
 from kumulus_operator.views import Key
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -22,6 +23,7 @@ class HostController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._silent: set[str] = set()
+        self._drainer = Drainer(cloud)
 
     async def reconcile(self, key: Key) -> float | None:
         """Look whether a host speaks; give the seconds until its silence would begin."""
@@ -36,7 +38,8 @@ class HostController:
         left = cloud.liveness.silent_in(name, now)
         if left > 0:
             self._silent.discard(name)
-            return left + 0.05
+            again = await self._drainer.look(host) if host is not None else None
+            return min(left + 0.05, again or left)
         if name not in self._silent:
             self._silent.add(name)
             _LOG.warning("host is silent", host=name)

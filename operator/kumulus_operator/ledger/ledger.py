@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from kumulus_api import Port, Server, Volume
 from kumulus_api.quantities import parse_quantity
@@ -42,10 +42,14 @@ class Entry:
     target: str | None = None
     """Where it migrates to: it takes its room there too."""
 
+    volumes: Amounts = field(default_factory=Amounts)
+    """What its volumes take: they are counted on the host where they lie, and on the target too."""
+
     @property
-    def places(self) -> tuple[str, ...]:
-        """The hosts on which it takes room."""
-        return (self.host,) if self.target is None else (self.host, self.target)
+    def places(self) -> tuple[tuple[str, Amounts], ...]:
+        """The hosts on which it takes room, and what."""
+        here = (self.host, self.amounts)
+        return (here,) if self.target is None else (here, (self.target, self.amounts.plus(self.volumes)))
 
 
 def entry_of(server: Server) -> Entry | None:
@@ -64,6 +68,7 @@ def entry_of(server: Server) -> Entry | None:
         assumed=False,
         group=group_name(server),
         target=assignment.target,
+        volumes=Amounts(disk=sum(parse_quantity(volume.size) for volume in assignment.volumes)),
     )
 
 
@@ -235,8 +240,11 @@ class Ledger:
     def volume_seen(self, volume: Volume) -> None:
         """Count a volume on the host that it is bound to."""
         assignment = volume.spec.assignment
-        if assignment is None or volume.key in self._volume_places:
+        known = self._volume_places.get(volume.key)
+        if assignment is None or (known is not None and known[0] == assignment.host):
             return
+        if known is not None:  # it has migrated with its server
+            self._fleet.take_back(*known)
         amounts = volume_amounts(volume)
         self._volume_places[volume.key] = (assignment.host, amounts)
         self._fleet.give(assignment.host, amounts)
@@ -304,8 +312,8 @@ class Ledger:
         self._entries[key] = entry
         self._servers[namespace] += 1
         self._taken[namespace] = self._taken[namespace].plus(entry.amounts)
-        for place in entry.places:
-            self._fleet.give(place, entry.amounts)
+        for place, amounts in entry.places:
+            self._fleet.give(place, amounts)
             if entry.group is not None:
                 self._crowds[namespace, entry.group][place] += 1
         self._held.update(dict.fromkeys(entry.holds, name))
@@ -318,8 +326,8 @@ class Ledger:
         namespace, name = key
         self._servers[namespace] -= 1
         self._taken[namespace] = self._taken[namespace].minus(entry.amounts)
-        for place in entry.places:
-            self._fleet.take_back(place, entry.amounts)
+        for place, amounts in entry.places:
+            self._fleet.take_back(place, amounts)
             if entry.group is not None:
                 self._leave(namespace, entry.group, place)
         self.more_room()

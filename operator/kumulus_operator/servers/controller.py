@@ -14,13 +14,14 @@ from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Request
 from kumulus_operator.metrics import PLACEMENTS
+from kumulus_operator.migration.controller import Migrations
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.plan import assignment, running_already, scheduled_status, silent_status, waiting_status
 from kumulus_operator.servers.ports_kept import keep_ports
 from kumulus_operator.servers.resolve import Interface, Resolved, interests, resolve, wish_of
 from kumulus_operator.servers.userdata import check_user_data
-from kumulus_operator.servers.volumes import give_volumes
+from kumulus_operator.servers.volumes import bind_volumes, give_volumes
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Conflict, Invalid, NotFound
 
@@ -36,6 +37,7 @@ class ServerController:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._migrations = Migrations(cloud)
 
     async def reconcile(self, key: Key) -> None:
         """Bring one server to its desired state."""
@@ -55,6 +57,8 @@ class ServerController:
             await self._release(server)
         elif server.spec.assignment is not None:
             await keep_ports(cloud, server)
+            await bind_volumes(cloud, server)
+            await self._migrations.release(server)
             await self._speak_for(server, server.spec.assignment)
         else:
             await self._place_or_wait(server)

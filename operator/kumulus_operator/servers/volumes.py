@@ -29,6 +29,22 @@ async def give_volumes(
     return given
 
 
+async def bind_volumes(cloud: Cloud, server: Server) -> None:
+    """Have the volumes that a placed server holds say that they are on its host: they have migrated with it."""
+    assigned = server.spec.assignment
+    for given in assigned.volumes if assigned is not None else ():
+        volume = cloud.volumes.get(server.key[0], given.volume)
+        place = volume.spec.assignment if volume is not None else None
+        if assigned is None or volume is None or place is None or place.host == assigned.host:
+            continue
+        if (place.volume_id, place.attached_to) != (given.volume_id, server.metadata.name):
+            continue
+        body = identity(volume)
+        body["metadata"]["resourceVersion"] = volume.metadata.resource_version
+        body["spec"] = {"assignment": place.dump() | {"host": assigned.host}}
+        cloud.take(Volume, await cloud.client.apply(Volume, body, manager=MANAGER))
+
+
 async def _attach(cloud: Cloud, server: Server, volume: Volume, host: str) -> Volume:
     place = volume.spec.assignment
     holder = place.attached_to if place is not None else None

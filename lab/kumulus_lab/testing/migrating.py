@@ -1,0 +1,119 @@
+"""Moving servers between hosts, and somebody who looks on all hosts the whole time that a guest never runs twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+from kumulus_api import ServerAction
+from kumulus_lab.hosts import Hosts
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing import processes
+from kumulus_lab.testing.cloud import Breach, Cloud, Object
+from kumulus_lab.testing.sightings import VIRSH
+
+_ENDED = ("Succeeded", "Failed")
+
+
+async def ask(cloud: Cloud, project: str, server: str, kind: str = "LiveMigrate", **parameters: Any) -> str:
+    """Make a ServerAction; give its name. `parameters` are those of its type."""
+    name = f"{server}-{uuid.uuid4().hex[:6]}"
+    spec: Object = {"server": {"name": server}, "type": kind}
+    if parameters:
+        spec[kind[0].lower() + kind[1:]] = parameters
+    await cloud.make(ServerAction, name, spec, project)
+    return name
+
+
+async def ended(cloud: Cloud, project: str, action: str, seconds: float = 120) -> Object:
+    """Wait until an action has ended, and give it."""
+    return await cloud.until(
+        ServerAction, action, lambda a: (a.get("status") or {}).get("phase") in _ENDED, namespace=project,
+        seconds=seconds,
+    )  # fmt: skip
+
+
+async def succeeded(cloud: Cloud, project: str, action: str, seconds: float = 120) -> Object:
+    """Wait until an action has ended, and give it.
+
+    Raises:
+        Breach: it did not end well.
+    """
+    found = await ended(cloud, project, action, seconds)
+    if found["status"]["phase"] != "Succeeded":
+        raise Breach(f"action {action}: {found['status']}")
+    return found
+
+
+async def copying(cloud: Cloud, project: str, action: str) -> Object:
+    """Wait until the source has begun to carry the guest over."""
+    return await cloud.until(
+        ServerAction, action, lambda a: "report" in (a.get("status") or {}), namespace=project, seconds=60
+    )
+
+
+def kill_agent(lab: LabSettings, host: str) -> None:
+    """End the agent of one host without warning."""
+    for pid in list(processes.pids("kumulus-agent", lab, host)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+class Lookout:
+    """Looks from host to host, without pause, whether a guest runs on two of them.
+
+    A host on which it ran before and after it was seen running on another is proof; mere succession is a migration.
+
+    Args:
+        lab: whose hosts.
+        instance_id: of the guest.
+    """
+
+    def __init__(self, lab: LabSettings, instance_id: str) -> None:
+        self._hosts = Hosts(lab)
+        self._names = [host.name for host in lab.host_specs]
+        self._instance_id = instance_id
+        self.rounds = 0
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        self._going = True
+        self._task = asyncio.create_task(asyncio.to_thread(self._look))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End.
+
+        Raises:
+            Breach: it was seen twice.
+        """
+        self._going = False
+        seen = await self._task
+        if error is None and seen:
+            raise Breach(seen)
+
+    def _look(self) -> str:
+        where: list[str] = []
+        while self._going:
+            for name in self._names:
+                if self._runs(name):
+                    where.append(name)
+                    # h1, h2, h1: it ran on h1 the whole time, and on h2 meanwhile.
+                    if len(where) >= 3 and where[-1] == where[-3] != where[-2]:
+                        return f"instance {self._instance_id} ran on {where[-1]} and on {where[-2]}: {where[-6:]}"
+                    where = where[-6:]
+            self.rounds += 1
+            time.sleep(0.05)  # the machine is the guests' too
+        return ""
+
+    def _runs(self, name: str) -> bool:
+        done = self._hosts.run(name, [*VIRSH, "list", "--state-running", "--uuid"], timeout=30)
+        return self._instance_id in done.stdout.split()

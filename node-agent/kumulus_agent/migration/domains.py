@@ -1,0 +1,205 @@
+"""Blocking verbs of a migration on libvirt's objects; they raise libvirtError."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import libvirt
+from lxml import etree
+
+from kumulus_agent.compute.domain_xml import METADATA_URI
+from kumulus_agent.migration.channels import Sockets
+from kumulus_agent.migration.plan import State, View
+
+FIRST_DOWNTIME: Final = 100
+LAST_DOWNTIME: Final = 3000
+"""Milliseconds: how long the guest may stand still at first, and at most. A guest whose last changes do not go over in
+the one is given ever more, up to the other."""
+_STILL: Final = frozenset(
+    {
+        libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+        libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
+        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
+        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+    }
+)
+_STATES: Final = {
+    libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: State.RUNNING,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: State.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: State.RUNNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How to migrate.
+
+    Attributes:
+        epoch: of the domain at the target.
+        bandwidth: MiB/s, None for all there is.
+        auto_converge: slow the guest down if it must be.
+        post_copy: allow the switch to post-copy.
+    """
+
+    epoch: int
+    bandwidth: int | None = None
+    auto_converge: bool = True
+    post_copy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What libvirt measured, in milliseconds; None where it did not."""
+
+    downtime: int | None
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes of the job that goes on, memory and disks together; `passes` over the memory, those of changes included."""
+
+    done: int
+    total: int
+    passes: int = 0
+
+    @property
+    def percent(self) -> int:
+        """Give 0 to 99: the end is told otherwise."""
+        return min(99, 100 * self.done // self.total) if self.total else 0
+
+
+def view(domain: Any) -> View:
+    """Look at a domain."""
+    code, reason = domain.state()
+    if code == libvirt.VIR_DOMAIN_PAUSED:
+        state = State.STILL if reason in _STILL else State.PAUSED
+    else:
+        state = _STATES.get(code, State.OFF)
+    busy = False
+    if domain.isActive():
+        with contextlib.suppress(libvirt.libvirtError):
+            busy = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
+    return View(state, busy, bool(domain.isPersistent()))
+
+
+def view_of(conn: Any, instance_id: str) -> View:
+    """Look at an instance; absent is an answer."""
+    try:
+        return view(conn.lookupByUUIDString(instance_id))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return View(State.ABSENT)
+        raise
+
+
+def progress(domain: Any) -> Progress | None:
+    """Give how far the domain's job is; None if there is none."""
+    stats = domain.jobStats()
+    if stats.get("type", libvirt.VIR_DOMAIN_JOB_NONE) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return None
+    return Progress(
+        int(stats.get("data_processed", 0)), int(stats.get("data_total", 0)), int(stats.get("memory_iteration", 0))
+    )
+
+
+def allow_downtime(domain: Any, milliseconds: int) -> None:
+    """Let the guest stand still for longer; without a migration it changes nothing."""
+    with contextlib.suppress(libvirt.libvirtError):
+        domain.migrateSetMaxDowntime(milliseconds)
+
+
+def start_post_copy(domain: Any) -> None:
+    """Have the guest go on at the target; begun already, or over, is success."""
+    with contextlib.suppress(libvirt.libvirtError):
+        domain.migrateStartPostCopy()
+
+
+def with_epoch(xml: str, epoch: int) -> str:
+    """Give a domain's XML with another epoch in our metadata.
+
+    The guest carries the epoch of its new assignment from its first moment at the target: neither half is ever taken
+    for the other.
+
+    Raises:
+        ValueError: it has no metadata of ours.
+    """
+    root = etree.fromstring(xml)
+    found = root.find(f"metadata/{{{METADATA_URI}}}instance")
+    if found is None:
+        raise ValueError("the domain has no metadata of ours")
+    found.set("epoch", str(epoch))
+    return etree.tostring(root, encoding="unicode")
+
+
+def written_disks(xml: str) -> list[str]:
+    """Give the targets (`vda` …) of the disks that the guest can write: those are copied."""
+    root = etree.fromstring(xml)
+    disks = root.findall("devices/disk[@device='disk']")
+    return [str(disk.find("target").get("dev")) for disk in disks if disk.find("readonly") is None]  # type: ignore[union-attr]
+
+
+def stored_xml(domain: Any, epoch: int) -> str:
+    """Give the definition from which the domain would start, with another epoch."""
+    return with_epoch(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE), epoch)
+
+
+def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:
+    """Migrate a running domain through the tunnel; returns when it runs at the target and is gone here.
+
+    Only what differs from the image is copied: the target has made an overlay of the same size over the same image,
+    which it has under the same path, as its name is its digest.
+    """
+    with _opened(str(sockets.local)) as here, _opened(str(sockets.control)) as there:
+        domain = here.lookupByUUIDString(instance_id)
+        live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+        params: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{sockets.memory}",
+            libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"unix://{sockets.disks}",
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: with_epoch(live, wish.epoch),
+            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: stored_xml(domain, wish.epoch),
+            libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: written_disks(live),
+        }
+        if wish.bandwidth is not None:
+            params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = wish.bandwidth
+        flags = (
+            libvirt.VIR_MIGRATE_LIVE
+            | libvirt.VIR_MIGRATE_PERSIST_DEST
+            | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+            | libvirt.VIR_MIGRATE_NON_SHARED_INC
+            | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+        )
+        if wish.auto_converge:
+            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if wish.post_copy:
+            flags |= libvirt.VIR_MIGRATE_POSTCOPY
+        allow_downtime(domain, FIRST_DOWNTIME)
+        return _measured(domain.migrate3(there, params, flags))
+
+
+def ask(sockets: Sockets, verb: Callable[[Any], Any]) -> Any:
+    """Ask the target's libvirtd through the tunnel."""
+    with _opened(str(sockets.control)) as there:
+        return verb(there)
+
+
+@contextlib.contextmanager
+def _opened(socket: str) -> Any:
+    conn = libvirt.open(f"qemu+unix:///system?socket={socket}")
+    try:
+        yield conn
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            conn.close()
+
+
+def _measured(arrived: Any) -> Done:
+    try:
+        stats = arrived.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+    except libvirt.libvirtError:
+        return Done(None, None)
+    return Done(stats.get("downtime"), stats.get("time_elapsed"))

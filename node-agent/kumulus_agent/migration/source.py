@@ -1,0 +1,265 @@
+"""The source's part: carry a guest over, and find out where it is when nobody knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import libvirt
+import structlog
+
+from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
+from kumulus_agent.migration.channels import Denied
+from kumulus_agent.migration.domains import (
+    FIRST_DOWNTIME,
+    LAST_DOWNTIME,
+    Done,
+    Progress,
+    Wish,
+    allow_downtime,
+    ask,
+    carry_over,
+    progress,
+    start_post_copy,
+    stored_xml,
+    view_of,
+)
+from kumulus_agent.migration.plan import State, Verdict, View, settle
+from kumulus_agent.migration.reports import Word
+from kumulus_agent.migration.target import DOMAIN_FILE
+from kumulus_agent.migration.tunnel import Tunnel
+from kumulus_agent.servers.desired import Desired
+from kumulus_agent.servers.start import Actuators
+from kumulus_agent.storage.volume import volume_path
+from kumulus_api.server_action import ActionPhase, ActionReason
+
+PATIENCE_SECONDS: Final = 15.0
+"""How long the target's libvirtd is given to end a guest that did not arrive: it does by itself."""
+_LOOK_SECONDS: Final = 0.5
+_PASSES: Final = 2
+"""Over the memory, after which post-copy begins where it is asked for: what is left changes faster than it goes."""
+_MORE_DOWNTIME_SECONDS: Final = 10.0
+_ASK_SECONDS: Final = 10.0
+_OFF_LOOKS: Final = 0.2
+
+Tell = Callable[[Word], Awaitable[None]]
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class NotCarriedOver(Exception):
+    """The migration failed; where the guest is has to be found out."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What sends guests away.
+
+    Attributes:
+        actuators: as for starting servers.
+    """
+
+    actuators: Actuators
+
+    async def look(self, instance_id: str) -> View:
+        """Look at the instance here; unreachable is an answer."""
+        asked = f"look at instance {instance_id}"
+        try:
+            found: View = await self.actuators.hypervisor.call(asked, lambda conn: view_of(conn, instance_id))
+        except HypervisorError:
+            return View(State.UNREACHABLE)
+        return found
+
+    async def live(self, tunnel: Tunnel, desired: Desired, wish: Wish, tell: Tell) -> Done:
+        """Carry a running guest over; when this returns it runs at the target and is gone here.
+
+        Raises:
+            NotCarriedOver: libvirt said no, or nothing.
+        """
+        files = self.actuators.files(desired.instance_id)
+        try:
+            for path in (files.seed, files.console_log):
+                if path.exists():
+                    await tunnel.send_file(path, path.name)
+            watching = asyncio.create_task(self._watch(desired.instance_id, tell, post_copy=wish.post_copy))
+            try:
+                return await asyncio.to_thread(carry_over, tunnel.sockets, desired.instance_id, wish)
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        except (libvirt.libvirtError, Denied, OSError, TimeoutError, ValueError) as error:
+            why = tunnel.refusal or str(error) or type(error).__name__
+            raise NotCarriedOver(why) from error
+
+    async def _watch(self, instance_id: str, tell: Tell, *, post_copy: bool) -> None:
+        last, downtime, since = 0, FIRST_DOWNTIME, time.monotonic()
+        asked = f"look at the migration of instance {instance_id}"
+        while True:
+            await asyncio.sleep(2.0)
+            look = partial(_followed, instance_id=instance_id, downtime=downtime, post_copy=post_copy)
+            try:
+                found: Progress | None = await self.actuators.hypervisor.call(asked, look)
+            except HypervisorError:
+                continue
+            if found is None or found.passes < 2:
+                since = time.monotonic()  # the disks and the first pass take as long as they take
+            elif time.monotonic() - since > _MORE_DOWNTIME_SECONDS:
+                downtime, since = min(2 * downtime, LAST_DOWNTIME), time.monotonic()
+            if found is not None and found.percent >= last + 10:
+                last = found.percent
+                await tell(Word(ActionPhase.RUNNING, ActionReason.COPYING, progress=last))
+
+    async def abort(self, instance_id: str) -> None:
+        """Have libvirt give up what it is at; nothing to give up is success."""
+        asked = f"abort the migration of instance {instance_id}"
+        try:
+            await self.actuators.hypervisor.call(asked, lambda conn: conn.lookupByUUIDString(instance_id).abortJob())
+        except HypervisorError as error:
+            _log.info("nothing to abort", instance=instance_id, error=str(error))
+
+    async def cold(self, tunnel: Tunnel, desired: Desired, epoch: int) -> None:
+        """Switch the guest off and copy its disk.
+
+        Raises:
+            NotCarriedOver: the copy failed; the guest is off and here.
+        """
+        await self._switch_off(desired)
+        files = self.actuators.files(desired.instance_id)
+        definition = files.directory / DOMAIN_FILE
+        try:
+            stored = await self._stored(desired.instance_id, epoch)
+            volumes = self.actuators.settings.state_dir / "volumes"
+            held = [volume_path(volumes, volume.volume_id) for volume in desired.volumes]
+            for path in (files.root_disk, *held, files.seed, files.console_log):
+                if path.exists():
+                    await tunnel.send_file(path, path.name)
+            if stored:
+                await asyncio.to_thread(definition.write_text, stored)
+                await tunnel.send_file(definition, DOMAIN_FILE)
+            await self.actuators.hypervisor.undefine(desired.instance_id)
+        except (HypervisorError, Denied, OSError, TimeoutError, ValueError) as error:
+            raise NotCarriedOver(tunnel.refusal or str(error) or type(error).__name__) from error
+        finally:
+            definition.unlink(missing_ok=True)
+
+    async def _stored(self, instance_id: str, epoch: int) -> str:
+        """Give the definition for the target: what it records, such as that the guest shut itself down, goes along."""
+        try:
+            return str(
+                await self.actuators.hypervisor.call(
+                    f"read the definition of instance {instance_id}",
+                    lambda conn: stored_xml(conn.lookupByUUIDString(instance_id), epoch),
+                )
+            )
+        except InstanceNotFound:
+            return ""
+
+    async def _switch_off(self, desired: Desired) -> None:
+        hypervisor, instance_id = self.actuators.hypervisor, desired.instance_id
+        seconds = self.actuators.settings.stop_seconds
+        if (await self.look(instance_id)).state is State.RUNNING and seconds > 0:
+            await hypervisor.shutdown_graceful(instance_id)
+            await self._until_off(instance_id, seconds)
+        while not await self._until_off(instance_id, _OFF_LOOKS):
+            await hypervisor.destroy(instance_id)
+
+    async def _until_off(self, instance_id: str, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while (await self.look(instance_id)).state not in (State.OFF, State.ABSENT):
+            if time.monotonic() >= deadline:
+                return False
+            await asyncio.sleep(_OFF_LOOKS)
+        return True
+
+    async def find_out(
+        self, instance_id: str, ask_there: Callable[[bool], Awaitable[View]], tell: Tell, why: str
+    ) -> Verdict:
+        """Ask both hypervisors until it is known where the guest is; see `settle`.
+
+        Args:
+            instance_id: of the guest.
+            ask_there: looks at the target, and clears away what is half there if it is given True; unreachable is an
+                answer.
+            tell: how to say that it is not known yet.
+            why: what is said then.
+
+        Returns:
+            STAYED or ARRIVED; nothing of it is at the source any more in the latter case.
+        """
+        begun, told = time.monotonic(), False
+        while True:
+            source = await self.look(instance_id)
+            verdict = settle(source)
+            if verdict is Verdict.WAIT and not source.busy and source.state is not State.UNREACHABLE:
+                verdict = settle(source, await ask_there(False), patient=time.monotonic() - begun < PATIENCE_SECONDS)
+            if verdict is Verdict.STAYED:
+                return verdict
+            if verdict is Verdict.ARRIVED:
+                await self._forget(instance_id)
+                return verdict
+            if verdict is Verdict.RESUME:
+                await self._resume(instance_id)
+                continue
+            if verdict is Verdict.CLEAR:
+                await ask_there(True)
+            if source.busy:
+                await self.abort(instance_id)
+            if not told and time.monotonic() - begun > 2 * _LOOK_SECONDS:
+                told = True
+                await tell(Word(ActionPhase.RUNNING, ActionReason.OUTCOME_UNKNOWN, f"{verdict}: {why}"))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _resume(self, instance_id: str) -> None:
+        asked = f"resume instance {instance_id}"
+        try:
+            await self.actuators.hypervisor.call(asked, lambda conn: conn.lookupByUUIDString(instance_id).resume())
+        except InstanceNotFound:
+            return
+        except HypervisorError as error:
+            if (await self.look(instance_id)).state is not State.STILL:
+                return
+            # After a post-copy that broke there is nothing to resume: it starts anew from its disk.
+            _log.warning("the guest cannot go on and is ended", instance=instance_id, error=str(error))
+            await self.actuators.hypervisor.destroy(instance_id)
+
+    async def _forget(self, instance_id: str) -> None:
+        await self.actuators.hypervisor.destroy(instance_id)
+        await self.actuators.hypervisor.undefine(instance_id)
+
+
+def _followed(conn: Any, *, instance_id: str, downtime: int, post_copy: bool) -> Progress | None:
+    domain = conn.lookupByUUIDString(instance_id)
+    if downtime > FIRST_DOWNTIME:
+        allow_downtime(domain, downtime)
+    found = progress(domain)
+    if post_copy and found is not None and found.passes > _PASSES:
+        start_post_copy(domain)
+    return found
+
+
+async def ask_target(tunnel: Tunnel, instance_id: str, *, clear: bool = False) -> View:
+    """Look at the instance at the target through the tunnel; unreachable is an answer.
+
+    Args:
+        tunnel: to the target.
+        instance_id: of the guest.
+        clear: end what is half there; it stands still, and so does the guest here or it runs.
+    """
+
+    def look(conn: Any) -> View:
+        found = view_of(conn, instance_id)
+        if clear and found.state in (State.STILL, State.PAUSED) and not found.persistent:
+            conn.lookupByUUIDString(instance_id).destroy()
+            return view_of(conn, instance_id)
+        return found
+
+    try:
+        async with asyncio.timeout(_ASK_SECONDS):
+            found: View = await asyncio.to_thread(ask, tunnel.sockets, look)
+    except (libvirt.libvirtError, TimeoutError) as error:
+        _log.info("the target cannot be asked", instance=instance_id, error=tunnel.refusal or str(error))
+        return View(State.UNREACHABLE)
+    return found

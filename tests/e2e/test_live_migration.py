@@ -1,0 +1,275 @@
+"""Guests on their way between hosts: they notice nothing, never run twice, and stay where they are if it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from kumulus_api import Host, Port, Server, ServerAction, Volume
+from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing import console
+from kumulus_lab.testing.cloud import Cloud, Object, condition, ready
+from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_agent, succeeded
+from kumulus_lab.testing.sightings import look
+
+# What the guest has written to its disk and keeps in its memory is compared with its first checksum, for ever.
+CHECKER = """#!/bin/sh
+(dd if=/dev/urandom of=/dev/vda bs=1M seek=100 count=4
+dd if=/dev/vda of=/tmp/memory bs=1M skip=100 count=4) 2>/dev/null
+first=$(md5sum </tmp/memory)
+(n=0; while :; do
+ n=$((n+1)); dd if=/dev/zero of=/dev/vda bs=64k seek=$((3200 + n % 64)) count=1 2>/dev/null
+ echo 3 >/proc/sys/vm/drop_caches
+ disk=$(dd if=/dev/vda bs=1M skip=100 count=4 2>/dev/null | md5sum)
+ [ "$disk" = "$first" ] && [ "$(md5sum </tmp/memory)" = "$first" ] && echo sums-ok-$n || echo SUMS-WRONG
+ sleep 1
+done) >/dev/ttyS0 2>&1 &
+"""
+# A volume keeps a word; it is read past the cache again and again.
+KEEPER = """#!/bin/sh
+read_it() { echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vdb bs=512 count=1 2>/dev/null | head -n 1; }
+if [ "$(read_it)" = kept-by-the-volume ]; then echo volume-kept; else
+ echo kept-by-the-volume | dd of=/dev/vdb conv=fsync 2>/dev/null; echo volume-new; fi
+(n=0; while :; do n=$((n+1)); echo volume-reads-$n=$(read_it); sleep 1; done) >/dev/ttyS0 2>&1 &
+"""
+# One connection, held as long as the guests live; what it says comes back.
+STREAMER = """#!/bin/sh
+(until ping -c 1 -W 1 mover >/dev/null; do :; done
+ (n=0; while :; do n=$((n+1)); echo tick-$n; usleep 200000; done) | nc mover 7; echo STREAM-ENDED) >/dev/ttyS0 2>&1 &
+"""
+
+
+def on_host(server: Object) -> str:
+    """Give where a server is assigned."""
+    return str(server["spec"]["assignment"]["host"])
+
+
+def settled_on(host: str):
+    """Give a predicate: the server is Ready on a host and on its way to none."""
+
+    def holds(server: Object) -> bool:
+        given = server["spec"].get("assignment") or {}
+        return given.get("host") == host and not given.get("target") and ready(server)
+
+    return holds
+
+
+def other_than(host: str) -> str:
+    return "h2" if host == "h1" else "h1"
+
+
+async def ticks(lab: LabSettings, server: Object, beyond: int) -> int:
+    """Wait until the stream has come to a higher number, and give it."""
+    log = console.path(lab, server)
+    async with asyncio.timeout(60):
+        async for line in console.lines(log):
+            assert "STREAM-ENDED" not in line
+            if (found := re.match(r"tick-(\d+)", line)) and int(found[1]) > beyond:
+                return int(found[1])
+    raise AssertionError("the stream stands still")
+
+
+def all_ticks(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"^tick-(\d+)\s*$", text, re.MULTILINE)]
+
+
+async def nothing_left(lab: LabSettings, server: Object, host: str) -> None:
+    """Wait until a host has nothing of a server."""
+    instance = server["spec"]["assignment"]["instanceID"]
+    async with asyncio.timeout(30):
+        while True:
+            seen = (await look(lab))[host]
+            if f"k-{instance}" not in seen.domains and instance not in seen.instances:
+                return
+            await asyncio.sleep(0.5)
+
+
+async def test_back_and_forth_under_load(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A guest migrates back and forth while it works: its stream, data and addresses go on, and it runs once."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    await cloud.make_server(project, "stream", placement={"host": "h1"}, userData={"inline": STREAMER})
+    before, stream = await asyncio.gather(cloud.server_ready(project, "mover"), cloud.server_ready(project, "stream"))
+    await console.says(console.path(lab, before), "sums-ok-2")
+    last = await ticks(lab, stream, 0)
+    async with Lookout(lab, before["spec"]["assignment"]["instanceID"]) as lookout:
+        host = on_host(before)
+        for _ in range(4):
+            host = other_than(host)
+            await succeeded(cloud, project, await ask(cloud, project, "mover"))
+            after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+            last = await ticks(lab, stream, last + 10)
+            await nothing_left(lab, after, other_than(host))
+        assert lookout.rounds > 10
+    assert after["spec"]["assignment"]["epoch"] == before["spec"]["assignment"]["epoch"] + 4
+    for same in ("instanceID", "ports"):
+        assert after["spec"]["assignment"][same] == before["spec"]["assignment"][same]
+    assert after["status"]["addresses"] == before["status"]["addresses"]
+    assert after["status"]["migration"]["source"]["downtimeMilliseconds"] < 5000
+    await cloud.until(Port, "mover-default", lambda p: p["status"] == {"wired": True, "host": host}, namespace=project)
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    assert "SUMS-WRONG" not in said
+    assert len(re.findall("kumulus-guest: boot-id", said)) == 1
+    said = await asyncio.to_thread(console.path(lab, stream).read_text, errors="replace")
+    # Before that the guest's boot messages cut into the lines.
+    told = all_ticks(said.rpartition("kumulus-guest: ready")[2])[1:]
+    assert told == list(range(told[0], told[0] + len(told)))
+
+
+async def test_abort_leaves_the_guest_where_it_is(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A migration that is given up ends as Aborted; the guest goes on at its host, and the target has nothing of it."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    await console.says(console.path(lab, before), "sums-ok-2")
+    async with Lookout(lab, before["spec"]["assignment"]["instanceID"]):
+        action = await ask(cloud, project, "mover", bandwidth=1)
+        await copying(cloud, project, action)
+        await cloud.client.patch_merge(ServerAction, action, {"spec": {"abort": True}}, project)
+        done = await ended(cloud, project, action)
+        assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", "Aborted")
+        host = on_host(before)
+        after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+        await nothing_left(lab, after, other_than(host))
+        await succeeded(cloud, project, await ask(cloud, project, "mover"))
+        after = await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    assert "SUMS-WRONG" not in said
+    assert len(re.findall("kumulus-guest: boot-id", said)) == 1
+
+
+@pytest.mark.disturbs
+@pytest.mark.parametrize("end", ["source", "target"])
+async def test_an_agent_that_dies_in_the_middle(cloud: Cloud, project: str, lab: LabSettings, end: str) -> None:
+    """Whichever agent dies, the guest goes on at its source, runs once, and can migrate afterwards."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    host = on_host(before)
+    await console.says(console.path(lab, before), "sums-ok-2")
+    async with Lookout(lab, before["spec"]["assignment"]["instanceID"]):
+        restarts = await cloud.restarts()
+        action = await ask(cloud, project, "mover", bandwidth=1)
+        await copying(cloud, project, action)
+        await asyncio.sleep(2)  # into the copying itself
+        kill_agent(lab, host if end == "source" else other_than(host))
+        done = await ended(cloud, project, action)
+        assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", "MigrationFailed")
+        after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+        assert after["spec"]["assignment"] == before["spec"]["assignment"]
+        await nothing_left(lab, after, other_than(host))
+        await succeeded(cloud, project, await ask(cloud, project, "mover"))
+        after = await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    assert "SUMS-WRONG" not in said
+    assert len(re.findall("kumulus-guest: boot-id", said)) == 1
+    assert sum((await cloud.restarts()).values()) == sum(restarts.values()) + 1
+
+
+async def test_cold_migration_takes_the_disk_along(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A running server is stopped, moved and started with its disk; a stopped one is moved and stays off."""
+    await cloud.make_network(project)
+    script = (
+        "#!/bin/sh\nif [ -e /disk/kept ]; then echo disk-kept; else echo new >/disk/kept; sync; echo disk-new; fi\n"
+    )
+    await cloud.make_server(project, "mover", userData={"inline": script})
+    before = await cloud.server_ready(project, "mover")
+    await console.says(console.path(lab, before), "kumulus-guest: ready")
+    host = on_host(before)
+    await succeeded(cloud, project, await ask(cloud, project, "mover", "Migrate"))
+    after = await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
+    await console.says(console.path(lab, after), "disk-kept")
+    await nothing_left(lab, after, host)
+    await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Stopped"}}, project)
+    await cloud.until(Server, "mover", lambda s: s["status"].get("powerState") == "Stopped", namespace=project)
+    await succeeded(cloud, project, await ask(cloud, project, "mover", "Migrate"))
+    stopped = await cloud.until(
+        Server, "mover", lambda s: on_host(s) == host and not s["spec"]["assignment"].get("target"), namespace=project
+    )
+    assert stopped["status"]["powerState"] == "Stopped"
+    await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Running"}}, project)
+    after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    assert said.count("disk-new") == 1
+
+
+async def test_what_cannot_migrate_says_why(cloud: Cloud, project: str) -> None:
+    """A refused migration names a typed reason, changes nothing, and the server's condition says it beforehand."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "off", powerState="Stopped")
+    off = await cloud.until(
+        Server, "off", lambda s: (s.get("status") or {}).get("powerState") == "Stopped", namespace=project
+    )
+    assert condition(off, "LiveMigratable")["reason"] == "NotRunning"
+    await cloud.make_server(project, "pinned", placement={"host": "h1"})
+    pinned = await cloud.server_ready(project, "pinned")
+    assert condition(pinned, "LiveMigratable")["reason"] == "PinnedToHost"
+    await cloud.make_server(project, "free")
+    free = await cloud.server_ready(project, "free")
+    migratable = condition(free, "LiveMigratable")
+    assert (migratable["status"], migratable["reason"]) == ("True", "Migratable")
+    for name, server, parameters, reason in (
+        ("off", off, {}, "IllegalState"),
+        ("pinned", pinned, {}, "NoValidHost"),
+        ("free", free, {"host": "nowhere"}, "NoValidHost"),
+        ("free", free, {"host": on_host(free)}, "NoValidHost"),
+    ):
+        done = await ended(cloud, project, await ask(cloud, project, name, **parameters))
+        assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", reason)
+        found = await cloud.client.get(Server, name, project)
+        assert found is not None
+        assert found["spec"]["assignment"] == server["spec"]["assignment"]
+
+
+@pytest.mark.parametrize("kind", ["LiveMigrate", "Migrate"])
+async def test_volumes_go_along(cloud: Cloud, project: str, lab: LabSettings, kind: str) -> None:
+    """What a guest has written to a volume is there after it has moved, and the volume belongs to the new host."""
+    await cloud.make_network(project)
+    await cloud.make(Volume, "data", {"size": "64Mi"}, project)
+    await cloud.make_server(
+        project, "mover", volumes=[{"name": "data", "volume": {"name": "data"}}], userData={"inline": KEEPER}
+    )
+    before = await cloud.server_ready(project, "mover")
+    await console.says(console.path(lab, before), "volume-new")
+    await console.says(console.path(lab, before), "kumulus-guest: ready")
+    host = on_host(before)
+    await succeeded(cloud, project, await ask(cloud, project, "mover", kind))
+    after = await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
+    log = console.path(lab, after)
+    if kind == "Migrate":
+        await console.says(log, "volume-kept")
+    else:
+        read = re.findall(r"volume-reads-(\d+)", await asyncio.to_thread(log.read_text, errors="replace"))
+        later = "|".join(str(int(read[-1]) + more) for more in range(2, 20))
+        await console.says(log, f"volume-reads-({later})=kept-by-the-volume")
+    found = await cloud.client.get(Volume, "data", project)
+    assert found is not None
+    assert found["spec"]["assignment"]["host"] == other_than(host)
+    await nothing_left(lab, after, host)
+    name = f"{found['spec']['assignment']['volumeID']}.raw"
+    seen = await look(lab)
+    assert [name in seen[each].volumes for each in (host, other_than(host))] == [False, True]
+
+
+async def test_maintenance_empties_a_host(cloud: Cloud, project: str) -> None:
+    """In maintenance a host's guests leave for others; what holds one is told, and gone, the host is drained."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "held", placement={"host": "h1"})
+    await cloud.make_server(project, "free")
+    await cloud.server_ready(project, "held")
+    free = await cloud.server_ready(project, "free")
+    if on_host(free) != "h1":
+        await succeeded(cloud, project, await ask(cloud, project, "free"))
+        await cloud.until(Server, "free", settled_on("h1"), namespace=project)
+    await cloud.client.patch_merge(Host, "h1", {"spec": {"maintenance": True}})
+    try:
+        await cloud.until(Server, "free", settled_on("h2"), namespace=project, seconds=120)
+        blocked = await cloud.until(Host, "h1", lambda h: condition(h, "Drained")["reason"] == "Blocked", seconds=120)
+        assert f"{project}/held: PinnedToHost" in condition(blocked, "Drained")["message"]
+        await cloud.delete(Server, "held", project)
+        await cloud.until(Host, "h1", lambda h: condition(h, "Drained")["status"] == "True", seconds=60)
+    finally:
+        await cloud.client.patch_merge(Host, "h1", {"spec": {"maintenance": False}})
+    await cloud.until(Host, "h1", lambda h: condition(h, "Drained")["reason"] == "NotInMaintenance")

@@ -1,0 +1,94 @@
+"""The operator's half of a migration: what it does about what the agents have told."""
+
+from typing import Any
+
+import pytest
+
+from kumulus_api import ServerAction
+from kumulus_api.server import ServerAssignment
+from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
+
+INSTANCE = "11111111-2222-4333-8444-555555555555"
+COPYING = {"outcome": "Running", "reason": "Copying"}
+HANDED_OVER = {"outcome": "Succeeded", "reason": "HandedOver", "message": "downtime 190 ms"}
+FAILED = {"outcome": "Failed", "reason": "MigrationFailed", "message": "no"}
+BOTH_THERE = Hosts()
+PREPARED = {"outcome": "Running", "reason": "Prepared"}
+RECEIVED = {"outcome": "Running", "reason": "Received"}
+
+
+def make_action(**status: Any) -> ServerAction:
+    return ServerAction.model_validate(
+        {
+            "metadata": {"name": "move", "namespace": "demo", "uid": "a"},
+            "spec": {"server": {"name": "vm"}, "type": "LiveMigrate"},
+            "status": {
+                "phase": "Running", "host": "h1", "target": "h2", "instanceID": INSTANCE, "epoch": 3, **status,
+            },
+        }
+    )  # fmt: skip
+
+
+def make_assignment(**overrides: Any) -> ServerAssignment:
+    fields = {
+        "instanceID": INSTANCE,
+        "host": "h1",
+        "target": "h2",
+        "epoch": 3,
+        "resources": {"vcpus": 1, "memory": "1Gi", "rootDisk": "1Gi"},
+    }
+    return ServerAssignment.model_validate(fields | overrides)
+
+
+def move(action: ServerAction, hosts: Hosts = BOTH_THERE, **overrides: Any) -> Decision:
+    return decide(action, make_assignment(**overrides), hosts)
+
+
+@pytest.mark.parametrize(
+    ("status", "hosts", "wanted"),
+    [
+        ({}, Hosts(), Move.WAIT),
+        ({"targetReport": PREPARED}, Hosts(), Move.WAIT),
+        ({"report": COPYING, "targetReport": PREPARED}, Hosts(), Move.WAIT),
+        ({"report": HANDED_OVER}, Hosts(), Move.FLIP),
+        ({"report": FAILED}, Hosts(), Move.CANCEL),
+        ({"targetReport": FAILED}, Hosts(), Move.CANCEL),
+        ({"report": COPYING, "targetReport": FAILED}, Hosts(), Move.WAIT),
+        ({}, Hosts(target_silent=True), Move.CANCEL),
+        ({"report": COPYING}, Hosts(target_silent=True), Move.WAIT),
+        ({"report": COPYING}, Hosts(target_lost=True), Move.WAIT),
+        ({"report": COPYING, "targetReport": PREPARED}, Hosts(source_lost=True), Move.CANCEL),
+        ({"report": COPYING, "targetReport": RECEIVED}, Hosts(source_lost=True), Move.FLIP),
+    ],
+)
+def test_moves(status: dict[str, Any], hosts: Hosts, wanted: Move) -> None:
+    """The host flips only when the guest has gone over; once begun, nobody but its host ends a migration."""
+    assert move(make_action(**status), hosts).move is wanted
+
+
+def test_a_flip_that_was_made_before_is_not_made_again() -> None:
+    """An operator that starts between flip and close only closes."""
+    decision = move(make_action(report=HANDED_OVER), host="h2", target=None, epoch=4)
+    assert (decision.move, decision.phase, decision.message) == (Move.CLOSE, "Succeeded", "downtime 190 ms")
+
+
+def test_a_cancelled_one_is_only_closed() -> None:
+    """An operator that starts between cancel and close says why it failed."""
+    decision = move(make_action(report=FAILED), target=None)
+    assert (decision.move, decision.phase, decision.reason) == (Move.CLOSE, "Failed", "MigrationFailed")
+
+
+def test_another_instance_closes_it() -> None:
+    """A server that was made anew is another."""
+    decision = move(make_action(report=HANDED_OVER), instanceID="11111111-2222-4333-8444-555555555556")
+    assert (decision.move, decision.phase) == (Move.CLOSE, "Failed")
+    assert decide(make_action(), None, Hosts()).move is Move.CLOSE
+
+
+def test_assignments() -> None:
+    """A target is named, taken away or made the host, and nothing else of the assignment changes."""
+    given = make_assignment(target=None)
+    headed = ServerAssignment.model_validate(heading(given, "h2"))
+    assert headed == make_assignment()
+    assert ServerAssignment.model_validate(cancelled(headed)) == given
+    assert ServerAssignment.model_validate(flipped(headed, "h2")) == make_assignment(host="h2", target=None, epoch=4)
