@@ -1,4 +1,4 @@
-# Two images, `operator` and `agent`. Dependencies come before the source, so that a changed source is a few small layers.
+# Two images, `operator` (which is the console proxy too) and `agent`. Dependencies come before the source, so that a changed source is a few small layers.
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS python
@@ -20,9 +20,14 @@ RUN install-locked operator
 COPY requirements/agent.lock /requirements/
 RUN install-locked agent
 
+# The console proxy's pages: files alone, without the server that the package would bring along.
+FROM builder AS novnc
+RUN cd /tmp && apt-get download -qq novnc && dpkg-deb --extract novnc_*.deb /novnc
+
 FROM python AS operator-base
 COPY --from=builder /opt/operator /opt/operator
-COPY docker/kumulus-operator /usr/local/bin/kumulus-operator
+COPY --from=novnc /novnc/usr/share/novnc /usr/share/novnc
+COPY docker/kumulus-operator docker/kumulus-console /usr/local/bin/
 ENV PATH=/opt/operator/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/kumulus
 USER 65532:65532
@@ -32,6 +37,7 @@ FROM operator-base AS operator
 COPY api/kumulus_api /opt/kumulus/kumulus_api
 COPY runtime/kumulus_runtime /opt/kumulus/kumulus_runtime
 COPY operator/kumulus_operator /opt/kumulus/kumulus_operator
+COPY console-proxy/kumulus_console /opt/kumulus/kumulus_console
 USER 0:0
 RUN ["python3", "-m", "compileall", "-q", "-o", "2", "--invalidation-mode", "unchecked-hash", "/opt/kumulus"]
 USER 65532:65532

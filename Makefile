@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.synced
 HOSTS ?= 2
 LOCK := --quiet --upgrade --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
-PACKAGES := api runtime operator node-agent cli lab tests
+PACKAGES := api runtime operator console-proxy node-agent cli lab tests
 export HOSTS
 
 .PHONY: help

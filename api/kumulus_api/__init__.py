@@ -15,6 +15,7 @@ from kumulus_api.base import (
     Resource,
 )
 from kumulus_api.claims import AddressClaim, NetworkIDClaim
+from kumulus_api.console import ConsoleSession
 from kumulus_api.flavor import Flavor
 from kumulus_api.host import Host
 from kumulus_api.image import Image
@@ -40,6 +41,7 @@ KINDS: tuple[type[Kind], ...] = (
     Server,
     ServerAction,
     ServerGroup,
+    ConsoleSession,
     AddressClaim,
     NetworkIDClaim,
 )
@@ -56,6 +58,7 @@ __all__ = [
     "VERSION",
     "AddressClaim",
     "Condition",
+    "ConsoleSession",
     "Flavor",
     "Host",
     "HostAggregate",

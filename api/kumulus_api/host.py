@@ -90,12 +90,21 @@ class UnclaimedInstance(Model):
     running: bool = True
 
 
+class ConsoleEndpoint(Model):
+    """Where the agent serves the consoles of its guests, for the proxy alone."""
+
+    url: Annotated[str, Field(max_length=300, pattern=r"^https://[^\s]+$")]
+    certificate: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+    """SHA-256 of the certificate that it shows there, in DER."""
+
+
 class HostStatus(Status):
     """What the agent found; renewed once a minute."""
 
     boot_id: Annotated[str, Field(max_length=36)] | None = Field(default=None, alias="bootID")
     tunnel_address: IPAddressText | None = None
     """Where other hosts send VXLAN to (RFC 7348)."""
+    console: ConsoleEndpoint | None = None
     virtualization: Virtualization | None = None
     architecture: Annotated[str, Field(max_length=32)] = ""
     inventory: Inventory | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from kumulus_api import (
     API_VERSION,
     AddressClaim,
+    ConsoleSession,
     Flavor,
     Host,
     HostAggregate,
@@ -87,6 +88,7 @@ _SPECS: dict[type[Kind], Object] = {
     },
     ServerAction: {"server": {"name": "web"}, "type": "Reboot", "reboot": {"type": "Hard"}},
     ServerGroup: {"policy": "AntiAffinity"},
+    ConsoleSession: {"server": {"name": "web"}, "type": "Serial", "tokenHash": "0" * 64, "user": "alice"},
     AddressClaim: {
         "network": {"name": "private", "namespace": NAMESPACE},
         "vni": 4096,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 _TIMEOUT = 60.0
@@ -13,7 +17,7 @@ class KubectlError(Exception):
     """kubectl refused; the message is its own."""
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, stdin: str = "") -> str:
     """Run kubectl and give what it printed.
 
     Raises:
@@ -22,6 +26,7 @@ def run(*arguments: str) -> str:
     try:
         done = subprocess.run(
             ["kubectl", *arguments],
+            input=stdin,
             capture_output=True,
             encoding="utf-8",
             errors="replace",  # a guest may write anything on its console
@@ -57,3 +62,59 @@ def listed(kind: str, namespace: str | None = None) -> list[dict[str, Any]]:
     scope = ["--namespace", namespace] if namespace else ["--all-namespaces"]
     items: list[dict[str, Any]] = json.loads(run("get", kind, *scope, "--output", "json"))["items"]
     return items
+
+
+def create(body: dict[str, Any]) -> None:
+    """Create an object.
+
+    Raises:
+        KubectlError: the API server refuses it.
+    """
+    run("create", "--filename", "-", "--output", "name", stdin=json.dumps(body))
+
+
+@contextlib.contextmanager
+def proxy(*options: str) -> Iterator[str]:
+    """Have the API server within reach, with the user's credentials, while the block runs.
+
+    Args:
+        options: of `kubectl proxy`, that say where it listens.
+
+    Yields:
+        The address that it listens on, as kubectl prints it.
+
+    Raises:
+        KubectlError: it does not come up.
+    """
+    try:
+        process = subprocess.Popen(
+            ["kubectl", "proxy", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # A terminal's Ctrl-C is for the console, or for us.
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise KubectlError("kubectl is not on PATH; install it, then try again") from error
+    try:
+        said = process.stdout.readline().strip() if process.stdout else ""
+        head, _, address = said.partition("Starting to serve on ")
+        if head or not address:
+            raise KubectlError(said or "kubectl proxy ended at once")
+        yield address
+    finally:
+        process.terminate()
+        process.wait(5)
+        if process.stdout:
+            process.stdout.close()
+
+
+@contextlib.contextmanager
+def private_proxy() -> Iterator[Path]:
+    """As `proxy`, on a unix socket that nobody else can reach; gives its path."""
+    with tempfile.TemporaryDirectory(prefix="kubectl-kumulus-") as folder:
+        socket = Path(folder) / "api"
+        with proxy(f"--unix-socket={socket}"):
+            yield socket

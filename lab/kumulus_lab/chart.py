@@ -1,16 +1,20 @@
 """The Helm chart: into a cluster, and out of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kumulus_lab.cluster import Cluster
 from kumulus_lab.progress import step
+from kumulus_lab.settings import LabSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHART = REPOSITORY / "charts" / "kumulus"
 NAMESPACE = "kumulus-system"
 RELEASE = "kumulus"
 LAB_VALUES = CHART / "ci" / "lab-values.yaml"
+CONSOLE_PORT = 30680
+"""The port on each host that lab-values.yaml gives the console proxy."""
 _LIMIT = 300
 
 
@@ -29,6 +33,14 @@ def install(cluster: Cluster, references: Mapping[str, str], values: Sequence[Pa
     words = [*(f"--values={path}" for path in values), *image_values(references)]
     with step("chart"):
         cluster.helm("upgrade", "--install", RELEASE, str(CHART), *options, *words, timeout=_LIMIT + 30)
+
+
+def own_values(lab: LabSettings) -> Path:
+    """A file of the values that are this lab's alone: where browsers reach consoles."""
+    path = lab.state / "chart-values.json"
+    address = lab.host_specs[0].address
+    path.write_text(json.dumps({"console": {"url": f"http://{address}:{CONSOLE_PORT}"}}))
+    return path
 
 
 def forget_interrupted(cluster: Cluster) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kumulus_lab import builds, elsewhere
+from kumulus_lab import builds, elsewhere, packages
 from kumulus_lab import guests as guest_images
 from kumulus_lab import up as lab_steps
 from kumulus_lab.errors import LabError
@@ -63,7 +63,7 @@ def kubeconfig() -> None:
 @app.command()
 def prepare() -> None:
     """Install the Debian packages and build the programs that are missing, those of tests too; start nothing."""
-    lab_steps.prepare(LabSettings.from_environment(), builds.ALL)
+    lab_steps.prepare(LabSettings.from_environment(), builds.ALL, (*packages.WANTED, *packages.FOR_TESTS))
 
 
 @app.command()

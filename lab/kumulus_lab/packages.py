@@ -26,6 +26,9 @@ WANTED = (
     "runc",  # Debian's has seccomp
     "util-linux",
 )
+FOR_TESTS = (
+    "chromium",  # looks at servers' screens
+)
 # A service started by the installation would be a second libvirtd beside those of the hosts.
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
 

@@ -38,7 +38,11 @@ def bring_up(lab: LabSettings, *, only_cluster: bool = False) -> None:
         say(f"\n{next_commands(lab)[0]}")
 
 
-def prepare(lab: LabSettings, wanted: Sequence[builds.Build] = builds.FOR_A_LAB) -> None:
+def prepare(
+    lab: LabSettings,
+    wanted: Sequence[builds.Build] = builds.FOR_A_LAB,
+    debian: Sequence[str] = packages.WANTED,
+) -> None:
     """Install the Debian packages that are missing and build the programs that the cache lacks.
 
     Raises:
@@ -46,12 +50,12 @@ def prepare(lab: LabSettings, wanted: Sequence[builds.Build] = builds.FOR_A_LAB)
     """
     with step("prerequisites"):
         prerequisites.check(lab)
-    absent, unbuilt = packages.missing(), builds.missing(wanted, lab)
+    absent, unbuilt = packages.missing(debian), builds.missing(wanted, lab)
     lab.cache.mkdir(parents=True, exist_ok=True)
     with bar(bool(absent) + len(unbuilt)):
         if absent:
             with step(f"Debian packages: {' '.join(absent)}"):
-                packages.ensure()
+                packages.ensure(debian)
         for build in unbuilt:
             with step(f"building {build.name} (once)"):
                 builds.ensure(build, lab.cache)
@@ -68,7 +72,7 @@ def install(lab: LabSettings) -> None:
     with bar(_STEPS - _CLUSTER_STEPS):
         references = _make_images(lab)
         chart.forget_interrupted(Cluster.of_lab(lab))
-        chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES])
+        chart.install(Cluster.of_lab(lab), references, [chart.LAB_VALUES, chart.own_values(lab)])
         _start_servers(lab)
     say("\nTry:\n  " + "\n  ".join(next_commands(lab)))
 

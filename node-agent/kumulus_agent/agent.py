@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 from kumulus_agent.actions.open import OpenActions, is_open
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.consoles.server import Consoles
 from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
 from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
 from kumulus_agent.host.traits import read_traits
@@ -125,6 +126,7 @@ class Agent:
             self._missing_packages,
             self._requeue_instance,
         )
+        self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
             settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
         )
@@ -132,8 +134,10 @@ class Agent:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; guests, networks and DHCP go on without us."""
         heartbeat = Heartbeat(self._client, self._settings.node_name, namespace=self._settings.system_namespace)
+        self._host.console = await self._consoles.prepare()
         tasks = [
             self._spawn(heartbeat.run()),
+            self._spawn(self._consoles.run()),
             self._spawn(self._hosts.run(self._host.reconcile, 1)),
             self._spawn(self._serve_metrics(heartbeat)),
             self._spawn(self._work(stop)),

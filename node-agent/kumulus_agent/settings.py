@@ -51,6 +51,16 @@ class AgentSettings(BaseProcessSettings):
     boot_data_token: Path = Path("/var/run/secrets/kumulus/boot-data/token")
     """File with our ServiceAccount token for that service."""
 
+    console_port: int = Field(default=9809, ge=1, le=65535)
+    """TCP port of the node's address on which the console proxy reaches the guests' consoles."""
+    console_service_account: str = "kumulus-console"
+    """The console proxy's ServiceAccount in the system namespace: consoles are served to nobody else."""
+
+    @property
+    def console_proxy(self) -> str:
+        """The console proxy's user name."""
+        return f"system:serviceaccount:{self.system_namespace}:{self.console_service_account}"
+
     @property
     def underlay_address(self) -> str:
         """The address from which this host tunnels."""

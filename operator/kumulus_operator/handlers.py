@@ -7,8 +7,9 @@ from typing import Any
 
 import kopf
 
-from kumulus_api import GROUP, KINDS, VERSION, Kind
+from kumulus_api import GROUP, VERSION, Kind
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.kinds import KINDS
 from kumulus_runtime import kopf_login, kopf_settings
 
 _GATHER = 1.0

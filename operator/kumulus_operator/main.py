@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from kumulus_api import KINDS, PROJECT_LABEL
+from kumulus_api import PROJECT_LABEL
 from kumulus_operator.actions.controller import ActionController
 from kumulus_operator.aggregates.controller import AggregateController
 from kumulus_operator.bootdata.server import serve_boot_data
@@ -20,6 +20,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
+from kumulus_operator.kinds import KINDS
 from kumulus_operator.metrics import WAITING_SERVERS, WATCHES
 from kumulus_operator.migration.certificates import HostCertificates
 from kumulus_operator.networks.controller import NetworkController

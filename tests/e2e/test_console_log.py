@@ -1,17 +1,11 @@
 """`kubectl kumulus console-log`: the real plugin, called as a user calls it."""
 
-import asyncio
-import os
-import sys
-from pathlib import Path
-
 from kumulus_api import Server
-from kumulus_lab import builds
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, refused
+from kumulus_lab.testing.plugin import Plugin
 
-LIMIT = 60
 TALK = r"""#!/bin/sh
 for i in 1 2 3 4 5 6 7 8 9; do echo line-$i-of-9; done
 echo 'grüße 你好'
@@ -21,16 +15,7 @@ printf 'cut-\377-short\n'
 
 async def console_log(lab: LabSettings, *arguments: str) -> tuple[int, str, str]:
     """Run `kubectl kumulus console-log` and give its status, output and error output."""
-    plugins = Path(sys.executable).parent
-    path = os.pathsep.join([str(plugins), str(builds.bin_directory(lab)), os.environ["PATH"]])
-    process = await asyncio.create_subprocess_exec(
-        "kubectl", "kumulus", "console-log", *arguments,
-        env={**os.environ, "PATH": path, "KUBECONFIG": str(lab.kubeconfig)},
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(LIMIT):
-        out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
+    return await Plugin(lab, lab.kubeconfig).run("console-log", *arguments)
 
 
 async def test_output_of_a_guest(cloud: Cloud, project: str, lab: LabSettings) -> None:

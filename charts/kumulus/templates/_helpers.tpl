@@ -38,3 +38,8 @@ system:serviceaccount:{{ .Release.Namespace }}:kumulus-operator
 {{- define "kumulus.agentUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:kumulus-agent
 {{- end }}
+
+{{/* The console proxy's port as the API server's service proxy knows it. */}}
+{{- define "kumulus.consolePort" -}}
+https:kumulus-console:https
+{{- end }}

@@ -30,7 +30,12 @@ _BASE_VERSION = 2
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _DEPENDENCIES = ("Dockerfile", ".dockerignore", "docker", "requirements/{target}.lock")
 _SOURCES = {
-    "operator": ("api/kumulus_api", "runtime/kumulus_runtime", "operator/kumulus_operator"),
+    "operator": (
+        "api/kumulus_api",
+        "runtime/kumulus_runtime",
+        "operator/kumulus_operator",
+        "console-proxy/kumulus_console",
+    ),
     "agent": ("api/kumulus_api", "runtime/kumulus_runtime", "node-agent/kumulus_agent"),
 }
 _BUILD_LIMIT = 1200

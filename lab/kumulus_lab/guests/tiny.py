@@ -11,7 +11,8 @@ NICs and disks; and it reports what it sees on its serial console in lines that 
     kumulus-guest: user-data-done rc=0
     kumulus-guest: ready uptime=2.31
 
-It also answers ping, echoes on TCP port 7 and serves its host name by HTTP on port 80.
+It says the same on its screen, with a shell there and one on the serial console; it answers ping, echoes on TCP port 7
+and serves its host name by HTTP on port 80.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from kumulus_lab.guests import disk, initramfs
 from kumulus_lab.guests.packages import PackageSet, kernel_package, resolve, run, unpack
 
 KERNEL_META_PACKAGE = "linux-image-cloud-amd64"
-COMMAND_LINE = "console=ttyS0 quiet loglevel=3 panic=5 tsc=reliable no_timer_check random.trust_cpu=on nokaslr"
+COMMAND_LINE = (
+    "console=tty0 console=ttyS0 quiet loglevel=3 panic=5 tsc=reliable no_timer_check random.trust_cpu=on nokaslr"
+)
 _MEBIBYTE = 1 << 20
 _PARTITION_BYTES = 32 * _MEBIBYTE
 _ROOTFS = Path(__file__).parent / "tiny_rootfs"

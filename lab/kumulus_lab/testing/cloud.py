@@ -149,8 +149,8 @@ class Cloud:
         raise Breach(f"{kind.__name__} {namespace or ''}/{name} is not gone after {seconds} s: {_brief(seen or {})}")
 
     async def restarts(self) -> dict[str, int]:
-        """Give how often the containers of operator and agents have been started again, by pod."""
-        ours = "app.kubernetes.io/component in (operator,agent)"
+        """Give how often the containers of operator, agents and console proxy have been started again, by pod."""
+        ours = "app.kubernetes.io/component in (operator,agent,console)"
         pods, _ = await self.client.list(POD, SYSTEM_NAMESPACE, label_selector=ours)
         return {
             pod["metadata"]["name"]: sum(

@@ -76,6 +76,8 @@ class DomainSpec:
         nics: in the guest's order.
         seed_path: a NoCloud ISO image, or None.
         console_log: file that receives the serial console, written and rotated by virtlogd; or None.
+        serial_socket: unix socket on which QEMU offers the serial console to one reader at a time; or None.
+        graphics: the guest has a screen and a keyboard, reached by VNC through libvirt alone.
         image_digest: ``sha256:…`` of the root disk's base, or empty.
         guest_shutdown: RFC 3339 time at which the guest powered itself off, or empty.
         action: uid of the ServerAction that this start belongs to, or empty.
@@ -95,6 +97,8 @@ class DomainSpec:
     nics: tuple[Nic, ...] = ()
     seed_path: str | None = None
     console_log: str | None = None
+    serial_socket: str | None = None
+    graphics: bool = False
     image_digest: str = ""
     guest_shutdown: str = ""
     action: str = ""
@@ -231,11 +235,14 @@ def _devices(spec: DomainSpec) -> etree._Element:
     devices = E.devices(*(_disk(disk) for disk in spec.disks))
     if spec.seed_path is not None:
         devices.append(_seed(spec.seed_path))
-    # A guest without USB and VGA starts faster and offers less to attack.
+    # A guest without USB starts faster and offers less to attack.
     devices.append(E.controller(type="usb", model="none"))
     devices.extend(_interface(nic) for nic in spec.nics)
-    devices.append(_serial(spec.console_log))
-    devices.append(E.console(E.target(type="serial", port="0"), type="pty"))
+    devices.append(_serial(spec))
+    # Where libvirt's own console command looks: the same line.
+    devices.append(E.console(*_line(spec.serial_socket), E.target(type="serial", port="0"), type=_line_type(spec)))
+    if spec.graphics:
+        devices.extend(_screen())
     devices.append(E.memballoon(E.stats(period="30"), model="virtio"))
     devices.append(E.rng(E.backend("/dev/urandom", model="random"), model="virtio"))
     return devices
@@ -280,8 +287,26 @@ def _interface(nic: Nic) -> etree._Element:
     )
 
 
-def _serial(console_log: str | None) -> etree._Element:
-    serial = E.serial(E.target(type="isa-serial", port="0"), type="pty")
-    if console_log is not None:
-        serial.insert(0, E.log(file=console_log, append="on"))
+def _serial(spec: DomainSpec) -> etree._Element:
+    serial = E.serial(*_line(spec.serial_socket), type=_line_type(spec))
+    if spec.console_log is not None:
+        serial.append(E.log(file=spec.console_log, append="on"))
+    serial.append(E.target(type="isa-serial", port="0"))
     return serial
+
+
+def _line_type(spec: DomainSpec) -> str:
+    return "pty" if spec.serial_socket is None else "unix"
+
+
+def _line(socket: str | None) -> list[etree._Element]:
+    return [] if socket is None else [E.source(mode="bind", path=socket)]
+
+
+def _screen() -> list[etree._Element]:
+    # It listens nowhere: the agent asks libvirt for a connection. Standard VGA, which every firmware, boot loader and
+    # guest knows.
+    return [
+        E.graphics(E.listen(type="none"), type="vnc"),
+        E.video(E.model(type="vga", vram="16384", heads="1", primary="yes")),
+    ]

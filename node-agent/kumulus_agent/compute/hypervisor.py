@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -142,6 +143,22 @@ class Hypervisor:
         await self._record(instance_id, lambda r: replace(r, guest_shutdown="", power_button="", switched_off=""))
         await self._on_domain(f"start instance {instance_id}", instance_id, domains.start)
         self._asked_off.pop(instance_id, None)
+
+    async def open_screen(self, instance_id: str) -> socket.socket:
+        """Give a connection to a running guest's screen, which speaks VNC (RFC 6143).
+
+        Raises:
+            InstanceNotFound: it is not defined here.
+            HypervisorError: it is off, or was started without a screen.
+        """
+
+        def connect(domain: Any) -> socket.socket:
+            return socket.socket(fileno=domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH))
+
+        screen: socket.socket = await self._on_domain(
+            f"open the screen of instance {instance_id}", instance_id, connect
+        )
+        return screen
 
     async def shutdown_graceful(self, instance_id: str) -> None:
         """Press the guest's power button and return at once; off or absent is success.

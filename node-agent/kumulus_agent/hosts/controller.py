@@ -28,7 +28,7 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host
-from kumulus_api.host import UnclaimedInstance
+from kumulus_api.host import ConsoleEndpoint, UnclaimedInstance
 from kumulus_runtime.api_client import AlreadyExists, KubeClient
 from kumulus_runtime.store import Store
 
@@ -45,6 +45,7 @@ class HostController:
         self_test: its result; None until it has run.
         missing_packages: looks for what is not installed.
         requeue: asks for the Servers of instances to be looked at, by instance id.
+        console: where the guests' consoles are served; None where they cannot be.
         adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
     """
 
@@ -57,6 +58,7 @@ class HostController:
     missing_packages: Callable[[], Awaitable[tuple[str, ...]]]
     requeue: Callable[[str], None]
     self_test: SelfTest | None = None
+    console: ConsoleEndpoint | None = None
     adopted: bool = False
 
     async def reconcile(self, name: str) -> float | None:
@@ -118,6 +120,7 @@ class HostController:
             disk_trouble=await probe(self.settings.state_dir),
             unclaimed=self._unclaimed(old),
             gone=gone,
+            console=self.console,
         )
 
     def _unclaimed(self, old: dict[str, Any]) -> tuple[UnclaimedInstance, ...]:

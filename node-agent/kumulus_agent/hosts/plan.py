@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kumulus_api.host import HostConditionType, HostStatus, Inventory, RevokedInstance, UnclaimedInstance, Versions
+from kumulus_api.host import (
+    ConsoleEndpoint,
+    HostConditionType,
+    HostStatus,
+    Inventory,
+    RevokedInstance,
+    UnclaimedInstance,
+    Versions,
+)
 from kumulus_api.quantities import format_quantity
 from kumulus_runtime.conditions import get_condition, set_condition
 
@@ -49,6 +57,7 @@ class Facts:
         disk_trouble: what is wrong with the disk that holds guests, or empty.
         unclaimed: instances that no Server claims.
         gone: revoked instances that are shown to be gone.
+        console: where the guests' consoles are served, or None.
     """
 
     machine: Machine
@@ -60,6 +69,7 @@ class Facts:
     disk_trouble: str
     unclaimed: tuple[UnclaimedInstance, ...]
     gone: tuple[RevokedInstance, ...]
+    console: ConsoleEndpoint | None = None
 
 
 def acknowledged(
@@ -92,6 +102,7 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
     status = HostStatus(
         boot_id=machine.boot_id,
         tunnel_address=facts.tunnel_address or None,
+        console=facts.console,
         virtualization=(facts.self_test.virtualization or None) if facts.self_test else None,
         architecture=machine.architecture,
         traits=sorted({*machine.traits, *_virtualization(facts.self_test)}),

@@ -44,6 +44,11 @@ class InstanceFiles:
         return self.directory / f"rescue-{UUID(rescue)}.qcow2"
 
     @property
+    def serial_socket(self) -> Path:
+        """Where QEMU offers the serial console while the guest runs."""
+        return self.directory / "serial.sock"
+
+    @property
     def record(self) -> Path:
         """Whose the instance is and its ports: a guest that no Server claims any more keeps its network."""
         return self.directory / "instance.json"

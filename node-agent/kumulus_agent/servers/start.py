@@ -256,6 +256,8 @@ class _Start:
             nics=tuple(Nic(port.tap, port.mac, actuators.settings.guest_mtu) for port in desired.ports),
             seed_path=str(files.seed),
             console_log=str(files.console_log),
+            serial_socket=str(files.serial_socket),
+            graphics=True,
             image_digest=desired.image.digest if desired.image else "",
             action=self.action,
             power_changes=desired.power_changes,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-import ssl
-import tempfile
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -16,11 +13,11 @@ from aiohttp import web
 
 from kumulus_api import KeyPair, Server
 from kumulus_operator.bodies import MANAGER
-from kumulus_operator.bootdata.issuing import Pems, issue_apart
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.certificates.issuing import issue_apart, server_context
 from kumulus_runtime.errors import ApiError
 from kumulus_runtime.resources import CONFIGMAP, TOKENREVIEW
 
@@ -150,15 +147,3 @@ async def serve_boot_data(cloud: Cloud) -> None:
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
-
-
-def server_context(issued: Pems) -> ssl.SSLContext:
-    """Give the TLS context that serves with a certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    with tempfile.TemporaryDirectory() as folder:
-        chain = Path(folder) / "chain.pem"
-        chain.touch(mode=0o600)
-        chain.write_bytes(issued[2] + issued[1])
-        context.load_cert_chain(chain)
-    return context

@@ -11,8 +11,9 @@ from typing import Any
 
 import structlog
 
-from kumulus_api import KINDS, Kind
+from kumulus_api import Kind
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.kinds import KINDS
 from kumulus_operator.views import Key, version_of
 
 SETTLED = 10.0

@@ -41,7 +41,7 @@ def test_chart_passes_strict_linting(helm: Helm, values: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("pod", ["kumulus-operator", "kumulus-test"])
+@pytest.mark.parametrize("pod", ["kumulus-operator", "kumulus-console", "kumulus-test"])
 def test_operator_and_test_have_no_privileges(rendered: Rendered, pod: str) -> None:
     """They are no root, write to no root file system, hold no capability and run under the default seccomp profile."""
     spec = pods(rendered())[pod]

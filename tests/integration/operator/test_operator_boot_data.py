@@ -12,9 +12,9 @@ from aiohttp import web
 
 from kumulus_api import FINALIZER, Server
 from kumulus_lab.control_plane import ControlPlane
-from kumulus_operator.bootdata.issuing import issue_apart
-from kumulus_operator.bootdata.server import AUDIENCE, application, server_context
+from kumulus_operator.bootdata.server import AUDIENCE, application
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.certificates.issuing import issue_apart, server_context
 from kumulus_runtime.resources import NAMESPACE, NODE, SECRET, SERVICEACCOUNT
 
 NAME = "localhost"

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from kumulus_api import KINDS, Project, Server
+from kumulus_api import Project, Server
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.testing.site import OperatorProcess, Site, condition_of
+from kumulus_operator.kinds import KINDS
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.resources import LEASE
 

@@ -43,6 +43,8 @@ def make_spec(**overrides: object) -> DomainSpec:
         nics=(Nic("kt0123456789a", "02:00:00:00:00:01", 1450),),
         seed_path="/var/lib/kumulus/instances/x/seed.iso",
         console_log="/var/lib/kumulus/instances/x/console.log",
+        serial_socket="/var/lib/kumulus/instances/x/serial.sock",
+        graphics=True,
         image_digest="sha256:ab",
     )
     return replace(spec, **overrides)  # type: ignore[arg-type]
@@ -68,6 +70,8 @@ def test_golden(snapshot: SnapshotAssertion) -> None:
         {"virt": "qemu"},
         {"machine": "q35"},
         {"disks": (), "nics": (), "seed_path": None, "console_log": None},
+        {"serial_socket": None, "graphics": False},
+        {"serial_socket": None, "console_log": None},
         {"guest_shutdown": "2026-01-01T00:00:00+00:00", "image_digest": ""},
     ],
 )
@@ -81,6 +85,19 @@ def test_memory_is_never_less_than_asked() -> None:
     """Memory is rounded up to whole KiB."""
     memory = etree.fromstring(domain_xml(make_spec())).findtext("memory")
     assert memory == str((512 << 10) + 1)
+
+
+def test_no_console_listens_on_the_network() -> None:
+    """The screen is reached through libvirt alone, and the serial line by a file of the host."""
+    devices = etree.fromstring(domain_xml(make_spec())).find("devices")
+    assert devices is not None
+    assert [listen.get("type") for listen in devices.findall("graphics/listen")] == ["none"]
+    assert [graphics.get("port") for graphics in devices.findall("graphics")] == [None]
+    lines = [*devices.findall("serial"), *devices.findall("console")]
+    assert {line.get("type") for line in lines} == {"unix"}
+    assert {source.get("path") for line in lines for source in line.findall("source")} == {
+        "/var/lib/kumulus/instances/x/serial.sock"
+    }
 
 
 def test_devices_keep_their_order() -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kumulus_agent.console_log import console_log
+from kumulus_agent.consoles.log import console_log
 from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status, remembered_self_test
 from kumulus_agent.images.controller import needs_import
 from kumulus_agent.networks.plan import Here, network_desired
@@ -76,10 +76,9 @@ def test_network_knows_other_hosts_and_not_itself() -> None:
 
 def test_console_log_reaches_back_into_the_rotated_part(tmp_path: Path) -> None:
     """The last lines are given across the rotation."""
-    directory = tmp_path / "instances" / INSTANCE
-    directory.mkdir(parents=True)
-    (directory / "console.log.0").write_bytes(b"a\nb\n")
-    (directory / "console.log").write_bytes(b"c\nd\n")
-    assert console_log(tmp_path, INSTANCE, 3) == b"b\nc\nd\n"
-    assert console_log(tmp_path, INSTANCE, 0) == b"a\nb\nc\nd\n"
-    assert console_log(tmp_path, INSTANCE, 1) == b"d\n"
+    log = tmp_path / "console.log"
+    log.with_name("console.log.0").write_bytes(b"a\nb\n")
+    log.write_bytes(b"c\nd\n")
+    assert console_log(log, 3) == b"b\nc\nd\n"
+    assert console_log(log, 0) == b"a\nb\nc\nd\n"
+    assert console_log(log, 1) == b"d\n"

@@ -18,8 +18,8 @@ from aiohttp.test_utils import TestServer
 from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.errors import StepFailed
-from kumulus_operator.bootdata.certificate import issue
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.certificates.program import issue
 
 DESIRED = cast("Desired", SimpleNamespace(key=("demo", "web")))
 DATA = bytes(range(256)) * 256

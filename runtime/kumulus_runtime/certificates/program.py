@@ -32,7 +32,7 @@ def issue(names: Sequence[str]) -> Issued:
     """Make an authority and a server certificate for DNS names."""
     now = datetime.now(UTC)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority_name = _name("Kumulus boot data authority")
+    authority_name = _name("Kumulus authority of one process")
     authority = (
         _builder(authority_name, authority_name, authority_key.public_key(), now)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -41,7 +41,7 @@ def issue(names: Sequence[str]) -> Issued:
         .sign(authority_key, hashes.SHA256())
     )
     certificate = (
-        _builder(_name("Kumulus boot data"), authority_name, key.public_key(), now)
+        _builder(_name("Kumulus"), authority_name, key.public_key(), now)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign=False), critical=True)

@@ -1,0 +1,1 @@
+"""The consoles of the guests here: served to the console proxy, and to nobody else."""

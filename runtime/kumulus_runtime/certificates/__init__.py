@@ -1,0 +1,1 @@
+"""Certificates that a process makes for itself, and the TLS contexts that serve with them."""
