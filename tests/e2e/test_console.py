@@ -176,9 +176,9 @@ async def test_rights_on_the_project_are_all_it_takes(cloud: Cloud, lab: LabSett
 async def test_a_log_is_followed(cloud: Cloud, project: str, lab: LabSettings, plugin: Plugin) -> None:
     """`console-log --follow` goes on with what the guest writes later."""
     await booted(cloud, lab, project, "talker")
-    follower = await plugin.start("console-log", "talker", "-n", project, "--tail", "1", "--follow")
-    async with asyncio.timeout(60):
-        await follower.stdout.readline()  # type: ignore[union-attr]
+    follower = await plugin.start("console-log", "talker", "-n", project, "--follow")
+    async with asyncio.timeout(120):
+        await follower.stdout.readuntil(b"kumulus-guest: ready")  # type: ignore[union-attr]
         await plugin.run("console", "talker", "-n", project, stdin="echo later-$((6*7))\n")
         await follower.stdout.readuntil(b"later-42")  # type: ignore[union-attr]
         follower.terminate()
