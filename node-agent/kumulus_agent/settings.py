@@ -51,7 +51,7 @@ class AgentSettings(BaseProcessSettings):
     boot_data_token: Path = Path("/var/run/secrets/kumulus/boot-data/token")
     """File with our ServiceAccount token for that service."""
 
-    console_port: int = Field(default=9809, ge=1, le=65535)
+    console_port: int = Field(default=9810, ge=1, le=65535)
     """TCP port of the node's address on which the console proxy reaches the guests' consoles."""
     console_service_account: str = "kumulus-console"
     """The console proxy's ServiceAccount in the system namespace: consoles are served to nobody else."""

@@ -118,5 +118,5 @@ def test_an_agent_is_known_by_its_certificate() -> None:
     host = make_object(Host, "h1")
     with pytest.raises(Refusal, match="host h1 serves no consoles"):
         endpoint_of("h1", host)
-    host["status"] = {"console": {"url": "https://192.0.2.1:9809", "certificate": "sha256:" + "ab" * 32}}
-    assert endpoint_of("h1", host) == Endpoint("https://192.0.2.1:9809", bytes.fromhex("ab" * 32))
+    host["status"] = {"console": {"url": "https://192.0.2.1:9810", "certificate": "sha256:" + "ab" * 32}}
+    assert endpoint_of("h1", host) == Endpoint("https://192.0.2.1:9810", bytes.fromhex("ab" * 32))
