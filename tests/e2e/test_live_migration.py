@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 
 import pytest
 
 from kumulus_api import Host, Port, Server, ServerAction, Volume
+from kumulus_lab.errors import CommandFailed
+from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
-from kumulus_lab.testing.cloud import Cloud, Object, condition, ready
-from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_agent, succeeded
-from kumulus_lab.testing.sightings import look
+from kumulus_lab.testing.cloud import Breach, Cloud, Object, condition, ready
+from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_on, succeeded
+from kumulus_lab.testing.sightings import VIRSH, look
 
 # What the guest has written to its disk and keeps in its memory is compared with its first checksum, for ever.
 CHECKER = """#!/bin/sh
@@ -80,9 +83,10 @@ async def nothing_left(lab: LabSettings, server: Object, host: str) -> None:
     instance = server["spec"]["assignment"]["instanceID"]
     async with asyncio.timeout(30):
         while True:
-            seen = (await look(lab))[host]
-            if f"k-{instance}" not in seen.domains and instance not in seen.instances:
-                return
+            with contextlib.suppress(CommandFailed):  # a libvirtd that was killed is not back yet
+                seen = (await look(lab))[host]
+                if f"k-{instance}" not in seen.domains and instance not in seen.instances:
+                    return
             await asyncio.sleep(0.5)
 
 
@@ -142,8 +146,9 @@ async def test_abort_leaves_the_guest_where_it_is(cloud: Cloud, project: str, la
 
 @pytest.mark.disturbs
 @pytest.mark.parametrize("end", ["source", "target"])
-async def test_an_agent_that_dies_in_the_middle(cloud: Cloud, project: str, lab: LabSettings, end: str) -> None:
-    """Whichever agent dies, the guest goes on at its source, runs once, and can migrate afterwards."""
+@pytest.mark.parametrize("victim", ["kumulus-agent", "libvirtd"])
+async def test_what_dies_in_the_middle(cloud: Cloud, project: str, lab: LabSettings, end: str, victim: str) -> None:
+    """Whichever agent or libvirtd dies, the guest goes on at its source, runs once, and can migrate afterwards."""
     await cloud.make_network(project)
     await cloud.make_server(project, "mover", userData={"inline": CHECKER})
     before = await cloud.server_ready(project, "mover")
@@ -154,7 +159,7 @@ async def test_an_agent_that_dies_in_the_middle(cloud: Cloud, project: str, lab:
         action = await ask(cloud, project, "mover", bandwidth=1)
         await copying(cloud, project, action)
         await asyncio.sleep(2)  # into the copying itself
-        kill_agent(lab, host if end == "source" else other_than(host))
+        kill_on(lab, host if end == "source" else other_than(host), victim)
         done = await ended(cloud, project, action)
         assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", "MigrationFailed")
         after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
@@ -165,7 +170,7 @@ async def test_an_agent_that_dies_in_the_middle(cloud: Cloud, project: str, lab:
     said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
     assert "SUMS-WRONG" not in said
     assert len(re.findall("kumulus-guest: boot-id", said)) == 1
-    assert sum((await cloud.restarts()).values()) == sum(restarts.values()) + 1
+    assert sum((await cloud.restarts()).values()) == sum(restarts.values()) + (victim == "kumulus-agent")
 
 
 async def test_cold_migration_takes_the_disk_along(cloud: Cloud, project: str, lab: LabSettings) -> None:
@@ -273,3 +278,115 @@ async def test_maintenance_empties_a_host(cloud: Cloud, project: str) -> None:
     finally:
         await cloud.client.patch_merge(Host, "h1", {"spec": {"maintenance": False}})
     await cloud.until(Host, "h1", lambda h: condition(h, "Drained")["reason"] == "NotInMaintenance")
+
+
+async def test_a_server_that_is_deleted_on_its_way(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """Deleting a server gives its migration up, and leaves nothing of it on either host."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    await copying(cloud, project, await ask(cloud, project, "mover", bandwidth=1))
+    await cloud.delete(Server, "mover", project)
+    for host in ("h1", "h2"):
+        await nothing_left(lab, before, host)
+
+
+async def test_a_paused_guest_stays_paused(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A paused guest migrates as it is, and goes on from where it was when it is asked to."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    host = on_host(before)
+    await console.says(console.path(lab, before), "sums-ok-2")
+    await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Paused"}}, project)
+    await cloud.until(Server, "mover", lambda s: s["status"].get("powerState") == "Paused", namespace=project)
+    await succeeded(cloud, project, await ask(cloud, project, "mover"))
+    after = await cloud.until(Server, "mover", lambda s: on_host(s) == other_than(host), namespace=project)
+    assert after["status"]["powerState"] == "Paused"
+    await nothing_left(lab, after, host)
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    last = int(re.findall(r"sums-ok-(\d+)", said)[-1])
+    await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Running"}}, project)
+    await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
+    later = "|".join(str(last + more) for more in range(2, 20))
+    await console.says(console.path(lab, after), f"sums-ok-({later})")
+
+
+@pytest.mark.disturbs
+async def test_the_operator_may_die_meanwhile(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A migration goes on without operator, and the next one makes the target the host."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    async with Lookout(lab, before["spec"]["assignment"]["instanceID"]):
+        action = await ask(cloud, project, "mover", bandwidth=8)
+        await copying(cloud, project, action)
+        for host in lab.host_specs:
+            with contextlib.suppress(Breach):  # it runs on one of them
+                kill_on(lab, host.name, "kumulus-operator")
+        await succeeded(cloud, project, action, 180)
+        await cloud.until(Server, "mover", settled_on(other_than(on_host(before))), namespace=project)
+
+
+CUT = (
+    "add table inet cut; add chain inet cut out { type filter hook output priority 0; }; "
+    "add rule inet cut out tcp dport 9809 drop; add rule inet cut out tcp sport 9809 drop"
+)
+
+
+async def test_hosts_that_lose_each_other(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """When the network between the hosts is cut in the middle the guest goes on at its source, and nothing is left."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    host, hosts = on_host(before), Hosts(lab)
+    await console.says(console.path(lab, before), "sums-ok-2")
+    async with Lookout(lab, before["spec"]["assignment"]["instanceID"]):
+        action = await ask(cloud, project, "mover", bandwidth=1)
+        await copying(cloud, project, action)
+        await asyncio.sleep(2)  # into the copying itself
+        hosts.run(host, ["nft", CUT], check=True)
+        try:
+            done = await ended(cloud, project, action)
+        finally:
+            hosts.run(host, ["nft", "delete table inet cut"], check=True)
+        assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", "MigrationFailed")
+        after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+        await nothing_left(lab, after, other_than(host))
+    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    assert "SUMS-WRONG" not in said
+    assert len(re.findall("kumulus-guest: boot-id", said)) == 1
+
+
+@pytest.mark.disturbs
+@pytest.mark.parametrize("end", ["source", "target"])
+@pytest.mark.parametrize("victim", ["kumulus-agent", "libvirtd"])
+async def test_what_dies_at_the_switch(cloud: Cloud, project: str, lab: LabSettings, end: str, victim: str) -> None:
+    """When one dies while the guest stands still, it is at one of the hosts afterwards, whole and once."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": CHECKER})
+    before = await cloud.server_ready(project, "mover")
+    host, hosts = on_host(before), Hosts(lab)
+    instance = before["spec"]["assignment"]["instanceID"]
+    await console.says(console.path(lab, before), "sums-ok-2")
+
+    def kill_when_it_stands_still() -> None:
+        while "paused" not in hosts.run(host, [*VIRSH, "domstate", f"k-{instance}"]).stdout:
+            pass
+        kill_on(lab, host if end == "source" else other_than(host), victim)
+
+    async with Lookout(lab, instance):
+        action = await ask(cloud, project, "mover")
+        await asyncio.wait_for(asyncio.to_thread(kill_when_it_stands_still), 60)
+        done = await ended(cloud, project, action, 180)
+        there = other_than(host) if done["status"]["phase"] == "Succeeded" else host
+        after = await cloud.until(Server, "mover", settled_on(there), namespace=project, seconds=90)
+        await nothing_left(lab, after, other_than(there))
+        log = console.path(lab, after)
+        said = await asyncio.to_thread(log.read_text, errors="replace")
+        last = int((re.findall(r"sums-ok-(\d+)", said) or ["0"])[-1])
+        later = "|".join(str(last + more) for more in range(2, 20))
+        await console.says(log, f"sums-ok-({later})")
+    said = await asyncio.to_thread(log.read_text, errors="replace")
+    assert "SUMS-WRONG" not in said
+    assert len(re.findall("kumulus-guest: boot-id", said)) == 1

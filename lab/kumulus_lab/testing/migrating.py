@@ -58,9 +58,16 @@ async def copying(cloud: Cloud, project: str, action: str) -> Object:
     )
 
 
-def kill_agent(lab: LabSettings, host: str) -> None:
-    """End the agent of one host without warning."""
-    for pid in list(processes.pids("kumulus-agent", lab, host)):
+def kill_on(lab: LabSettings, host: str, program: str) -> None:
+    """End a program on one host without warning.
+
+    Raises:
+        Breach: it does not run there.
+    """
+    pids = list(processes.pids(program, lab, host))
+    if not pids:
+        raise Breach(f"there is no {program} to kill on {host}")
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

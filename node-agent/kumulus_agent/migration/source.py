@@ -210,7 +210,7 @@ class Source:
             if not told and time.monotonic() - begun > 2 * _LOOK_SECONDS:
                 told = True
                 await tell(Word(ActionPhase.RUNNING, ActionReason.OUTCOME_UNKNOWN, f"{verdict}: {why}"))
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(min(_LOOK_SECONDS + 0.1 * (time.monotonic() - begun), _ASK_SECONDS))
 
     async def _resume(self, instance_id: str) -> None:
         asked = f"resume instance {instance_id}"
