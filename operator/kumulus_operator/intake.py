@@ -56,10 +56,18 @@ def _emptier(cloud: Cloud, gone: dict[str, Any]) -> None:
 
 def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
     name = (new or former).metadata.name  # type: ignore[union-attr]
-    cloud.queues.projects.add(("", name))
+    if former is None or new is None or _but_usage(former) != _but_usage(new):
+        cloud.queues.projects.add(("", name))
     if former is None or new is None or former.spec.quota != new.spec.quota:
         cloud.wake(quota(name))
         cloud.usage_changed(name)
+
+
+def _but_usage(project: Project) -> tuple[Any, ...]:
+    """Give all of a project that its namespace and roles depend on: its usage changes with each server."""
+    status = project.status
+    shown = (status.conditions, status.namespace, status.observed_generation) if status is not None else None
+    return project.metadata.uid, project.deleting, project.metadata.finalizers, project.spec, shown
 
 
 def _flavor(cloud: Cloud, former: Flavor | None, new: Flavor | None) -> None:

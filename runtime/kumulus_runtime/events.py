@@ -19,6 +19,8 @@ _SILENCE_SECONDS = 600.0
 _REMEMBERED = 4096
 _TIMEOUT = 5.0
 _UNDER_WAY = 64
+_BURST = 200
+_PER_SECOND = 10.0
 # Limits of the events.k8s.io API.
 _LONGEST_NOTE = 1024
 _LONGEST_NAME = 200
@@ -50,11 +52,16 @@ class EventRecorder:
         self._clock = clock
         self._written: dict[tuple[str, ...], float] = {}
         self._posted: set[asyncio.Task[bool]] = set()
+        self._allowance = float(_BURST)
+        self._allowed_at = clock()
 
     def post(
         self, obj: Mapping[str, Any], reason: str, message: str, *, warning: bool = False, again: bool = False
     ) -> None:
         """Write one Event without waiting for it; while the API server lags, those beyond 64 are dropped.
+
+        Of a flood of such that are no warnings (thousands of servers that are placed) 10 a second are written after the
+        first 200: they would cost the API server as much as placing does.
 
         Args:
             obj: see `event`.
@@ -63,13 +70,21 @@ class EventRecorder:
             warning: see `event`.
             again: write it even if the same was written within ten minutes: it has happened once more.
         """
-        if len(self._posted) >= _UNDER_WAY:
+        if len(self._posted) >= _UNDER_WAY or not (warning or self._allows()):
             return
         if again:
             self._written.pop(_key(obj, reason, message), None)
         task = asyncio.get_running_loop().create_task(self.event(obj, reason, message, warning=warning))
         self._posted.add(task)
         task.add_done_callback(self._posted.discard)
+
+    def _allows(self) -> bool:
+        """Take one from the allowance, which fills up again with time; give whether there was one."""
+        now = self._clock()
+        filled = min(float(_BURST), self._allowance + (now - self._allowed_at) * _PER_SECOND)
+        self._allowed_at = now
+        self._allowance = filled - 1 if filled >= 1 else filled
+        return filled >= 1
 
     async def event(
         self, obj: Mapping[str, Any], reason: str, message: str, *, warning: bool = False, action: str = ""

@@ -12,6 +12,7 @@ from kumulus_operator.bodies import MANAGER, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
 from kumulus_operator.networks.plan import endpoints_of, plan_slices
+from kumulus_operator.pacing import Turns
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Forbidden, Invalid, NotFound
 
@@ -32,8 +33,7 @@ class EndpointsController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._written_at: dict[Key, float] = {}
-        self._turn: dict[Key, float] = {}
-        self._next_turn = 0.0
+        self._turns = Turns(cloud.settings.endpoints_per_second, _BURST)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the slices of one network up to date."""
@@ -42,14 +42,15 @@ class EndpointsController:
         users = sorted(cloud.users_of_network.get(key, ()))
         if network is None or network.status is None or network.status.vni is None:
             self._written_at.pop(key, None)
-            self._turn.pop(key, None)
+            self._turns.done(key)
             return None
         if network.deleting and not users:
             return None  # It goes, and they with it.
-        wait = self._wait(key, time.monotonic())
+        quiet = self._written_at.get(key, 0.0) + cloud.settings.endpoints_debounce
+        wait = self._turns.wait(key, time.monotonic(), quiet)
         if wait > 0:
             return wait
-        del self._turn[key]
+        self._turns.done(key)
         servers = [server for user in users if (server := cloud.servers.get(*user)) is not None]
         plan = plan_slices(endpoints_of(key, servers, self._hosts_of(servers)), self._found(key))
         for index, endpoints in plan.write.items():
@@ -59,15 +60,6 @@ class EndpointsController:
         if plan.write or plan.delete:
             self._written_at[key] = time.monotonic()
         return None
-
-    def _wait(self, key: Key, now: float) -> float:
-        """Give the seconds until it is a network's turn; it keeps its turn until it was there."""
-        if key not in self._turn:
-            step = 1 / self._cloud.settings.endpoints_per_second
-            self._next_turn = max(self._next_turn, now - _BURST * step) + step
-            quiet = self._written_at.get(key, float("-inf")) + self._cloud.settings.endpoints_debounce
-            self._turn[key] = max(self._next_turn, quiet)
-        return self._turn[key] - now
 
     def _hosts_of(self, servers: Iterable[Server]) -> dict[str, Host]:
         """Give the hosts that the servers are on; looking at all of them would cost more than the rest."""
