@@ -40,7 +40,7 @@ class OperatorSettings(BaseProcessSettings):
     """Seconds without a renewal after which a host counts as silent."""
     endpoints_debounce: float = Field(default=0.1, ge=0)
     """Seconds between two writes of one network's endpoints."""
-    endpoints_per_second: float = Field(default=20.0, gt=0)
+    endpoints_per_second: float = Field(default=10.0, gt=0)
     """Writes of endpoints of all networks together, when many change at once."""
     boot_data_port: int = Field(default=8443, ge=0, le=65535)
     """Where node agents ask for user data over TLS."""
