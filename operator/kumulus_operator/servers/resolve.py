@@ -241,6 +241,10 @@ def interests(server: Server) -> frozenset[Need]:
     }
     if spec.key_pair is not None:
         needs.add(("KeyPair", own, spec.key_pair.name))
+    if spec.user_data is not None:
+        # Kept while the server is looked at again: what changes meanwhile would wake nobody.
+        chosen = (("Secret", spec.user_data.secret), ("ConfigMap", spec.user_data.config_map))
+        needs |= {(kind, own, selector.name) for kind, selector in chosen if selector is not None}
     if spec.placement.group is not None:
         needs.add(("ServerGroup", own, spec.placement.group.name))
     needs |= {("Volume", own, item.volume.name) for item in spec.volumes}

@@ -119,3 +119,9 @@ def test_a_status_is_written_once():
     assert scheduled_status(server, "Assigned", "", now) is None
     placed = after(scheduled_status(waiting, "Assigned", "", now))
     assert scheduled_status(placed, "Assigned", "", now) is None
+
+
+@pytest.mark.parametrize(("field", "kind"), [("secret", "Secret"), ("configMap", "ConfigMap")])
+def test_a_change_of_user_data_is_of_interest_at_any_time(field, kind):
+    """A server that is looked at again is woken by its user data, too: a change in between is not lost."""
+    assert (kind, "demo", "boot") in interests(make_server(userData={field: {"name": "boot"}}))
