@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,20 @@ async def place_all(client: KubeClient, agents: Agents) -> float:
     return SERVERS / (last - started)
 
 
+async def while_running(operator: OperatorProcess, work: Coroutine[Any, Any, float]) -> float:
+    """Give what `work` gives, unless the operator ends before.
+
+    Raises:
+        RuntimeError: it has ended.
+    """
+    working, ended = asyncio.create_task(work), asyncio.create_task(asyncio.to_thread(operator.wait))
+    await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        return working.result()
+    working.cancel()
+    raise RuntimeError(f"the operator has ended:\n{operator.log.read_text()[-2000:]}")
+
+
 async def restart(client: KubeClient, agents: Agents, operator: OperatorProcess) -> float:
     """Restart the operator, and give the seconds from its start to the first server that it places."""
     await asyncio.to_thread(operator.stop)
@@ -223,7 +237,7 @@ async def measure(directory: Path) -> Figures:
             await make_projects(client)
             async with running(client) as agents:
                 print("scale: placing", SERVERS, "servers", file=sys.stderr)
-                rate = await place_all(client, agents)
+                rate = await while_running(operator, place_all(client, agents))
                 restarted = await restart(client, agents, operator)
                 await asyncio.sleep(_SETTLE_SECONDS)
                 pss = processes.of_pid(operator.pid).pss_mib

@@ -67,6 +67,10 @@ class OperatorProcess:
             command = [sys.executable, "-m", "kumulus_operator.main"]
             self._process = subprocess.Popen(command, env=self._environment, stderr=log)
 
+    def wait(self) -> int:
+        """Wait until it has ended by itself; give the exit code."""
+        return self._process.wait() if self._process is not None else 0
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send it a signal and wait until it has ended; give the exit code."""
         if self._process is None:
