@@ -74,6 +74,15 @@ class RecoveryPolicy(StrEnum):
     """The server stays Crashed until a Start, a Reboot of type Hard or a newer powerState."""
 
 
+class ResizePolicy(StrEnum):
+    """What a change of the flavor waits for, once there is room for it."""
+
+    AUTOMATIC = "Automatic"
+    """Nothing: the old size is given back as soon as the guest has the new one."""
+    CONFIRM = "Confirm"
+    """A ServerAction ConfirmResize or RevertResize: until then there is room for both, and the root disk stays."""
+
+
 class NetworkInterface(Model):
     """A network interface: a network on which a port is made, or a port that exists."""
 
@@ -149,6 +158,13 @@ class AssignedRescue(Model):
     image: AssignedImage
 
 
+class FormerSize(Model):
+    """What a server had before a resize that waits for its confirmation."""
+
+    flavor: ObjectName
+    resources: Resources
+
+
 class AssignedPort(Model):
     """A port that was given to the server."""
 
@@ -183,6 +199,10 @@ class ServerAssignment(Model):
     epoch: Annotated[int, Field(ge=1)]
     """Grows with each change of host: the lower one never acts."""
     resources: Resources
+    flavor: ObjectName | None = None
+    """Whose resources these are."""
+    former: FormerSize | None = None
+    """What RevertResize leads back to; its room is kept."""
     image: AssignedImage | None = None
     rescue: AssignedRescue | None = None
     """The server runs from this image, with its own root disk as the second disk."""
@@ -228,7 +248,9 @@ class ServerSpec(Model):
     """What the server is made of and whether it runs."""
 
     flavor: LocalReference
+    """Its size. A change is applied at the next start; until then the condition RestartRequired tells of it."""
     image: Reference
+    """What its root disk was made from at first."""
     networks: Annotated[list[NetworkInterface], Field(max_length=16, json_schema_extra=list_map("name"))] | None = None
     """Interfaces. If it is absent, one is made on the namespace's only Network."""
     volumes: Annotated[list[VolumeAttachment], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
@@ -243,6 +265,7 @@ class ServerSpec(Model):
     """How long the guest may take to shut down before it is switched off; without it, as the host has it."""
     on_guest_shutdown: GuestShutdownPolicy = GuestShutdownPolicy.STOP
     recovery: RecoveryPolicy = RecoveryPolicy.RESTART
+    resize_policy: ResizePolicy = ResizePolicy.AUTOMATIC
     locked: bool = False
     """While it is true nothing else of the spec can change, the server cannot be deleted, and no action is begun."""
     placement: Placement = Field(default_factory=Placement)
@@ -250,7 +273,22 @@ class ServerSpec(Model):
     """Written by the operator only."""
 
     model_config = validated(
-        Rule("self.flavor == oldSelf.flavor", "flavor cannot change yet", ".flavor"),
+        Rule(
+            "self.flavor == oldSelf.flavor || oldSelf.powerState in ['Running', 'Stopped']",
+            "flavor changes while powerState is Running or Stopped",
+            ".flavor",
+        ),
+        Rule(
+            "self.flavor == oldSelf.flavor || !has(oldSelf.assignment) || !has(oldSelf.assignment.rescue)",
+            "flavor cannot change while the server is rescued: make a ServerAction of type Unrescue first",
+            ".flavor",
+        ),
+        Rule(
+            "self.flavor == oldSelf.flavor || !has(oldSelf.assignment) || !has(oldSelf.assignment.former)"
+            " || self.flavor.name == oldSelf.assignment.former.flavor",
+            "flavor was changed already: make a ServerAction of type ConfirmResize or RevertResize first",
+            ".flavor",
+        ),
         Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
         Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
         Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
@@ -330,9 +368,18 @@ class Migration(Model):
     target: MigrationPart | None = None
 
 
+class GuestSize(Model):
+    """What the guest has now."""
+
+    vcpus: Annotated[int, Field(ge=1)]
+    memory: Quantity
+
+
 class ServerStatus(Status):
     """What the agent found; the operator's word where no agent can speak."""
 
+    resources: GuestSize | None = None
+    """Of a guest that is in memory, there or on the disk."""
     power_state: ObservedPowerState | None = None
     addresses: Annotated[list[ServerAddress], Field(max_length=64)] = Field(default_factory=list)
     start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
@@ -351,6 +398,10 @@ class ServerConditionType(StrEnum):
     VOLUMES_READY = "VolumesReady"
     NETWORK_READY = "NetworkReady"
     LIVE_MIGRATABLE = "LiveMigratable"
+    RESTART_REQUIRED = "RestartRequired"
+    """The guest has another size than it was given: it gets that when it is stopped and started, or rebooted hard."""
+    FLAVOR_APPLIED = "FlavorApplied"
+    """Whether a changed flavor was admitted; only there once one was not."""
 
 
 class LiveMigratableReason(StrEnum):
@@ -362,6 +413,13 @@ class LiveMigratableReason(StrEnum):
     RESCUED = "Rescued"
     PINNED = "PinnedToHost"
     """Its placement names its host; an administrator may name another in the action."""
+
+
+class RestartReason(StrEnum):
+    """Reasons of a Server's condition RestartRequired."""
+
+    FLAVOR_CHANGED = "FlavorChanged"
+    APPLIED = "Applied"
 
 
 class ScheduledReason(StrEnum):

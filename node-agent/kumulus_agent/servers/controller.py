@@ -312,9 +312,9 @@ class ServerController:
         else:
             assert planned.ready is not None  # noqa: S101 - _settle has asked
             wired = planned.power in _WIRED
-            found = Found(
-                planned.power, planned.ready, planned.message, started_parts() if wired else {}, outcome.durations
-            )
+            up = started_parts() if wired else {}
+            size = _size_after(sighting, desired, planned)
+            found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
         await self.reporter.server(desired, found)
         wired = failure is None and planned.power in _WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
@@ -347,11 +347,24 @@ _VERBS: dict[Action, _Verb] = {
 }
 
 
+def _size_after(sighting: Sighting, desired: Desired, planned: Plan) -> tuple[int, int] | None:
+    """Give what the guest has once a plan was carried out; None if it is not in memory."""
+    observed = sighting.observed
+    if planned.power not in _IN_MEMORY:
+        return None
+    from_memory = observed.power is Power.SUSPENDED and sighting.act is None
+    anew = Action.START in planned.actions and not from_memory
+    return (desired.vcpus, desired.memory) if anew else observed.size
+
+
 def _power_after(power: Power, failed: Action | None) -> ObservedPowerState:
     """Give the power state after a step has failed: whoever could not be suspended runs on, others are off."""
     if failed is Action.SAVE or power in (Power.CRASHED, Power.SUSPENDED):
         return POWER_STATES[power]
     return ObservedPowerState.STOPPED
+
+
+_IN_MEMORY = _WIRED | {ObservedPowerState.SUSPENDED}
 
 
 def _key_of(sighting: Sighting) -> Key:

@@ -94,6 +94,7 @@ class Observer:
             rescue=state.rescue if state else "",
             pressed_for=entry.pressed_for,
             rebuilt=entry.rebuilt,
+            size=(state.vcpus, state.memory) if state else None,
         )
         return Sighting(instance_id, state, observed, claim, desired, act)
 

@@ -25,7 +25,7 @@ from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.errors import StorageError
 from kumulus_agent.storage.errors import Terminal as StorageTerminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
-from kumulus_agent.storage.root_disk import ensure_root_disk
+from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
 from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
 from kumulus_agent.storage.volume import ensure_volume
 from kumulus_api import KeyPair, Volume
@@ -190,6 +190,7 @@ class _Start:
                 base = await cached_image(self.actuators, image, self.unwanted)
             with self.watch.time("rootDisk"):
                 await ensure_root_disk(files.root_disk, base, desired.root_disk)
+                await grow_root_disk(files.root_disk, desired.root_disk)
         return Disk(
             str(files.root_disk), "qcow2", "vda", f"root-{desired.instance_id[:13]}", cache=self.actuators.cache
         )

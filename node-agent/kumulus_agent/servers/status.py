@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kumulus_agent.servers.desired import Desired
+from kumulus_api.quantities import format_quantity
 from kumulus_api.server import (
     LiveMigratableReason,
     ObservedPowerState,
     ReadyReason,
+    RestartReason,
     ScheduledReason,
     ServerConditionType,
 )
@@ -39,6 +41,7 @@ class Found:
         message: of the Ready condition.
         parts: the conditions beside Ready and Scheduled; those not named stay as they are.
         durations: milliseconds of each step of the last start; None keeps those of the status.
+        size: virtual CPUs and bytes of memory of a guest that is in memory.
     """
 
     power: ObservedPowerState
@@ -46,6 +49,7 @@ class Found:
     message: str = ""
     parts: Mapping[ServerConditionType, Part] = field(default_factory=dict)
     durations: Mapping[str, int] | None = None
+    size: tuple[int, int] | None = None
 
 
 def started_parts() -> dict[ServerConditionType, Part]:
@@ -83,10 +87,13 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         The whole status; equal to `old` if nothing changed.
     """
     conditions: list[Object] = list(old.get("conditions") or [])
+    # Of a server that was shelved the operator says whether there is room for it again.
     scheduled = Part(status=True, reason=ScheduledReason.ASSIGNED)
+    placed = {} if desired.shelved else {ServerConditionType.SCHEDULED: scheduled}
     parts = {
-        ServerConditionType.SCHEDULED: scheduled,
+        **placed,
         **found.parts,
+        **_restart_required(desired, conditions, found.size),
         ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power),
     }
     for kind, part in parts.items():
@@ -98,6 +105,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
     status: Object = {
         "observedGeneration": desired.generation,
         "powerState": found.power.value,
+        "resources": [] if found.size is None else _resources(found.size),
         "addresses": [
             {"network": port.network.name, "address": address, "mac": port.mac}
             for port in desired.ports
@@ -107,6 +115,32 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         "conditions": _same_generation(conditions, old),
     }
     return {name: value for name, value in status.items() if value != []}
+
+
+def _restart_required(
+    desired: Desired, conditions: list[Object], size: tuple[int, int] | None
+) -> dict[ServerConditionType, Part]:
+    """Give the condition RestartRequired, if there is or was something to tell."""
+    wanted = (desired.vcpus, desired.memory)
+    if size is not None and (size[0], _mebibytes(size[1])) != (wanted[0], _mebibytes(wanted[1])):
+        message = (
+            f"the guest has {size[0]} vCPUs and {format_quantity(size[1])}, it was given {wanted[0]} and "
+            f"{format_quantity(wanted[1])}: it gets them when it is stopped and started, or rebooted hard"
+        )
+        changed = Part(status=True, reason=RestartReason.FLAVOR_CHANGED, message=message)
+        return {ServerConditionType.RESTART_REQUIRED: changed}
+    if any(item["type"] == ServerConditionType.RESTART_REQUIRED for item in conditions):
+        return {ServerConditionType.RESTART_REQUIRED: Part(status=False, reason=RestartReason.APPLIED)}
+    return {}
+
+
+def _mebibytes(size: int) -> int:
+    """Round up as hypervisors do."""
+    return -(-size // 2**20)
+
+
+def _resources(size: tuple[int, int]) -> Object:
+    return {"vcpus": size[0], "memory": format_quantity(size[1])}
 
 
 def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

@@ -75,6 +75,7 @@ class Observed:
         rescue: id of the rescue that the domain is the guest of, or empty.
         pressed_for: seconds since the power button was pressed for the action under way; None if it was not.
         rebuilt: the root disk has been made anew for the action under way.
+        size: virtual CPUs and bytes of memory of the domain; None without one.
     """
 
     power: Power = Power.ABSENT
@@ -93,6 +94,7 @@ class Observed:
     rescue: str = ""
     pressed_for: float | None = None
     rebuilt: bool = False
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,23 @@ async def ensure_root_disk(path: Path, base: CachedImage, size_bytes: int) -> No
         await replace_root_disk(path, base, size_bytes)
 
 
+async def grow_root_disk(path: Path, size_bytes: int) -> None:
+    """Give an overlay at least a size; a larger one is left as it is, since its end may be in use.
+
+    Raises:
+        Retryable: qemu-img failed.
+    """
+    if await asyncio.to_thread(_virtual_size, path) < size_bytes:
+        await qemu_img("resize", "-q", "-f", "qcow2", str(path), str(size_bytes))
+
+
+def _virtual_size(path: Path) -> int:
+    """Read the size of the disk in the guest from the header of a qcow2 file of ours (docs/interop/qcow2.txt)."""
+    with path.open("rb") as file:
+        file.seek(24)
+        return int.from_bytes(file.read(8), "big")
+
+
 async def replace_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
     """Make an overlay in the place of what is there, whole or not at all; what a guest wrote to the old one is lost.
 
