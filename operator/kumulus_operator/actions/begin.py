@@ -20,6 +20,9 @@ def own_patch(action: ServerAction, server: Server) -> Object | None:
     if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
         locked = action.spec.type is ActionType.LOCK
         return {"spec": {"locked": locked}} if server.spec.locked is not locked else None
+    given = server.spec.assignment
+    if action.spec.type is ActionType.REVERT_RESIZE and given is not None and given.former is not None:
+        return {"spec": {"flavor": {"name": given.former.flavor}}}
     reboot = action.spec.reboot
     hard = reboot is not None and reboot.type is RebootType.HARD
     if (hard or action.spec.type is ActionType.START) and server.spec.power_state is not PowerState.RUNNING:
@@ -36,12 +39,16 @@ def wanted_image(action: ServerAction) -> tuple[bool, Reference | None]:
     return False, None
 
 
-def opening(action: ServerAction, assigned: Object, image: Object | None) -> Object:
+def opening(action: ServerAction, image: Object | None, assigned: Object) -> Object:
     """Give the assignment with which an action is opened; `assigned` itself if that changes nothing."""
     if action.spec.type is ActionType.RESCUE:
         return assigned | {"rescue": {"action": action.metadata.uid, "image": image}}
     if action.spec.type is ActionType.UNRESCUE:
         return _without_rescue(assigned)
+    if action.spec.type is ActionType.REVERT_RESIZE and "former" in assigned:
+        assigned = assigned | assigned["former"]
+    if action.spec.type in (ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE):
+        return {name: value for name, value in assigned.items() if name != "former"}
     return assigned
 
 

@@ -13,7 +13,7 @@ from kumulus_api import Flavor, Server, ServerAction
 from kumulus_api.base import ObjectMeta
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_operator.actions.begin import closing, opening, own_patch, sized_as, wanted_image
-from kumulus_operator.actions.legality import illegal
+from kumulus_operator.actions.legality import AT_ONCE, illegal
 from kumulus_operator.actions.plan import (
     closed,
     ended,
@@ -119,10 +119,10 @@ class ActionController:
             name, namespace = server.metadata.name, server.metadata.namespace
             guarded = patch | {"metadata": {"resourceVersion": server.metadata.resource_version}}
             self._cloud.take(Server, await self._cloud.client.patch_merge(Server, name, guarded, namespace))
-        if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
+        await self._assign(server, partial(opening, action, image))
+        if action.spec.type in AT_ONCE:
             done = opened(server, now) | closed(action, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, "", now)
             return {key: value for key, value in done.items() if key not in ("host", "instanceID", "epoch")}
-        await self._assign(server, lambda given: opening(action, given, image))
         status = opened(server, now)
         return status | {"image": image} if image is not None and action.spec.type is ActionType.REBUILD else status
 

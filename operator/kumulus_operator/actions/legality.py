@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from kumulus_api import Server
-from kumulus_api.server import ObservedPowerState
+from kumulus_api.server import ObservedPowerState, ServerAssignment
 from kumulus_api.server_action import ActionReason, ActionType, RebootType, ServerAction
 from kumulus_operator.refusal import Refusal
 
@@ -60,6 +60,10 @@ LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
         ActionType.LIVE_MIGRATE: frozenset({_A, _P}),
     }
 )
+RESIZED = frozenset({ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE})
+"""What ends a resize, in whatever state."""
+AT_ONCE = RESIZED | {ActionType.LOCK, ActionType.UNLOCK}
+"""What is done when it is written: no agent has a part in it."""
 _HARD_REBOOT = frozenset({_A, _S, _P, _SUSPENDED, _E})
 _DESPITE_LOCK = frozenset(
     {ActionType.LOCK, ActionType.UNLOCK, ActionType.RESET_STATE, ActionType.MIGRATE, ActionType.LIVE_MIGRATE}
@@ -83,7 +87,7 @@ def legal_states(action: ServerAction) -> frozenset[ServerState]:
 
 def illegal(action: ServerAction, server: Server | None) -> Refusal | None:
     """Say why an act cannot be begun now, or None if it can; nothing here passes by itself."""
-    name, wanted = action.spec.server.name, action.spec.type.value
+    name = action.spec.server.name
     if server is None or server.deleting:
         return Refusal(ActionReason.SERVER_NOT_FOUND, f"reference: server {name} was not found; permanent")
     if server.spec.locked and action.spec.type not in _DESPITE_LOCK:
@@ -94,9 +98,17 @@ def illegal(action: ServerAction, server: Server | None) -> Refusal | None:
     if server.spec.assignment is None:
         message = f"state: server {name} has no host yet; permanent: ask again when it is Scheduled"
         return Refusal(ActionReason.NOT_PLACED, message)
-    state, states = state_of(server), legal_states(action)
-    if state not in states:
-        legal = ", ".join(sorted(states)) or "no state"
-        message = f"state: {wanted} of server {name} is legal in {legal}, it is {state}; permanent: ask again then"
-        return Refusal(ActionReason.ILLEGAL_STATE, message)
-    return None
+    return _illegal_state(action, server, server.spec.assignment)
+
+
+def _illegal_state(action: ServerAction, server: Server, given: ServerAssignment) -> Refusal | None:
+    name, wanted = action.spec.server.name, action.spec.type.value
+    if action.spec.type in RESIZED:
+        legal, found = "a resize that waits for it", "none" if given.former is None else ""
+    else:
+        state, states = state_of(server), legal_states(action)
+        legal, found = ", ".join(sorted(states)) or "no state", "" if state in states else state.value
+    if not found:
+        return None
+    message = f"state: {wanted} of server {name} is legal in {legal}, it is {found}; permanent: ask again then"
+    return Refusal(ActionReason.ILLEGAL_STATE, message)

@@ -102,6 +102,7 @@ class Ledger:
         self._ports: defaultdict[str, set[str]] = defaultdict(set)
         self._volumes: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._volume_places: dict[Key, tuple[str, Amounts]] = {}
+        self._amending: set[Key] = set()
         self._moving: dict[Key, str] = {}
         self._desk: asyncio.Queue[tuple[Callable[[], str | Refusal], asyncio.Future[str | Refusal]]] = asyncio.Queue()
 
@@ -205,8 +206,32 @@ class Ledger:
         self._fleet.drop(name)
         self.more_room()
 
+    def amend(self, request: Request) -> Refusal | None:
+        """Have a placed server take other amounts on its host from now on, or say why it cannot.
+
+        What a watch shows of it is left aside until `amended`: it may be older than the decision.
+        """
+        key = (request.namespace, request.name)
+        known = self._strike(key)
+        verdict = self.decide(request if known is None else replace(request, holds=known.holds))
+        if known is not None:
+            admitted = self._strike(key) is not None
+            amounts = request.wish.amounts if admitted else known.amounts
+            self._enter(key, replace(known, amounts=amounts, assumed=admitted))
+        if isinstance(verdict, Refusal):
+            return verdict
+        self._amending.add(key)
+        return None
+
+    def amended(self, server: Server) -> None:
+        """Take a server's state as the answer to what `amend` has admitted."""
+        self._amending.discard(server.key)
+        self.server_seen(server)
+
     def server_seen(self, server: Server) -> bool:
         """Take a server's state; give whether its room changed. An assumption stays until an assignment is shown."""
+        if server.key in self._amending:
+            return False
         entry, known = entry_of(server), self._entries.get(server.key)
         if entry is None:
             return False
@@ -223,6 +248,7 @@ class Ledger:
 
     def server_gone(self, key: Key) -> bool:
         """Take a server out; give whether it held anything."""
+        self._amending.discard(key)
         return self._strike(key) is not None
 
     def port_seen(self, port: Port) -> None:

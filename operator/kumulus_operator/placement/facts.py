@@ -20,6 +20,10 @@ class Amounts:
         """Give the sum."""
         return Amounts(self.vcpus + other.vcpus, self.memory + other.memory, self.disk + other.disk)
 
+    def most(self, other: Amounts) -> Amounts:
+        """Give the larger of each."""
+        return Amounts(max(self.vcpus, other.vcpus), max(self.memory, other.memory), max(self.disk, other.disk))
+
     def minus(self, other: Amounts) -> Amounts:
         """Give the difference, which may be negative."""
         return Amounts(self.vcpus - other.vcpus, self.memory - other.memory, self.disk - other.disk)

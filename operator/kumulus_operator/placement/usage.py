@@ -6,16 +6,42 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from kumulus_api import Server, Volume
+from kumulus_api.flavor import Resources
 from kumulus_api.quantities import parse_quantity
+from kumulus_api.server import ObservedPowerState
 from kumulus_operator.placement.facts import Amounts
+
+_IN_MEMORY = frozenset(
+    {
+        ObservedPowerState.RUNNING,
+        ObservedPowerState.PAUSED,
+        ObservedPowerState.RESCUED,
+        ObservedPowerState.UNKNOWN,
+    }
+)
 
 
 def server_amounts(server: Server) -> Amounts:
-    """Give what a placed server takes of its host; nothing if it has none."""
-    assignment = server.spec.assignment
-    if assignment is None:
+    """Give what a placed server takes of its host and its quota; nothing if it has none.
+
+    It is the most of what it was given, what its guest has until it restarts, and what a resize may go back to.
+    """
+    given = server.spec.assignment
+    if given is None:
         return Amounts()
-    resources = assignment.resources
+    amounts = amounts_of(given.resources)
+    if given.former is not None:
+        amounts = amounts.most(amounts_of(given.former.resources))
+    if given.shelved:
+        return Amounts(disk=amounts.disk)
+    status = server.status
+    if status is not None and status.resources is not None and status.power_state in _IN_MEMORY:
+        amounts = amounts.most(Amounts(status.resources.vcpus, parse_quantity(status.resources.memory)))
+    return amounts
+
+
+def amounts_of(resources: Resources) -> Amounts:
+    """Give a size in numbers."""
     return Amounts(resources.vcpus, parse_quantity(resources.memory), parse_quantity(resources.root_disk))
 
 

@@ -16,6 +16,7 @@ from kumulus_operator.ledger.plan import Request
 from kumulus_operator.metrics import PLACEMENTS
 from kumulus_operator.migration.controller import Migrations
 from kumulus_operator.refusal import Refusal, Refused, refuse
+from kumulus_operator.servers.amend import amend
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.plan import assignment, running_already, scheduled_status, silent_status, waiting_status
 from kumulus_operator.servers.ports_kept import keep_ports
@@ -59,6 +60,7 @@ class ServerController:
             await keep_ports(cloud, server)
             await bind_volumes(cloud, server)
             await self._migrations.release(server)
+            await amend(cloud, cloud.servers.get(*key) or server)
             await self._speak_for(server, server.spec.assignment)
         else:
             await self._place_or_wait(server)
@@ -169,7 +171,7 @@ class ServerController:
             await self._write_status(server, silent_status(server, assigned.host, now))
             return
         conditions = server.status.conditions if server.status else []
-        if any(item.type == "Scheduled" and item.status == "False" for item in conditions):
+        if not assigned.shelved and any(item.type == "Scheduled" and item.status == "False" for item in conditions):
             message = f"assigned to host {assigned.host}"
             await self._write_status(server, scheduled_status(server, ScheduledReason.ASSIGNED, message, now))
 

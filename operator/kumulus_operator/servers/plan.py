@@ -14,7 +14,7 @@ from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
 
-OWN_CONDITIONS = (ServerConditionType.SCHEDULED, ServerConditionType.READY)
+OWN_CONDITIONS = (ServerConditionType.SCHEDULED, ServerConditionType.READY, ServerConditionType.FLAVOR_APPLIED)
 
 
 def conditions_of(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -115,6 +115,7 @@ def assignment(
         "instanceID": instance_id,
         "host": host,
         "epoch": epoch,
+        "flavor": resolved.flavor.metadata.name,
         "resources": {"vcpus": flavor.vcpus, "memory": flavor.memory, "rootDisk": flavor.root_disk},
         "image": assigned_image(resolved.image),
         "ports": ports,

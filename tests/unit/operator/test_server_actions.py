@@ -125,9 +125,9 @@ def test_a_rescue_is_written_and_taken_back() -> None:
     """A rescue is in the assignment from its beginning to its end; one that failed is taken back, another's is not."""
     given = make_server().spec.assignment
     assert given is not None
-    rescued = opening(make_action("Rescue"), given.dump(), IMAGE)
+    rescued = opening(make_action("Rescue"), IMAGE, given.dump())
     assert rescued["rescue"] == {"action": UID, "image": IMAGE}
-    assert opening(make_action("Unrescue"), rescued, None) == given.dump()
+    assert opening(make_action("Unrescue"), None, rescued) == given.dump()
     assert closing(make_action("Rescue"), "Failed", rescued) == given.dump()
     assert closing(make_action("Rescue"), "Succeeded", rescued) == rescued
     foreign = rescued | {"rescue": {"action": INSTANCE_ID, "image": IMAGE}}

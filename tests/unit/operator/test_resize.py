@@ -1,0 +1,129 @@
+"""What a placed server is given when its flavor changes, when it is shelved, and when it comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kumulus_api import Flavor, Server
+from kumulus_api.server import ScheduledReason
+from kumulus_api.testing import make_assigned, make_object
+from kumulus_operator.placement.facts import Amounts
+from kumulus_operator.refusal import Refused
+from kumulus_operator.servers.size import change_of, taken_by
+
+MI, GI = 2**20, 2**30
+
+
+def make_flavor(name: str = "large", vcpus: int = 4, memory: str = "512Mi", disk: str = "2Gi") -> Flavor:
+    return Flavor.model_validate(make_object(Flavor, name, vcpus=vcpus, memory=memory, rootDisk=disk))
+
+
+def make_server(
+    flavor: str = "tiny", status: dict[str, Any] | None = None, assigned: dict[str, Any] | None = None, **spec: Any
+) -> Server:
+    body = make_assigned(Server, "web", "h1")
+    body["metadata"]["generation"] = 7
+    body["spec"]["assignment"] |= {"flavor": "tiny"} | (assigned or {})
+    body["spec"] |= {"flavor": {"name": flavor}} | spec
+    if status is not None:
+        body["status"] = {"observedGeneration": 7} | status
+    return Server.model_validate(body)
+
+
+TINY = make_flavor("tiny", 1, "128Mi", "1Gi")
+LARGE = make_flavor()
+FORMER = {"flavor": "tiny", "resources": {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi"}}
+
+
+def test_a_server_of_its_flavor_is_left_alone() -> None:
+    """Nothing changes where nothing was asked, also of a server that an earlier version has placed."""
+    assert change_of(make_server(), TINY) is None
+    assert change_of(make_server(assigned={"flavor": None}), TINY) is None
+    assert change_of(make_server(), None) is None
+
+
+def test_a_changed_flavor_is_given_at_once() -> None:
+    """A new flavor is in the assignment with all its resources, and the ledger is asked for the most of both."""
+    change = change_of(make_server("large"), LARGE)
+    assert change is not None
+    assert change.assignment["resources"] == {"vcpus": 4, "memory": "512Mi", "rootDisk": "2Gi"}
+    assert change.assignment["flavor"] == "large"
+    assert "former" not in change.assignment
+    assert change.amounts == Amounts(4, 512 * MI, 2 * GI)
+
+
+def test_a_smaller_flavor_takes_what_the_guest_has_until_it_restarts() -> None:
+    """A guest that runs holds its room: only when it has the smaller size is the rest given back."""
+    runs = {"powerState": "Running", "resources": {"vcpus": 4, "memory": "512Mi"}}
+    assert taken_by(make_server(status=runs)) == Amounts(4, 512 * MI, GI)
+    off = {"powerState": "Stopped"}
+    assert taken_by(make_server(status=off)) == Amounts(1, 128 * MI, GI)
+    unknown = runs | {"powerState": "Unknown"}
+    assert taken_by(make_server(status=unknown)) == Amounts(4, 512 * MI, GI)
+
+
+def test_a_disk_does_not_shrink() -> None:
+    """A flavor with a smaller root disk is refused with a reason, as in Nova."""
+    server = make_server("small", assigned={"resources": {"vcpus": 1, "memory": "128Mi", "rootDisk": "2Gi"}})
+    with pytest.raises(Refused) as caught:
+        change_of(server, make_flavor("small", 1, "64Mi", "1Gi"))
+    assert caught.value.refusal.reason == ScheduledReason.DISK_TOO_SMALL
+    assert "permanent" in caught.value.refusal.message
+
+
+def test_a_flavor_that_is_not_there_is_waited_for() -> None:
+    """The server stays as it is, and is looked at again when the flavor is made."""
+    with pytest.raises(Refused) as caught:
+        change_of(make_server("large"), None)
+    assert caught.value.refusal.reason == ScheduledReason.FLAVOR_NOT_FOUND
+    assert ("Flavor", "", "large") in caught.value.refusal.needs
+
+
+def test_a_resize_that_waits_keeps_what_it_may_go_back_to() -> None:
+    """With resizePolicy Confirm the former size is kept with its room, and the disk does not grow yet."""
+    change = change_of(make_server("large", resizePolicy="Confirm"), LARGE)
+    assert change is not None
+    assert change.assignment["former"] == FORMER
+    assert change.assignment["resources"] == {"vcpus": 4, "memory": "512Mi", "rootDisk": "1Gi"}
+    waits = make_server("large", assigned=change.assignment, resizePolicy="Confirm")
+    assert change_of(waits, LARGE) is None
+    assert taken_by(waits) == Amounts(4, 512 * MI, GI)
+
+
+def test_a_confirmed_resize_lets_the_disk_grow() -> None:
+    """When the former size is gone the root disk gets its new one."""
+    given = {"flavor": "large", "resources": {"vcpus": 4, "memory": "512Mi", "rootDisk": "1Gi"}}
+    change = change_of(make_server("large", assigned=given, resizePolicy="Confirm"), LARGE)
+    assert change is not None
+    assert change.assignment["resources"]["rootDisk"] == "2Gi"
+    assert "former" not in change.assignment
+
+
+def test_going_back_by_hand_is_a_revert() -> None:
+    """A spec that names the former flavor again ends the resize with what there was before."""
+    given = {"flavor": "large", "resources": {"vcpus": 4, "memory": "512Mi", "rootDisk": "1Gi"}, "former": FORMER}
+    change = change_of(make_server("tiny", assigned=given, resizePolicy="Confirm"), TINY)
+    assert change is not None
+    assert change.assignment["resources"] == FORMER["resources"]
+    assert "former" not in change.assignment
+
+
+def test_shelving_gives_back_when_the_agent_has_told() -> None:
+    """VCPUs and memory are given back once the guest is off as of the newest spec, and not before; the disk stays."""
+    for status in (None, {"powerState": "Running"}, {"powerState": "Shelved", "observedGeneration": 6}):
+        assert change_of(make_server(status=status, powerState="Shelved"), TINY) is None
+    change = change_of(make_server(status={"powerState": "Shelved"}, powerState="Shelved"), TINY)
+    assert change is not None
+    assert (change.assignment["shelved"], change.amounts) == (True, None)
+    shelved = make_server(status={"powerState": "Shelved"}, assigned={"shelved": True}, powerState="Shelved")
+    assert taken_by(shelved) == Amounts(0, 0, GI)
+    assert change_of(shelved, TINY) is None
+
+
+def test_what_was_shelved_is_admitted_again() -> None:
+    """A shelved server that shall run asks for its whole size."""
+    change = change_of(make_server(status={"powerState": "Shelved"}, assigned={"shelved": True}), TINY)
+    assert change is not None
+    assert (change.assignment["shelved"], change.amounts) == (False, Amounts(1, 128 * MI, GI))
