@@ -244,6 +244,13 @@ _WHILE_LOCKED = ("locked", "assignment", "power_changes")
 """What may change of a locked server."""
 
 
+Metadata = Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=128)]
+"""Up to 128 keys and values of up to 255 characters, as in Nova."""
+
+Tag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^,/]+$")]
+"""A word of up to 60 characters without comma and slash, as in Nova."""
+
+
 class ServerSpec(Model):
     """What the server is made of and whether it runs."""
 
@@ -258,6 +265,12 @@ class ServerSpec(Model):
     )
     key_pair: LocalReference | None = None
     user_data: UserData | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    """What the guest is told about itself, as `meta` in its meta-data; a change reaches it at its next start."""
+    tags: Annotated[list[Tag], Field(max_length=50, json_schema_extra={"uniqueItems": True})] = Field(
+        default_factory=list
+    )
+    """Words by which people find the server; the guest is not told."""
     power_state: PowerState = PowerState.RUNNING
     power_changes: Annotated[int, Field(ge=0)] | None = None
     """How often powerState has changed; counted at admission, whatever was given."""
@@ -322,6 +335,11 @@ class ServerSpec(Model):
             )
             for name in tuple(__annotations__)
             if name not in _WHILE_LOCKED
+        ),
+        Rule(
+            "!has(self.metadata) || self.metadata.all(key, key.size() >= 1 && key.size() <= 255)",
+            "a key of metadata has 1 to 255 characters",
+            ".metadata",
         ),
         Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
         Rule(

@@ -91,6 +91,7 @@ class Desired:
         recovers: whether a guest that crashes is started again.
         rescue: what it runs from instead of its root disk.
         rescue_id: id of that rescue, or empty.
+        metadata: keys and values that the guest is told, sorted.
         shelved: vCPUs and memory were given back; it runs when the operator has admitted it again.
         target: the host that the instance migrates to, or empty.
         pinned: the user's placement names a host.
@@ -121,6 +122,7 @@ class Desired:
     rescue: DesiredImage | None = None
     rescue_id: str = ""
     shelved: bool = False
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @property
     def in_memory(self) -> bool:
@@ -178,6 +180,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         shelved=assignment.shelved,
         target=assignment.target or "",
         pinned=server.spec.placement.host is not None,
+        metadata=tuple(sorted(server.spec.metadata.items())),
     )
 
 

@@ -223,7 +223,8 @@ class _Start:
                 user_data = group.create_task(self._user_data())
         mtu = self.actuators.settings.guest_mtu
         nics = tuple(SeedNic(f"eth{number}", port.mac, mtu) for number, port in enumerate(desired.ports))
-        seed = Seed(desired.instance_id, desired.key[1], nics, keys.result(), user_data.result())
+        boot_data = keys.result(), user_data.result()
+        seed = Seed(desired.instance_id, desired.key[1], nics, *boot_data, metadata=dict(desired.metadata))
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("seed"):
                 await write_seed(files.seed, seed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,13 +50,17 @@ class SeedNic:
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """The content of a seed; ``user_data`` is handed to the guest byte by byte as the user gave it."""
+    """The content of a seed.
+
+    ``user_data`` is handed to the guest byte by byte as the user gave it; ``metadata`` is the user's own, as ``meta``.
+    """
 
     instance_id: str
     hostname: str
     nics: tuple[SeedNic, ...] = ()
     ssh_keys: tuple[str, ...] = ()
     user_data: bytes = b""
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def meta_data(seed: Seed) -> dict[str, Any]:
@@ -63,6 +68,8 @@ def meta_data(seed: Seed) -> dict[str, Any]:
     document: dict[str, Any] = {"instance-id": seed.instance_id, "local-hostname": seed.hostname}
     if seed.ssh_keys:
         document["public-keys"] = list(seed.ssh_keys)
+    if seed.metadata:
+        document["meta"] = dict(seed.metadata)
     return document
 
 

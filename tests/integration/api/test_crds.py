@@ -271,7 +271,6 @@ async def test_what_no_node_is_called_is_no_host(admin: KubeClient, host: str) -
 
 
 FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
-    (Server, {"flavor": {"name": "big"}}, "spec.flavor"),
     (Server, {"image": {"name": "other"}}, "spec.image"),
     (Server, {"networks": None}, "spec.networks"),
     (Server, {"volumes": []}, "spec.volumes"),

@@ -62,6 +62,67 @@ async def test_a_new_server_runs_or_is_stopped(connect: Any, admin: KubeClient, 
     await (await connect(RESTORER)).create(Server, body)
 
 
+@pytest.mark.parametrize("state", STATES)
+async def test_a_flavor_changes_where_nova_resizes(connect: Any, admin: KubeClient, state: str) -> None:
+    """The flavor of a server that runs or is stopped can be changed, in other states the refusal names the field."""
+    name = f"flavor-{state.lower()}"
+    await (await connect(RESTORER)).create(Server, make_object(Server, name, powerState=state))
+    patch = {"spec": {"flavor": {"name": "other"}}}
+    if state in ("Running", "Stopped"):
+        await admin.patch_merge(Server, name, patch, "demo")
+    else:
+        with pytest.raises(Invalid, match=r"spec\.flavor"):
+            await admin.patch_merge(Server, name, patch, "demo")
+
+
+async def test_a_resize_is_ended_before_the_next(connect: Any, admin: KubeClient) -> None:
+    """While a resize waits for its confirmation the flavor can only go back."""
+    body = make_assigned(Server, "resized", "h1")
+    resources = {"vcpus": 1, "memory": "64Mi", "rootDisk": "1Gi"}
+    body["spec"]["assignment"] |= {"flavor": "tiny", "former": {"flavor": "small", "resources": resources}}
+    await (await connect(RESTORER)).create(Server, body)
+    with pytest.raises(Invalid, match="ConfirmResize"):
+        await admin.patch_merge(Server, "resized", {"spec": {"flavor": {"name": "huge"}}}, "demo")
+    await admin.patch_merge(Server, "resized", {"spec": {"flavor": {"name": "small"}}}, "demo")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"metadata": {"role": ""}, "tags": ["a", "b"]},
+        {"metadata": {f"k{number}": "v" * 255 for number in range(128)}},
+        {"metadata": {"k" * 255: "v"}, "tags": [f"t{number}" for number in range(50)]},
+        {"tags": ["t" * 60]},
+    ],
+)
+async def test_metadata_and_tags_are_taken(admin: KubeClient, spec: dict[str, Any]) -> None:
+    """Metadata and tags of Nova's sizes are kept as they are given."""
+    name = f"meta-{abs(hash(str(spec))) % 10**8}"
+    stored = await admin.create(Server, make_object(Server, name, **spec))
+    assert {key: stored["spec"][key] for key in spec} == spec
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"metadata": {f"k{number}": "v" for number in range(129)}},
+        {"metadata": {"k": "v" * 256}},
+        {"metadata": {"k" * 256: "v"}},
+        {"metadata": {"": "v"}},
+        {"tags": ["t" * 61]},
+        {"tags": [""]},
+        {"tags": ["a,b"]},
+        {"tags": ["a/b"]},
+        {"tags": ["a", "a"]},
+        {"tags": [f"t{number}" for number in range(51)]},
+    ],
+)
+async def test_metadata_and_tags_are_bounded(admin: KubeClient, spec: dict[str, Any]) -> None:
+    """What is longer or more than Nova takes is refused, and so is a tag twice, empty, or with a comma or slash."""
+    with pytest.raises(Invalid, match=rf"spec\.{next(iter(spec))}"):
+        await admin.create(Server, make_object(Server, "meta-bad", **spec))
+
+
 async def test_changes_of_power_state_are_counted(admin: KubeClient) -> None:
     """Each change of powerState counts, nothing else does, and nobody writes the count."""
     await admin.create(Server, make_object(Server, "counted"))
