@@ -8,8 +8,11 @@ import pytest
 
 from kumulus_api import Flavor, Server
 from kumulus_api.server import ScheduledReason
+from kumulus_api.tenancy import Quota
 from kumulus_api.testing import make_assigned, make_object
-from kumulus_operator.placement.facts import Amounts
+from kumulus_operator.ledger.ledger import Ledger
+from kumulus_operator.ledger.plan import Request
+from kumulus_operator.placement.facts import Amounts, HostFacts, Wish
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.size import change_of, taken_by
 
@@ -127,3 +130,48 @@ def test_what_was_shelved_is_admitted_again() -> None:
     change = change_of(make_server(status={"powerState": "Shelved"}, assigned={"shelved": True}), TINY)
     assert change is not None
     assert (change.assignment["shelved"], change.amounts) == (False, Amounts(1, 128 * MI, GI))
+
+
+def make_ledger(total: Amounts, quota: Quota) -> Ledger:
+    facts = HostFacts("h1", True, True, True, False, False, True, total)
+    return Ledger(lambda: [facts], lambda _: quota)
+
+
+def asking(amounts: Amounts) -> Request:
+    return Request("demo", "web", Wish(amounts, only_host="h1", only_reason="where its disks lie"))
+
+
+def test_the_ledger_holds_what_it_has_admitted() -> None:
+    """An admitted size counts from the decision on, whatever older state of the server a watch still shows."""
+    ledger = make_ledger(Amounts(8, 8 * GI, 100 * GI), Quota())
+    ledger.server_seen(make_server())
+    assert ledger.amend(asking(Amounts(4, 512 * MI, 2 * GI))) is None
+    ledger.server_seen(make_server(tags=["older"]))
+    assert ledger.used_on("h1") == Amounts(4, 512 * MI, 2 * GI)
+    large = {"flavor": "large", "resources": {"vcpus": 4, "memory": "512Mi", "rootDisk": "2Gi"}}
+    ledger.amended(make_server("large", assigned=large))
+    assert ledger.used_on("h1") == Amounts(4, 512 * MI, 2 * GI)
+    ledger.server_seen(make_server("large", {"powerState": "Shelved"}, large | {"shelved": True}))
+    assert ledger.used_on("h1") == Amounts(0, 0, 2 * GI)
+
+
+@pytest.mark.parametrize(
+    ("total", "quota", "reason"),
+    [
+        (Amounts(2, 8 * GI, 100 * GI), Quota(), ScheduledReason.NO_VALID_HOST),
+        (Amounts(8, 256 * MI, 100 * GI), Quota(), ScheduledReason.NO_VALID_HOST),
+        (Amounts(8, 8 * GI, GI), Quota(), ScheduledReason.NO_VALID_HOST),
+        (Amounts(8, 8 * GI, 100 * GI), Quota(vcpus=3), ScheduledReason.QUOTA_EXCEEDED),
+        (Amounts(8, 8 * GI, 100 * GI), Quota(memory="256Mi"), ScheduledReason.QUOTA_EXCEEDED),
+    ],
+)
+def test_a_refused_size_leaves_the_books_as_they_were(total: Amounts, quota: Quota, reason: ScheduledReason) -> None:
+    """What host or quota cannot hold is refused, and the server counts as it did; a full servers quota is no matter."""
+    ledger = make_ledger(total, quota.model_copy(update={"servers": 1}))
+    ledger.server_seen(make_server())
+    before = ledger.used_on("h1")
+    refusal = ledger.amend(asking(Amounts(4, 512 * MI, 2 * GI)))
+    assert refusal is not None
+    assert refusal.reason == reason
+    assert ledger.used_on("h1") == before
+    assert ledger.amend(asking(before)) is None
