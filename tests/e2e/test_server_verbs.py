@@ -212,3 +212,14 @@ def test_the_table_knows_every_power_state() -> None:
     """A powerState that is added has to find its place in the table."""
     wishes = {str(item) for item in type(ServerSpec.model_fields["power_state"].default)}
     assert wishes <= set(STATES)
+
+
+async def test_a_guest_is_told_its_metadata(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """What spec.metadata says the guest reads at its start; a change reaches it at the next one."""
+    read = '#!/bin/sh\necho "told $(grep -o \'"role": "[a-z]*"\' /run/meta-data)"\n'
+    server = await made(cloud, project, userData={"inline": read}, metadata={"role": "web"}, tags=["blue"])
+    log = console.path(lab, server)
+    await console.says(log, 'told "role": "web"')
+    await cloud.client.patch_merge(Server, "a", {"spec": {"metadata": {"role": "db"}}}, project)
+    await succeeds(cloud, project, ROWS[2])
+    await console.says(log, 'told "role": "db"')

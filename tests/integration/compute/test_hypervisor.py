@@ -65,6 +65,76 @@ async def test_destroy_leaves_nothing(hypervisor: Hypervisor, events, make_domai
     await hypervisor.undefine(spec.instance_id)
 
 
+async def test_a_paused_guest_stands_still_and_goes_on(hypervisor: Hypervisor, make_domain: MakeDomain) -> None:
+    """Pausing and resuming are seen, by whose wish it was, and do no harm when repeated."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    for _ in range(2):
+        await hypervisor.pause(spec.instance_id)
+        state = (await hypervisor.list_instances())[spec.instance_id]
+        assert (state.state, state.reason) == (PowerState.PAUSED, "User")
+    for _ in range(2):
+        await hypervisor.resume(spec.instance_id)
+        assert (await hypervisor.list_instances())[spec.instance_id].state is PowerState.RUNNING
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_saved_guest_goes_on_from_its_memory(
+    hypervisor: Hypervisor, make_domain: MakeDomain, *, paused: bool
+) -> None:
+    """A saved guest is off and not by its own will; started it runs on, also if it was paused."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    if paused:
+        await hypervisor.pause(spec.instance_id)
+    for _ in range(2):
+        await hypervisor.save(spec.instance_id)
+        state = (await hypervisor.list_instances())[spec.instance_id]
+        assert (state.state, state.shutdown_by_guest) == (PowerState.SAVED, False)
+    said = await _text(spec.console_log)
+    await hypervisor.start(spec.instance_id)
+    state = (await hypervisor.list_instances())[spec.instance_id]
+    assert (state.state, state.vcpus, state.memory) == (PowerState.RUNNING, 1, 64 << 20)
+    assert (await _text(spec.console_log)).count(GREETING.decode()) <= max(1, said.count(GREETING.decode()))
+    await hypervisor.save(spec.instance_id)
+    await hypervisor.undefine(spec.instance_id)
+    await hypervisor.define_and_start(domain_xml(spec))
+    assert (await hypervisor.list_instances())[spec.instance_id].state is PowerState.RUNNING
+
+
+async def test_a_guest_that_we_ended_has_not_crashed(
+    hypervisor: Hypervisor, eventually, make_domain: MakeDomain, private_libvirt
+) -> None:
+    """A guest that was switched off is off, also to an agent that starts later; one whose QEMU dies has crashed."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    await hypervisor.destroy(spec.instance_id)
+    again = Hypervisor(private_libvirt.uri)
+    await again.open()
+    try:
+        state = (await again.list_instances())[spec.instance_id]
+        assert (state.state, state.reason, state.shutdown_by_guest) == (PowerState.OFF, "Destroyed", False)
+    finally:
+        await again.close()
+    await hypervisor.define_and_start(domain_xml(spec))
+    private_libvirt.inside("pkill", "-KILL", "-f", f"guest=k-{spec.instance_id}")
+
+    async def crashed() -> bool:
+        state = (await hypervisor.list_instances())[spec.instance_id]
+        return (state.state, state.reason) == (PowerState.OFF, "Crashed")
+
+    await eventually(crashed)
+
+
+async def test_the_record_tells_what_a_start_was_for(hypervisor: Hypervisor, make_domain: MakeDomain) -> None:
+    """Which action a guest was started for, which rescue it is of and which wish it follows outlive the agent."""
+    spec = replace(make_domain(), action="a", rescue="r", power_changes=3)
+    await hypervisor.define_and_start(domain_xml(spec))
+    await hypervisor.note_power_changes(spec.instance_id, 5)
+    state = (await hypervisor.list_instances())[spec.instance_id]
+    assert (state.action, state.rescue, state.power_changes) == ("a", "r", 5)
+
+
 async def test_a_guest_that_powers_off_is_remembered(
     hypervisor: Hypervisor, eventually, make_domain: MakeDomain
 ) -> None:

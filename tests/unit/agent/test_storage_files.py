@@ -22,7 +22,13 @@ from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import inspect_image
 from kumulus_agent.storage.iso9660 import iso_image
 from kumulus_agent.storage.qemu_img import check_whole, qemu_img
-from kumulus_agent.storage.root_disk import delete_root_disk, ensure_root_disk, root_disk_info
+from kumulus_agent.storage.root_disk import (
+    delete_root_disk,
+    ensure_root_disk,
+    grow_root_disk,
+    replace_root_disk,
+    root_disk_info,
+)
 from kumulus_agent.storage.seed import Seed, SeedNic, SeedRoute, meta_data, network_config, seed_files, seed_iso
 from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
 
@@ -119,6 +125,24 @@ async def test_root_disks_are_overlays(tmp_path: Path) -> None:
     await delete_root_disk(path)
     await delete_root_disk(path)
     assert not path.exists()
+
+
+@needs_qemu_img
+async def test_a_root_disk_grows_and_is_replaced(tmp_path: Path) -> None:
+    """An overlay grows and never shrinks; a replaced one lies on its new base and nothing is left of the old one."""
+    images = []
+    for name in ("old", "new"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+        images.append(CachedImage(tmp_path / name, "sha256:x", "raw", 1 << 20, 1 << 20))
+    path = tmp_path / "root.qcow2"
+    await ensure_root_disk(path, images[0], 8 << 20)
+    for asked in (16 << 20, 4 << 20):
+        await grow_root_disk(path, asked)
+        assert (await root_disk_info(path))["virtual-size"] == 16 << 20
+    await replace_root_disk(path, images[1], 8 << 20)
+    info = await root_disk_info(path)
+    assert (info["virtual-size"], info["backing-filename"]) == (8 << 20, str(tmp_path / "new"))
+    assert sorted(os.listdir(tmp_path)) == ["new", "old", "root.qcow2"]
 
 
 async def test_a_root_disk_holds_its_image(tmp_path: Path) -> None:
