@@ -12,7 +12,8 @@ from kumulus_api.server import ScheduledReason, ServerAssignment, ServerConditio
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Request
-from kumulus_operator.placement.facts import Wish
+from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
+from kumulus_operator.placement.facts import Terms, Wish
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.servers.plan import conditions_of
 from kumulus_operator.servers.size import Change, change_of
@@ -54,7 +55,8 @@ async def amend(cloud: Cloud, server: Server) -> None:
 
 async def _carry_out(cloud: Cloud, server: Server, given: ServerAssignment, change: Change) -> Refusal | None:
     if change.amounts is not None:
-        wish = Wish(change.amounts, only_host=given.host, only_reason="where its disks lie")
+        terms = _terms(cloud, server)
+        wish = Wish(change.amounts, only_host=given.host, only_reason="where its disks lie", terms=terms)
         refusal = cloud.ledger.amend(Request(*server.key, wish))
         if refusal is not None:
             return refusal
@@ -70,6 +72,14 @@ async def _carry_out(cloud: Cloud, server: Server, given: ServerAssignment, chan
     told = {name: change.assignment.get(name) for name in ("flavor", "shelved")}
     _LOG.info("assignment changed", namespace=server.key[0], name=server.key[1], **told)
     return None
+
+
+def _terms(cloud: Cloud, server: Server) -> Terms:
+    """Give what the flavor asks of the host beside room."""
+    flavor = cloud.flavors.get("", server.spec.flavor.name)
+    specs = flavor.spec.extra_specs if flavor is not None else {}
+    required, forbidden = traits_of(specs)
+    return Terms(required=required, forbidden=forbidden, specs=aggregate_specs(specs))
 
 
 def amended_status(server: Server, refusal: Refusal | None, now: datetime) -> dict[str, Any] | None:

@@ -94,4 +94,3 @@ def _disk_fits(given: Resources, flavor: Flavor) -> None:
             f"{given.root_disk} and cannot shrink; permanent: use a flavor with as much"
         )
         raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
-

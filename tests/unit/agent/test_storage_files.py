@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -142,7 +143,8 @@ async def test_a_root_disk_grows_and_is_replaced(tmp_path: Path) -> None:
     await replace_root_disk(path, images[1], 8 << 20)
     info = await root_disk_info(path)
     assert (info["virtual-size"], info["backing-filename"]) == (8 << 20, str(tmp_path / "new"))
-    assert sorted(os.listdir(tmp_path)) == ["new", "old", "root.qcow2"]
+    left = await asyncio.to_thread(lambda: sorted(item.name for item in tmp_path.iterdir()))
+    assert left == ["new", "old", "root.qcow2"]
 
 
 async def test_a_root_disk_holds_its_image(tmp_path: Path) -> None:

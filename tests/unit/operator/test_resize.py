@@ -13,8 +13,9 @@ from kumulus_api.testing import make_assigned, make_object
 from kumulus_operator.ledger.ledger import Ledger
 from kumulus_operator.ledger.plan import Request
 from kumulus_operator.placement.facts import Amounts, HostFacts, Wish
+from kumulus_operator.placement.usage import server_amounts
 from kumulus_operator.refusal import Refused
-from kumulus_operator.servers.size import change_of, taken_by
+from kumulus_operator.servers.size import change_of
 
 MI, GI = 2**20, 2**30
 
@@ -60,11 +61,11 @@ def test_a_changed_flavor_is_given_at_once() -> None:
 def test_a_smaller_flavor_takes_what_the_guest_has_until_it_restarts() -> None:
     """A guest that runs holds its room: only when it has the smaller size is the rest given back."""
     runs = {"powerState": "Running", "resources": {"vcpus": 4, "memory": "512Mi"}}
-    assert taken_by(make_server(status=runs)) == Amounts(4, 512 * MI, GI)
+    assert server_amounts(make_server(status=runs)) == Amounts(4, 512 * MI, GI)
     off = {"powerState": "Stopped"}
-    assert taken_by(make_server(status=off)) == Amounts(1, 128 * MI, GI)
+    assert server_amounts(make_server(status=off)) == Amounts(1, 128 * MI, GI)
     unknown = runs | {"powerState": "Unknown"}
-    assert taken_by(make_server(status=unknown)) == Amounts(4, 512 * MI, GI)
+    assert server_amounts(make_server(status=unknown)) == Amounts(4, 512 * MI, GI)
 
 
 def test_a_disk_does_not_shrink() -> None:
@@ -92,7 +93,7 @@ def test_a_resize_that_waits_keeps_what_it_may_go_back_to() -> None:
     assert change.assignment["resources"] == {"vcpus": 4, "memory": "512Mi", "rootDisk": "1Gi"}
     waits = make_server("large", assigned=change.assignment, resizePolicy="Confirm")
     assert change_of(waits, LARGE) is None
-    assert taken_by(waits) == Amounts(4, 512 * MI, GI)
+    assert server_amounts(waits) == Amounts(4, 512 * MI, GI)
 
 
 def test_a_confirmed_resize_lets_the_disk_grow() -> None:
@@ -121,7 +122,7 @@ def test_shelving_gives_back_when_the_agent_has_told() -> None:
     assert change is not None
     assert (change.assignment["shelved"], change.amounts) == (True, None)
     shelved = make_server(status={"powerState": "Shelved"}, assigned={"shelved": True}, powerState="Shelved")
-    assert taken_by(shelved) == Amounts(0, 0, GI)
+    assert server_amounts(shelved) == Amounts(0, 0, GI)
     assert change_of(shelved, TINY) is None
 
 
@@ -134,7 +135,9 @@ def test_what_was_shelved_is_admitted_again() -> None:
 
 def make_ledger(total: Amounts, quota: Quota) -> Ledger:
     facts = HostFacts("h1", True, True, True, False, False, True, total)
-    return Ledger(lambda: [facts], lambda _: quota)
+    ledger = Ledger(lambda _: quota, lambda _: True)
+    ledger.host_seen(facts)
+    return ledger
 
 
 def asking(amounts: Amounts) -> Request:
