@@ -271,6 +271,8 @@ class ServerSpec(Model):
         default_factory=list
     )
     """Words by which people find the server; the guest is not told."""
+    config_drive: bool = False
+    """Give the guest OpenStack's config drive too, a disk labelled `config-2`; a change holds from the next start."""
     power_state: PowerState = PowerState.RUNNING
     power_changes: Annotated[int, Field(ge=0)] | None = None
     """How often powerState has changed; counted at admission, whatever was given."""

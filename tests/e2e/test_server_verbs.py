@@ -54,8 +54,11 @@ async def bring(cloud: Cloud, project: str, state: str) -> Object:
         await cloud.power(project, "a", "Running")
     if state == "Rescued":
         await succeeds(cloud, project, Row("Rescue", {}, {}))
+    elif state == "Shelved":
+        await cloud.power(project, "a", state)
+        await cloud.until(Server, "a", lambda s: s["spec"]["assignment"].get("shelved"), namespace=project)
     elif state != "Running":
-        return await cloud.power(project, "a", state)
+        await cloud.power(project, "a", state)
     return await cloud.tells(project, "a", state)
 
 
@@ -223,3 +226,17 @@ async def test_a_guest_is_told_its_metadata(cloud: Cloud, project: str, lab: Lab
     await cloud.client.patch_merge(Server, "a", {"spec": {"metadata": {"role": "db"}}}, project)
     await succeeds(cloud, project, ROWS[2])
     await console.says(log, 'told "role": "db"')
+
+
+async def test_a_guest_gets_a_config_drive(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """With configDrive the guest finds OpenStack's drive by its label, with its identity on it."""
+    read = (
+        "#!/bin/sh\nmkdir /c; mount -t iso9660 -o ro $(findfs LABEL=config-2) /c\n"
+        'echo "uuid $(sed \'s/.*"uuid": "\\([^"]*\\)".*/\\1/\' /c/openstack/latest/meta_data.json)"\n'
+        "cmp /run/user-data /c/openstack/latest/user_data && echo same-user-data\n"
+    )
+    server = await made(cloud, project, userData={"inline": read}, configDrive=True)
+    log = console.path(lab, server)
+    found = await console.says(log, "uuid ([0-9a-f-]{36})")
+    assert found[1] == server["spec"]["assignment"]["instanceID"]
+    await console.says(log, "same-user-data")

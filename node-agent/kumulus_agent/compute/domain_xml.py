@@ -17,6 +17,7 @@ METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
 METADATA_PREFIX = "kumulus"
 SEED_TARGET = "vdz"
 """Far from the letters of root disk and volumes, so that plugging a volume never collides with the seed."""
+CONFIG_DRIVE_TARGET = "vdy"
 
 
 class _Maker(Protocol):
@@ -75,6 +76,7 @@ class DomainSpec:
         disks: in boot order.
         nics: in the guest's order.
         seed_path: a NoCloud ISO image, or None.
+        config_drive: OpenStack's config drive, an ISO image, or None.
         console_log: file that receives the serial console, written and rotated by virtlogd; or None.
         serial_socket: unix socket on which QEMU offers the serial console to one reader at a time; or None.
         graphics: the guest has a screen and a keyboard, reached by VNC through libvirt alone.
@@ -96,6 +98,7 @@ class DomainSpec:
     disks: tuple[Disk, ...]
     nics: tuple[Nic, ...] = ()
     seed_path: str | None = None
+    config_drive: str | None = None
     console_log: str | None = None
     serial_socket: str | None = None
     graphics: bool = False
@@ -234,7 +237,9 @@ def _cpu(virt: str) -> etree._Element:
 def _devices(spec: DomainSpec) -> etree._Element:
     devices = E.devices(*(_disk(disk) for disk in spec.disks))
     if spec.seed_path is not None:
-        devices.append(_seed(spec.seed_path))
+        devices.append(_seed(spec.seed_path, SEED_TARGET, "cidata"))
+    if spec.config_drive is not None:
+        devices.append(_seed(spec.config_drive, CONFIG_DRIVE_TARGET, "config-2"))
     # A guest without USB starts faster and offers less to attack.
     devices.append(E.controller(type="usb", model="none"))
     devices.extend(_interface(nic) for nic in spec.nics)
@@ -262,14 +267,14 @@ def _disk(disk: Disk) -> etree._Element:
     return element
 
 
-def _seed(path: str) -> etree._Element:
+def _seed(path: str, target: str, serial: str) -> etree._Element:
     # A virtio disk, as the tiny guests know no IDE or SATA; cloud-init finds it by its label.
     return E.disk(
         E.driver(name="qemu", type="raw"),
         E.source(file=path),
-        E.target(dev=SEED_TARGET, bus="virtio"),
+        E.target(dev=target, bus="virtio"),
         E.readonly(),
-        E.serial("cidata"),
+        E.serial(serial),
         type="file",
         device="disk",
     )

@@ -91,6 +91,7 @@ class Desired:
         recovers: whether a guest that crashes is started again.
         rescue: what it runs from instead of its root disk.
         rescue_id: id of that rescue, or empty.
+        config_drive: whether the guest gets OpenStack's config drive too.
         metadata: keys and values that the guest is told, sorted.
         shelved: vCPUs and memory were given back; it runs when the operator has admitted it again.
         target: the host that the instance migrates to, or empty.
@@ -123,6 +124,7 @@ class Desired:
     rescue_id: str = ""
     shelved: bool = False
     metadata: tuple[tuple[str, str], ...] = ()
+    config_drive: bool = False
 
     @property
     def in_memory(self) -> bool:
@@ -181,6 +183,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         target=assignment.target or "",
         pinned=server.spec.placement.host is not None,
         metadata=tuple(sorted(server.spec.metadata.items())),
+        config_drive=server.spec.config_drive,
     )
 
 

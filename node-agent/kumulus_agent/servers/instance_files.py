@@ -30,6 +30,11 @@ class InstanceFiles:
         return self.directory / "seed.iso"
 
     @property
+    def config_drive(self) -> Path:
+        """The same in OpenStack's form."""
+        return self.directory / "config-drive.iso"
+
+    @property
     def console_log(self) -> Path:
         """The serial console, bounded by virtlogd."""
         return self.directory / "console.log"

@@ -22,6 +22,7 @@ from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredVolume
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.settings import AgentSettings
+from kumulus_agent.storage.config_drive import write_config_drive
 from kumulus_agent.storage.errors import StorageError
 from kumulus_agent.storage.errors import Terminal as StorageTerminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
@@ -228,6 +229,8 @@ class _Start:
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("seed"):
                 await write_seed(files.seed, seed)
+                if desired.config_drive:
+                    await write_config_drive(files.config_drive, seed)
 
     async def _ssh_keys(self) -> tuple[str, ...]:
         desired = self.desired
@@ -257,6 +260,7 @@ class _Start:
             disks=disks,
             nics=tuple(Nic(port.tap, port.mac, actuators.settings.guest_mtu) for port in desired.ports),
             seed_path=str(files.seed),
+            config_drive=str(files.config_drive) if desired.config_drive else None,
             console_log=str(files.console_log),
             serial_socket=str(files.serial_socket),
             graphics=True,

@@ -1,12 +1,13 @@
 """A CD image of a few small files: ISO 9660 with Rock Ridge names (Linux) and Joliet names (Windows).
 
-ECMA-119, IEEE P1282 (RRIP 1.09) and Joliet, as far as a flat directory needs them. A library for whole file systems
-takes more memory than all the images that an agent ever writes.
+ECMA-119, IEEE P1282 (RRIP 1.09) and Joliet, as far as a few files in a few directories need them. A library for whole
+file systems takes more memory than all the images that an agent ever writes.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +23,8 @@ _MOMENT: Final = bytes((100, 1, 1, 0, 0, 0, 0))
 """The first second of 2000: equal files give equal images."""
 _NO_DATE: Final = b"0" * 16 + b"\0"
 _JOLIET_LEVEL_3: Final = b"%/E"
+_CODECS: Final = (False, True)
+"""Whether a tree is Joliet's."""
 
 
 def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
@@ -29,31 +32,61 @@ def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
 
     Args:
         label: the volume's name, ASCII, at most 16 characters.
-        files: content by name; names are ASCII of at most 64 characters, and few enough for one sector of records.
+        files: content by path (`user-data`, `openstack/latest/meta_data.json`); names are ASCII of at most 64
+            characters, few enough for one sector of records in each directory, and of directories for one sector.
 
     Raises:
         ValueError: a name is too long, or there are too many.
     """
+    folders = _folders(files)
+    # Each directory has a sector in each of the two trees, the roots first.
+    places = {folder: _DATA + number for number, folder in enumerate(folders[1:])}
+    trees = [{"": root} for root in (_ROOT, _JOLIET_ROOT)]
+    for number, tree in enumerate(trees):
+        tree |= {folder: place + number * len(places) for folder, place in places.items()}
     extents: dict[str, tuple[int, int]] = {}
-    sector = _DATA
-    for name, content in sorted(files.items()):
-        if not name.isascii() or not 1 <= len(name) <= 64:
-            raise ValueError(f"file name {name!r} is not ASCII of 1 to 64 characters")
-        extents[name] = (sector, len(content))
+    sector = _DATA + 2 * len(places)
+    for path, content in sorted(files.items()):
+        extents[path] = (sector, len(content))
         sector += _sectors(content)
     sector = max(sector, _SMALLEST)
+    tables = [[_path_table(tree, codec, order) for order in "<>"] for tree, codec in zip(trees, _CODECS, strict=True)]
+    length = [len(table[0]) for table in tables]
     parts = [
         bytes(16 * SECTOR),
-        _descriptor(1, label.encode().ljust(32), b"", _ROOT, sector),
-        _descriptor(2, label.encode("utf-16-be").ljust(32, b"\0"), _JOLIET_LEVEL_3, _JOLIET_ROOT, sector),
+        _descriptor(1, label.encode().ljust(32), b"", (_ROOT, sector, length[0])),
+        _descriptor(2, label.encode("utf-16-be").ljust(32, b"\0"), _JOLIET_LEVEL_3, (_JOLIET_ROOT, sector, length[1])),
         _sector(b"\xffCD001\x01"),
+        *(_sector(table) for pair in tables for table in pair),
     ]
-    for root in (_ROOT, _JOLIET_ROOT):
-        parts += [_sector(struct.pack(order + "BBIH2s", 1, 0, root, 1, b"\0\0")) for order in "<>"]
-    parts.append(_directory(_ROOT, _rock_ridge(extents)))
-    parts.append(_directory(_JOLIET_ROOT, {name.encode("utf-16-be"): (where, b"") for name, where in extents.items()}))
+    roots, rest = [], []
+    for tree, rock_ridge in zip(trees, (True, False), strict=True):
+        made = [_directory(tree, folder, extents, rock_ridge=rock_ridge) for folder in folders]
+        roots.append(made[0])
+        rest += made[1:]
+    parts += [*roots, *rest]
     parts += [content.ljust(_sectors(content) * SECTOR, b"\0") for _, content in sorted(files.items())]
     return b"".join(parts).ljust(sector * SECTOR, b"\0")
+
+
+def _folders(files: Mapping[str, bytes]) -> list[str]:
+    """Give the directories of some paths as path tables have them: by depth, then by name; the root, "", is the first.
+
+    Raises:
+        ValueError: a name is empty, too long or not ASCII.
+    """
+    found = {""}
+    for path in files:
+        for name in path.split("/"):
+            if not name.isascii() or not 1 <= len(name) <= 64:
+                raise ValueError(f"file name {name!r} is not ASCII of 1 to 64 characters")
+        parents = path.split("/")[:-1]
+        found |= {"/".join(parents[: depth + 1]) for depth in range(len(parents))}
+    return sorted(found, key=lambda folder: (folder.count("/") + bool(folder), folder))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _sectors(content: bytes) -> int:
@@ -80,17 +113,46 @@ def _record(identifier: bytes, extent: int, size: int, *, flags: int = 0, system
     return bytes((len(body) + 1,)) + body
 
 
-def _directory(sector: int, entries: Mapping[bytes, tuple[tuple[int, int], bytes]]) -> bytes:
-    """Give the only directory; `entries` has extent and system use by identifier. Its own are those of Rock Ridge."""
-    rock_ridge = sector == _ROOT
-    own = _attributes(0o040555, links=2)
-    dot = _SHARING_PROTOCOL + own + _EXTENSIONS if rock_ridge else b""
+def _path_table(tree: Mapping[str, int], joliet: bool, order: str) -> bytes:
+    """Give a path table (ECMA-119, 9.4): each directory with its sector and the number of its parent."""
+    numbers = {folder: number for number, folder in enumerate(tree, 1)}
+    table = b""
+    for folder, sector in tree.items():
+        name = _identifier(folder, joliet=joliet) if folder else b"\0"
+        table += struct.pack(order + "BBIH", len(name), 0, sector, numbers[_parent(folder)])
+        table += name + bytes(len(name) % 2)
+    return table
+
+
+def _identifier(path: str, *, joliet: bool, file: bool = False) -> bytes:
+    """Give what a file or directory is called in a tree: in the first its whole path makes a short plain name."""
+    if joliet:
+        return path.rpartition("/")[2].encode("utf-16-be")
+    plain = b"%08X" % zlib.crc32(path.encode())
+    return plain + b".;1" if file else plain
+
+
+def _directory(
+    tree: Mapping[str, int], folder: str, extents: Mapping[str, tuple[int, int]], *, rock_ridge: bool
+) -> bytes:
+    """Give one directory of a tree; the root's own entries are those that announce Rock Ridge."""
+    own = _attributes(0o040555, links=2) if rock_ridge else b""
+    dot = _SHARING_PROTOCOL + own + _EXTENSIONS if rock_ridge and not folder else own
     records = [
-        _record(b"\0", sector, SECTOR, flags=_DIRECTORY, system_use=dot),
-        _record(b"\1", sector, SECTOR, flags=_DIRECTORY, system_use=own if rock_ridge else b""),
+        _record(b"\0", tree[folder], SECTOR, flags=_DIRECTORY, system_use=dot),
+        _record(b"\1", tree[_parent(folder)], SECTOR, flags=_DIRECTORY, system_use=own),
     ]
-    records += [_record(name, *where, system_use=more) for name, (where, more) in sorted(entries.items())]
-    return _sector(b"".join(records))
+    inside: dict[bytes, bytes] = {}
+    for path, sector in tree.items():
+        if path and _parent(path) == folder:
+            name = _identifier(path, joliet=not rock_ridge)
+            more = _named(path, 0o040555) if rock_ridge else b""
+            inside[name] = _record(name, sector, SECTOR, flags=_DIRECTORY, system_use=more)
+    for path, where in extents.items():
+        if _parent(path) == folder:
+            name = _identifier(path, joliet=not rock_ridge, file=True)
+            inside[name] = _record(name, *where, system_use=_named(path, 0o100444) if rock_ridge else b"")
+    return _sector(b"".join(records + [inside[name] for name in sorted(inside)]))
 
 
 # Rock Ridge: system use entries are a signature of two letters, their length, version 1, and what they say.
@@ -104,16 +166,18 @@ def _attributes(mode: int, *, links: int = 1) -> bytes:
     return b"PX\x24\x01" + _both(mode) + _both(links) + _both(0) + _both(0)
 
 
-def _rock_ridge(extents: Mapping[str, tuple[int, int]]) -> dict[bytes, tuple[tuple[int, int], bytes]]:
-    entries = {}
-    for number, (name, where) in enumerate(sorted(extents.items())):
-        alternate = b"NM" + bytes((5 + len(name), 1, 0)) + name.encode()
-        entries[b"FILE%d.;1" % number] = (where, _HAS_MODE_AND_NAME + _attributes(0o100444) + alternate)
-    return entries
+def _named(path: str, mode: int) -> bytes:
+    name = path.rpartition("/")[2].encode()
+    alternate = b"NM" + bytes((5 + len(name), 1, 0)) + name
+    return _HAS_MODE_AND_NAME + _attributes(mode) + alternate
 
 
-def _descriptor(kind: int, label: bytes, escapes: bytes, root: int, sectors: int) -> bytes:
-    """Give a primary (1) or supplementary (2) volume descriptor (ECMA-119, 8.4 and 8.5)."""
+def _descriptor(kind: int, label: bytes, escapes: bytes, sizes: tuple[int, int, int]) -> bytes:
+    """Give a primary (1) or supplementary (2) volume descriptor (ECMA-119, 8.4 and 8.5).
+
+    `sizes` is the sector of the root directory, the number of sectors, and the bytes of the path table.
+    """
+    root, sectors, path_table = sizes
     blank = b" " if kind == 1 else b"\0"
     table = _PATH_TABLES + 2 * (kind - 1)
     fields = (
@@ -127,7 +191,7 @@ def _descriptor(kind: int, label: bytes, escapes: bytes, root: int, sectors: int
         _both(1, "H"),
         _both(1, "H"),
         _both(SECTOR, "H"),
-        _both(10),
+        _both(path_table),
         struct.pack("<II", table, 0),
         struct.pack(">II", table + 1, 0),
         _record(b"\0", root, SECTOR, flags=_DIRECTORY),

@@ -16,6 +16,7 @@ import pytest
 
 from kumulus_agent.host.boot_sector import GREETING, SECTOR_BYTES, boot_sector
 from kumulus_agent.host.inventory import missing_packages
+from kumulus_agent.storage.config_drive import config_drive_files
 from kumulus_agent.storage.direct_io import cache_mode
 from kumulus_agent.storage.errors import CorruptImage, DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
 from kumulus_agent.storage.image_cache import CachedImage
@@ -221,6 +222,20 @@ def test_an_iso_of_any_sizes_is_read_back(sizes: tuple[int, ...]) -> None:
     iso.close()
 
 
+def test_an_iso_has_directories() -> None:
+    """Files in directories of any depth are read back by either kind of name."""
+    files = {"a/b/c": b"deep", "a/b/d.json": b"{}", "a/top": b"", "root": b"x", "z/c": b"other"}
+    iso = pycdlib.PyCdlib()
+    iso.open_fp(io.BytesIO(iso_image("config-2", files)))
+    for path, content in files.items():
+        for kind in ("rr_path", "joliet_path"):
+            found = io.BytesIO()
+            iso.get_file_from_iso_fp(found, **{kind: f"/{path}"})
+            assert found.getvalue() == content
+    assert {child.rock_ridge.name() for child in iso.list_children(rr_path="/a")} >= {b"b", b"top"}
+    iso.close()
+
+
 def test_an_iso_is_large_enough_to_be_found_by_its_label() -> None:
     """Even of little content it has the 68 KiB that busybox reads of a disk before it looks for a label there."""
     assert len(iso_image("cidata", {"meta-data": b""})) >= 68 << 10
@@ -284,3 +299,17 @@ def test_the_cache_mode_leaves_no_file(tmp_path: Path) -> None:
     """The probe answers with a mode QEMU knows and leaves the directory empty."""
     assert cache_mode(tmp_path) in ("none", "writeback")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_config_drive_says_what_the_seed_says() -> None:
+    """OpenStack's drive has identity, keys, metadata and user data where its readers look for them."""
+    nic = SeedNic("eth0", "02:00:00:00:00:01", 1450)
+    files = config_drive_files(Seed("id-1", "web", (nic,), ("ssh-ed25519 AAAA",), b"#!/bin/sh\n", {"role": "db"}))
+    assert files["openstack/latest/user_data"] == b"#!/bin/sh\n"
+    meta = json.loads(files["openstack/latest/meta_data.json"])
+    assert (meta["uuid"], meta["name"], meta["meta"]) == ("id-1", "web", {"role": "db"})
+    assert meta["public_keys"] == {"key-0": "ssh-ed25519 AAAA"}
+    network = json.loads(files["openstack/latest/network_data.json"])
+    assert network["links"][0]["ethernet_mac_address"] == nic.mac
+    assert network["networks"][0]["type"] == "ipv4_dhcp"
+    assert "openstack/latest/user_data" not in config_drive_files(Seed("id-1", "web"))
