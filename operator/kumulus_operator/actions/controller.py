@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -50,9 +52,20 @@ class ActionController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._migrations = Migrations(cloud)
+        self._turns: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one action further; give the seconds after which its age is to be looked at."""
+        cloud = self._cloud
+        seen = cloud.actions.get(*key)
+        if seen is None:
+            return None
+        # Which one is due is decided for one of a server's actions at a time: what is being opened does not show yet.
+        server = (key[0], seen.spec.server.name)
+        async with self._turns.setdefault(server, asyncio.Lock()):
+            return await self._bring(key)
+
+    async def _bring(self, key: Key) -> float | None:
         cloud = self._cloud
         action = cloud.actions.get(*key)
         if action is None or action.deleting:
