@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from kumulus_api import Server, ServerAction
 from kumulus_api.server import ServerSpec
+from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.agreement import agreed
-from kumulus_lab.testing.cloud import Cloud, Object, condition
+from kumulus_lab.testing.cloud import Cloud, Object, Stopwatch, condition
 from kumulus_runtime.errors import Forbidden, Invalid
 
 STATES = ("Running", "Stopped", "Paused", "Suspended", "Shelved", "Rescued")
@@ -240,3 +242,54 @@ async def test_a_guest_gets_a_config_drive(cloud: Cloud, project: str, lab: LabS
     found = await console.says(log, "uuid ([0-9a-f-]{36})")
     assert found[1] == server["spec"]["assignment"]["instanceID"]
     await console.says(log, "same-user-data")
+
+
+LEGAL = {
+    "Running": ("Stopped", "Paused", "Suspended", "Shelved"),
+    "Stopped": ("Running", "Shelved"),
+    "Paused": ("Running", "Shelved"),
+    "Suspended": ("Running", "Shelved"),
+    "Shelved": ("Running",),
+    "Rescued": (),
+}
+
+
+@pytest.mark.parametrize("seed", [20260131])
+async def test_after_any_verb_the_status_is_what_is(cloud: Cloud, project: str, lab: LabSettings, seed: int) -> None:
+    """A dozen verbs at random, legal and not: each leads where it should, and API and hosts agree after each."""
+    dice = random.Random(seed)
+    await made(cloud, project)
+    state, wish = "Running", "Running"
+    for _ in range(12):
+        row = dice.choice((*ROWS[:7], None, None, None))
+        if row is not None and state in row.leads:
+            await succeeds(cloud, project, row)
+            state = wish if row.type == "Unrescue" else row.leads[state]
+            wish = "Running" if row.type in ("Start", "Reboot") else wish
+        elif row is not None:
+            refused = await cloud.act(project, "a", row.type, **row.parameters)
+            assert (refused["status"]["phase"], refused["status"]["reason"]) == ("Failed", "IllegalState")
+        elif LEGAL[state]:
+            state = wish = dice.choice(LEGAL[state])
+            await cloud.client.patch_merge(Server, "a", {"spec": {"powerState": state}}, project)
+        await cloud.tells(project, "a", state)
+        await agreed(cloud, lab, seconds=30)
+
+
+async def test_a_crash_is_shown_at_once_and_answered_as_asked(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """A guest whose QEMU dies is Crashed within a second where recovery is None, until a Start; else it runs again."""
+    server = await made(cloud, project, recovery="None")
+    assignment = server["spec"]["assignment"]
+    kill = ("pkill", "-KILL", "-f", f"guest=k-{assignment['instanceID']}")
+    await asyncio.to_thread(Hosts(lab).run, assignment["host"], kill, check=True)
+    watch = Stopwatch()
+    crashed = await cloud.tells(project, "a", "Crashed")
+    assert watch.seconds < 5, "under load; alone it takes a fraction of a second"
+    assert condition(crashed, "Ready")["reason"] == "Crashed"
+    for row in (ROWS[1], ROWS[5]):
+        refused = await cloud.act(project, "a", row.type, **row.parameters)
+        assert refused["status"]["reason"] == "IllegalState"
+    await succeeds(cloud, project, ROWS[0])
+    await cloud.client.patch_merge(Server, "a", {"spec": {"recovery": "Restart"}}, project)
+    await cloud.tells(project, "a", "Running")
+    await agreed(cloud, lab, seconds=30)
