@@ -30,8 +30,8 @@ async def amend(cloud: Cloud, server: Server) -> None:
         Conflict: the server has changed meanwhile; look again.
     """
     given = server.spec.assignment
-    if given is None or cloud.host_silent(given.host):
-        return
+    if given is None or given.target is not None or cloud.host_silent(given.host):
+        return  # What migrates is looked at again when it has arrived.
     refusal: Refusal | None = None
     try:
         change = change_of(server, cloud.flavors.get("", server.spec.flavor.name))
