@@ -216,7 +216,7 @@ class ServerActionStatus(Status):
     instance_id: UUIDText | None = Field(default=None, alias="instanceID")
     epoch: Annotated[int, Field(ge=1)] | None = None
     image: AssignedImage | None = None
-    """The image of a Rebuild, as it was when that was opened."""
+    """The image of a Rebuild or Rescue, as it was when that was opened."""
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
     report: ActionReport | None = None

@@ -9,20 +9,29 @@ from kumulus_api.flavor import FlavorSpec
 from kumulus_api.server import PowerState
 from kumulus_api.server_action import ActionPhase, ActionType, RebootType
 
+RESIZED = frozenset({ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE})
+"""What ends a resize, in whatever state."""
+
 Object = dict[str, Any]
 
 
 def own_patch(action: ServerAction, server: Server) -> Object | None:
     """Give the merge patch of fields that are otherwise the user's, or None.
 
-    A start and a hard reboot end with a running server, as in Nova: powerState has to say so.
+    It is None, too, where the spec says so already: done once more, it changes nothing. A start and a hard reboot end
+    with a running server, as in Nova: powerState has to say so.
     """
     if action.spec.type in (ActionType.LOCK, ActionType.UNLOCK):
         locked = action.spec.type is ActionType.LOCK
         return {"spec": {"locked": locked}} if server.spec.locked is not locked else None
     given = server.spec.assignment
-    if action.spec.type is ActionType.REVERT_RESIZE and given is not None and given.former is not None:
-        return {"spec": {"flavor": {"name": given.former.flavor}}}
+    if action.spec.type in RESIZED:
+        if given is None or given.former is None:
+            return None
+        kept = {"former": None}
+        if action.spec.type is ActionType.CONFIRM_RESIZE:
+            return {"spec": {"assignment": kept}}
+        return {"spec": {"flavor": {"name": given.former.flavor}, "assignment": given.former.dump() | kept}}
     reboot = action.spec.reboot
     hard = reboot is not None and reboot.type is RebootType.HARD
     if (hard or action.spec.type is ActionType.START) and server.spec.power_state is not PowerState.RUNNING:
@@ -39,16 +48,13 @@ def wanted_image(action: ServerAction) -> tuple[bool, Reference | None]:
     return False, None
 
 
-def opening(action: ServerAction, image: Object | None, assigned: Object) -> Object:
-    """Give the assignment with which an action is opened; `assigned` itself if that changes nothing."""
-    if action.spec.type is ActionType.RESCUE:
-        return assigned | {"rescue": {"action": action.metadata.uid, "image": image}}
+def going_on(action: ServerAction, assigned: Object) -> Object:
+    """Give the assignment with which an open action is carried out; `assigned` itself if that changes nothing."""
+    image = action.status.image if action.status is not None else None
+    if action.spec.type is ActionType.RESCUE and image is not None:
+        return assigned | {"rescue": {"action": action.metadata.uid, "image": image.dump()}}
     if action.spec.type is ActionType.UNRESCUE:
         return _without_rescue(assigned)
-    if action.spec.type is ActionType.REVERT_RESIZE and "former" in assigned:
-        assigned = assigned | assigned["former"]
-    if action.spec.type in (ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE):
-        return {name: value for name, value in assigned.items() if name != "former"}
     return assigned
 
 

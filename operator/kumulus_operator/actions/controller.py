@@ -14,7 +14,7 @@ import structlog
 from kumulus_api import Flavor, Server, ServerAction
 from kumulus_api.base import ObjectMeta
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
-from kumulus_operator.actions.begin import closing, opening, own_patch, sized_as, wanted_image
+from kumulus_operator.actions.begin import closing, going_on, own_patch, sized_as, wanted_image
 from kumulus_operator.actions.legality import AT_ONCE, illegal
 from kumulus_operator.actions.plan import (
     closed,
@@ -40,6 +40,7 @@ from kumulus_runtime.errors import Conflict, NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
 _DAY = 86400.0
+_OF_A_HOST = ("host", "instanceID", "epoch")
 
 
 class ActionController:
@@ -88,10 +89,13 @@ class ActionController:
         migrates = action.spec.type in MIGRATIONS
         if phase_of(action) is ActionPhase.RUNNING and migrates:
             status = await self._migrations.go_on(action, server, now)
+        elif phase_of(action) is ActionPhase.RUNNING and action.spec.type in AT_ONCE:
+            status = await self._at_once(action, server, now)
         elif phase_of(action) is ActionPhase.RUNNING:
             status = reported(action, now) or self._lost(action, now)
-            if status is not None and server is not None:
-                await self._assign(server, partial(closing, action, status["phase"]))
+            if server is not None:
+                change = partial(closing, action, status["phase"]) if status else partial(going_on, action)
+                await self._assign(server, change)
         else:
             refusal = illegal(action, server)
             if refusal is None and server is not None:
@@ -127,17 +131,31 @@ class ActionController:
         await self._adopt(action, server)
         if action.spec.type in MIGRATIONS:
             return await self._migrations.begin(action, server, now)
+        if action.spec.type in AT_ONCE:
+            # It is done when it is seen to be open, so that it is known to be done also if this process ends.
+            return {name: value for name, value in opened(server, now).items() if name not in _OF_A_HOST}
+        await self._patch(action, server)
+        return opened(server, now) | ({"image": image} if image is not None else {})
+
+    async def _at_once(self, action: ServerAction, server: Server | None, now: datetime) -> dict[str, Any]:
+        """Do what only needs to be written, once more if need be; give the status of its end."""
+        if server is None:
+            message = f"reference: server {action.spec.server.name} was not found; permanent"
+            return closed(action, ActionPhase.FAILED, ActionReason.SERVER_NOT_FOUND, message, now)
+        await self._patch(action, server)
+        return closed(action, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, "", now)
+
+    async def _patch(self, action: ServerAction, server: Server) -> None:
+        """Write what an action changes of the spec.
+
+        Raises:
+            Conflict: the server has changed meanwhile; look again.
+        """
         patch = own_patch(action, server)
         if patch is not None:
             name, namespace = server.metadata.name, server.metadata.namespace
             guarded = patch | {"metadata": {"resourceVersion": server.metadata.resource_version}}
             self._cloud.take(Server, await self._cloud.client.patch_merge(Server, name, guarded, namespace))
-        await self._assign(server, partial(opening, action, image))
-        if action.spec.type in AT_ONCE:
-            done = opened(server, now) | closed(action, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, "", now)
-            return {key: value for key, value in done.items() if key not in ("host", "instanceID", "epoch")}
-        status = opened(server, now)
-        return status | {"image": image} if image is not None and action.spec.type is ActionType.REBUILD else status
 
     def _image(self, action: ServerAction, server: Server) -> dict[str, Any] | None:
         """Give the image that an action needs, as it is now; None if it needs none."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from kumulus_api import Server
 from kumulus_api.server import ObservedPowerState, ServerAssignment
 from kumulus_api.server_action import ActionReason, ActionType, RebootType, ServerAction
+from kumulus_operator.actions.begin import RESIZED
 from kumulus_operator.refusal import Refusal
 
 
@@ -60,8 +61,6 @@ LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
         ActionType.LIVE_MIGRATE: frozenset({_A, _P}),
     }
 )
-RESIZED = frozenset({ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE})
-"""What ends a resize, in whatever state."""
 AT_ONCE = RESIZED | {ActionType.LOCK, ActionType.UNLOCK}
 """What is done when it is written: no agent has a part in it."""
 _HARD_REBOOT = frozenset({_A, _S, _P, _SUSPENDED, _E})

@@ -12,7 +12,7 @@ from kumulus_api import Server, ServerAction
 from kumulus_api.server import ObservedPowerState
 from kumulus_api.server_action import ActionReason, ActionType
 from kumulus_api.testing import DIGEST, INSTANCE_ID, make_assigned, make_object
-from kumulus_operator.actions.begin import closing, opening, own_patch, wanted_image
+from kumulus_operator.actions.begin import closing, going_on, own_patch, wanted_image
 from kumulus_operator.actions.legality import illegal
 from kumulus_operator.actions.plan import first_open, outdated
 
@@ -125,9 +125,11 @@ def test_a_rescue_is_written_and_taken_back() -> None:
     """A rescue is in the assignment from its beginning to its end; one that failed is taken back, another's is not."""
     given = make_server().spec.assignment
     assert given is not None
-    rescued = opening(make_action("Rescue"), IMAGE, given.dump())
+    opened = make_action("Rescue", status={"phase": "Running", "image": IMAGE})
+    rescued = going_on(opened, given.dump())
+    assert going_on(opened, rescued) == rescued
     assert rescued["rescue"] == {"action": UID, "image": IMAGE}
-    assert opening(make_action("Unrescue"), None, rescued) == given.dump()
+    assert going_on(make_action("Unrescue"), rescued) == given.dump()
     assert closing(make_action("Rescue"), "Failed", rescued) == given.dump()
     assert closing(make_action("Rescue"), "Succeeded", rescued) == rescued
     foreign = rescued | {"rescue": {"action": INSTANCE_ID, "image": IMAGE}}
@@ -175,3 +177,23 @@ def test_history_is_bounded_by_count_and_age() -> None:
     assert [item.metadata.name for item in outdated([*history, going], 3, 30, NOW)] == ["d40"]
     assert {item.metadata.name for item in outdated(history, 2, 90, NOW)} == {"d3", "d40"}
     assert outdated([going], 1, 0.1, NOW) == []
+
+
+def test_a_resize_is_ended_in_one_write() -> None:
+    """Confirmed the former size is dropped; reverted it is back with its flavor; done again nothing is written."""
+    server = make_server()
+    given = server.spec.assignment
+    assert given is not None
+    former = {"flavor": "small", "resources": {"vcpus": 1, "memory": "64Mi", "rootDisk": "1Gi"}}
+    body = server.dump()
+    body["spec"]["assignment"]["former"] = former
+    waits = Server.model_validate(body)
+    assert own_patch(make_action("ConfirmResize"), waits) == {"spec": {"assignment": {"former": None}}}
+    reverted = own_patch(make_action("RevertResize"), waits)
+    assert reverted == {"spec": {"flavor": {"name": "small"}, "assignment": former | {"former": None}}}
+    for type_ in ("ConfirmResize", "RevertResize"):
+        assert illegal(make_action(type_), waits) is None
+        assert own_patch(make_action(type_), server) is None
+        refusal = illegal(make_action(type_), server)
+        assert refusal is not None
+        assert refusal.reason == ActionReason.ILLEGAL_STATE
