@@ -48,7 +48,7 @@ class OperatorSettings(BaseProcessSettings):
     """The Service through which agents reach the boot data server; its certificate is made out to it."""
     service_account: str = "kumulus-operator"
     """The operator's ServiceAccount in the system namespace: in projects it is allowed to read user data."""
-    workers: int = Field(default=32, ge=1)
+    workers: int = Field(default=16, ge=1)
     """Objects of one kind that are reconciled at once."""
     action_history: int = Field(default=50, ge=1)
     """Ended ServerActions that are kept of each Server."""

@@ -48,7 +48,7 @@ class LeaseTiming:
     """
 
     duration: int = 15
-    renew: float = 4.0
+    renew: float = 2.0
     retry: float = 2.0
     margin: float = 5.0
 
