@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 
 from kumulus_api import KINDS
@@ -83,12 +84,18 @@ def _rules(node: Schema, path: str) -> list[str]:
     return lines
 
 
+def _enumerations(module: str) -> Iterator[tuple[str, type[StrEnum]]]:
+    """Give what a module defines, in its order; nothing if there is no such module."""
+    for name, value in (vars(sys.modules[module]) if module in sys.modules else {}).items():
+        if isinstance(value, type) and issubclass(value, StrEnum) and value.__module__ == module:
+            yield name, value
+
+
 def _words(kind: type[Kind]) -> list[str]:
-    """Give the condition types and reasons that stand beside a kind."""
+    """Give the condition types and reasons that stand beside a kind, or in the module of its status."""
     lines: list[str] = []
-    for name, value in vars(sys.modules[kind.__module__]).items():
-        own = isinstance(value, type) and issubclass(value, StrEnum) and value.__module__ == kind.__module__
-        if not own or not name.endswith(("Reason", "ConditionType")):
+    for name, value in (*_enumerations(kind.__module__), *_enumerations(f"{kind.__module__}_status")):
+        if not name.endswith(("Reason", "ConditionType")):
             continue
         # tenancy.py and network.py hold two kinds each; the reasons there are of the one they are named for.
         if name.removesuffix("Reason") in _KIND_NAMES - {kind.__name__}:

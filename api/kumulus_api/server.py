@@ -11,25 +11,20 @@ from pydantic.alias_generators import to_camel
 from kumulus_api.base import (
     Column,
     Definition,
-    Digest,
     HostName,
     IPAddressText,
     Kind,
     LocalReference,
-    MACAddress,
     Model,
     Name,
     ObjectName,
-    Quantity,
     Reference,
     Rule,
-    Status,
-    UUIDText,
     list_map,
     validated,
 )
-from kumulus_api.flavor import Resources
-from kumulus_api.image import ImageFormat
+from kumulus_api.server_assignment import ServerAssignment
+from kumulus_api.server_status import ServerStatus
 
 
 class PowerState(StrEnum):
@@ -43,20 +38,6 @@ class PowerState(StrEnum):
     """Its memory lies on its host's disk; Running goes on from there."""
     SHELVED = "Shelved"
     """Off; its host and quota get vCPUs and memory back, the disks stay where they are."""
-
-
-class ObservedPowerState(StrEnum):
-    """What libvirt says that the server does (Nova's power states, and the states in which it is kept)."""
-
-    RUNNING = "Running"
-    STOPPED = "Stopped"
-    PAUSED = "Paused"
-    SUSPENDED = "Suspended"
-    SHELVED = "Shelved"
-    RESCUED = "Rescued"
-    """It runs from a rescue image, its own root disk beside it."""
-    CRASHED = "Crashed"
-    UNKNOWN = "Unknown"
 
 
 class GuestShutdownPolicy(StrEnum):
@@ -137,93 +118,6 @@ class Placement(Model):
     """A ServerGroup of the namespace: where the server may be depends on where the others of the group are."""
     zone: Name | None = None
     """Only hosts of this availability zone, which a HostAggregate gives them."""
-
-
-class AssignedImage(Model):
-    """The image as it was when the server was placed."""
-
-    name: ObjectName
-    namespace: Name
-    url: Annotated[str, Field(max_length=2048)]
-    format: ImageFormat
-    digest: Digest
-    virtual_size: Annotated[int, Field(ge=0)]
-
-
-class AssignedRescue(Model):
-    """A rescue under way."""
-
-    action: UUIDText
-    """The uid of the ServerAction that began it."""
-    image: AssignedImage
-
-
-class FormerSize(Model):
-    """What a server had before a resize that waits for its confirmation."""
-
-    flavor: ObjectName
-    resources: Resources
-
-
-class AssignedPort(Model):
-    """A port that was given to the server."""
-
-    name: Name
-    """The interface's name in `spec.networks`."""
-    port: ObjectName
-    port_id: UUIDText = Field(alias="portID")
-    network: ObjectName
-    network_namespace: Name
-    vni: Annotated[int, Field(ge=1, le=16777215)]
-    mac: MACAddress
-    addresses: Annotated[list[IPAddressText], Field(max_length=16)]
-
-
-class AssignedVolume(Model):
-    """A volume that was given to the server."""
-
-    name: Name
-    volume: ObjectName
-    volume_id: UUIDText = Field(alias="volumeID")
-    size: Quantity
-
-
-class ServerAssignment(Model):
-    """What the operator decided. It survives a restore from a backup, as the guest does."""
-
-    instance_id: UUIDText = Field(alias="instanceID")
-    """The server's identity: the domain's UUID. Unlike metadata.uid it is the same after a restore."""
-    host: HostName
-    target: HostName | None = None
-    """Where the server is migrating to."""
-    epoch: Annotated[int, Field(ge=1)]
-    """Grows with each change of host: the lower one never acts."""
-    resources: Resources
-    flavor: ObjectName | None = None
-    """Whose resources these are."""
-    former: FormerSize | None = None
-    """What RevertResize leads back to; its room is kept."""
-    image: AssignedImage | None = None
-    rescue: AssignedRescue | None = None
-    """The server runs from this image, with its own root disk as the second disk."""
-    shelved: bool = False
-    """Its vCPUs and memory have been given back: it runs only when it has been admitted again."""
-    ports: Annotated[list[AssignedPort], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
-        default_factory=list
-    )
-    volumes: Annotated[list[AssignedVolume], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
-        default_factory=list
-    )
-
-    model_config = validated(
-        Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
-        Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
-        Rule(
-            "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
-            "a new host needs a higher epoch",
-            ".host",
-        ),
-    )
 
 
 _POWER = {
@@ -350,152 +244,6 @@ class ServerSpec(Model):
             ".volumes",
         ),
     )
-
-
-class ServerAddress(Model):
-    """An address of the server."""
-
-    network: ObjectName
-    address: IPAddressText
-    mac: MACAddress
-
-
-class StartDuration(Model):
-    """How long a step of the last start took."""
-
-    step: Annotated[str, Field(max_length=32)]
-    milliseconds: Annotated[int, Field(ge=0)]
-
-
-class MigrationPart(Model):
-    """What one host's agent says of its part in a migration."""
-
-    host: HostName
-    action: ObjectName
-    """The ServerAction."""
-    state: Annotated[str, Field(max_length=64)]
-    message: Annotated[str, Field(max_length=2048)] | None = None
-    downtime_milliseconds: Annotated[int, Field(ge=0)] | None = None
-    """How long the guest stood still, as its hypervisor measured it."""
-    total_milliseconds: Annotated[int, Field(ge=0)] | None = None
-    """How long it took to carry the guest over."""
-
-
-class Migration(Model):
-    """A migration: each of the two agents tells its part."""
-
-    source: MigrationPart | None = None
-    target: MigrationPart | None = None
-
-
-class GuestSize(Model):
-    """What the guest has now."""
-
-    vcpus: Annotated[int, Field(ge=1)]
-    memory: Quantity
-
-
-class ServerStatus(Status):
-    """What the agent found; the operator's word where no agent can speak."""
-
-    resources: GuestSize | None = None
-    """Of a guest that is in memory, there or on the disk."""
-    power_state: ObservedPowerState | None = None
-    addresses: Annotated[list[ServerAddress], Field(max_length=64)] = Field(default_factory=list)
-    start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
-        default_factory=list
-    )
-    migration: Migration | None = None
-    """The last migration, or the one that goes on."""
-
-
-class ServerConditionType(StrEnum):
-    """Conditions of a Server; Ready sums the others up."""
-
-    READY = "Ready"
-    SCHEDULED = "Scheduled"
-    IMAGE_READY = "ImageReady"
-    VOLUMES_READY = "VolumesReady"
-    NETWORK_READY = "NetworkReady"
-    LIVE_MIGRATABLE = "LiveMigratable"
-    RESTART_REQUIRED = "RestartRequired"
-    """The guest has another size than it was given: it gets that when it is stopped and started, or rebooted hard."""
-    FLAVOR_APPLIED = "FlavorApplied"
-    """Whether a changed flavor was admitted; only there once one was not."""
-
-
-class LiveMigratableReason(StrEnum):
-    """Whether a Server could migrate while it runs, and why not."""
-
-    MIGRATABLE = "Migratable"
-    NOT_RUNNING = "NotRunning"
-    """A server that is off migrates cold."""
-    RESCUED = "Rescued"
-    PINNED = "PinnedToHost"
-    """Its placement names its host; an administrator may name another in the action."""
-
-
-class RestartReason(StrEnum):
-    """Reasons of a Server's condition RestartRequired."""
-
-    FLAVOR_CHANGED = "FlavorChanged"
-    APPLIED = "Applied"
-
-
-class ScheduledReason(StrEnum):
-    """Why a Server is placed, or is not (all of the latter are lifted by a change that the message names)."""
-
-    ASSIGNED = "Assigned"
-    ADOPTED = "Adopted"
-    NOT_IN_PROJECT = "NotInProject"
-    QUOTA_EXCEEDED = "QuotaExceeded"
-    NO_VALID_HOST = "NoValidHost"
-    SERVER_GROUP_NOT_FOUND = "ServerGroupNotFound"
-    FLAVOR_NOT_FOUND = "FlavorNotFound"
-    IMAGE_NOT_FOUND = "ImageNotFound"
-    IMAGE_NOT_READY = "ImageNotReady"
-    DISK_TOO_SMALL = "FlavorDiskTooSmall"
-    NETWORK_NOT_FOUND = "NetworkNotFound"
-    NETWORK_NOT_READY = "NetworkNotReady"
-    NETWORK_AMBIGUOUS = "NetworkAmbiguous"
-    PORT_NOT_FOUND = "PortNotFound"
-    PORT_IN_USE = "PortInUse"
-    ADDRESS_IN_USE = "AddressInUse"
-    ADDRESS_INVALID = "AddressInvalid"
-    ADDRESSES_EXHAUSTED = "AddressesExhausted"
-    VOLUME_NOT_FOUND = "VolumeNotFound"
-    VOLUME_IN_USE = "VolumeInUse"
-    KEY_PAIR_NOT_FOUND = "KeyPairNotFound"
-    USER_DATA_NOT_FOUND = "UserDataNotFound"
-    USER_DATA_TOO_LARGE = "UserDataTooLarge"
-    INSTANCE_CONFLICT = "InstanceConflict"
-    FINALIZER_MISSING = "FinalizerMissing"
-
-
-class ReadyReason(StrEnum):
-    """Reasons of a Server's Ready condition."""
-
-    RUNNING = "Running"
-    STOPPED = "Stopped"
-    STOPPED_BY_GUEST = "StoppedByGuest"
-    STARTING = "Starting"
-    STOPPING = "Stopping"
-    CRASHED = "Crashed"
-    PAUSED = "Paused"
-    SUSPENDED = "Suspended"
-    SHELVED = "Shelved"
-    RESCUED = "Rescued"
-    ILLEGAL_STATE = "IllegalState"
-    """The powerState asked for has no meaning for the guest as it is."""
-    PENDING = "Pending"
-    HOST_SILENT = "HostSilent"
-    HOST_FULL = "HostFull"
-    IMAGE_FAILED = "ImageFailed"
-    BOOT_DATA_FAILED = "BootDataFailed"
-    NETWORK_FAILED = "NetworkFailed"
-    START_FAILED = "StartFailed"
-    SUSPEND_FAILED = "SuspendFailed"
-    MIGRATING = "Migrating"
 
 
 class Server(Kind):

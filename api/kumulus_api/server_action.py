@@ -22,7 +22,7 @@ from kumulus_api.base import (
     UUIDText,
     validated,
 )
-from kumulus_api.server import AssignedImage
+from kumulus_api.server_assignment import AssignedImage
 
 
 class ActionType(StrEnum):

@@ -243,7 +243,7 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
     if new is not None:
         if former is not None and former.metadata.uid != new.metadata.uid:
             cloud.ledger.server_gone(former.key)
-        if cloud.ledger.server_seen(new):
+        if cloud.ledger.server_seen(new) and former is not None:
             cloud.wake(CAPACITY, quota(new.key[0]))
         return
     cloud.ledger.server_gone(item.key)

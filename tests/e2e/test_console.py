@@ -191,12 +191,14 @@ async def test_without_an_address_of_its_own_the_plugin_leads_the_browser(
     """`vnc --local` prints an address of this machine that opens the screen for as long as the command runs."""
     await booted(cloud, lab, project, "local")
     leading = await plugin.start("vnc", "local", "-n", project, "--local")
-    async with asyncio.timeout(120):
-        address = (await leading.stdout.readline()).decode().strip()  # type: ignore[union-attr]
-        assert address.startswith("http://127.0.0.1:")
-        async with browser() as page:
-            await page.open(address)
-            await page.until(f"{LIT} > 500")
+    try:
+        async with asyncio.timeout(120):
+            address = (await leading.stdout.readline()).decode().strip()  # type: ignore[union-attr]
+            assert address.startswith("http://127.0.0.1:")
+            async with browser() as page:
+                await page.open(address)
+                await page.until(f"{LIT} > 500")
+    finally:
         leading.terminate()
         await leading.communicate()
     async with aiohttp.ClientSession() as http:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.plan_power import brought, going_down
 from kumulus_agent.servers.terms import ALIVE, DONE, Act, Action, Observed, Plan, Power, Report, Step
-from kumulus_api.server import ObservedPowerState, ReadyReason
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 OTHERS = frozenset({ActionType.MIGRATE, ActionType.LIVE_MIGRATE})
 """Acts that are not for this plan."""

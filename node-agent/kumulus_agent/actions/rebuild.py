@@ -7,7 +7,7 @@ import asyncio
 from kumulus_agent.servers.desired import Desired, DesiredImage
 from kumulus_agent.servers.start import Actuators, cached_image, failing_as
 from kumulus_agent.storage.root_disk import replace_root_disk
-from kumulus_api.server import ReadyReason, ServerConditionType
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 
 
 async def fetch_image(actuators: Actuators, image: DesiredImage, unwanted: asyncio.Event) -> None:

@@ -13,7 +13,7 @@ import aiohttp
 
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.errors import StepFailed
-from kumulus_api.server import ReadyReason
+from kumulus_api.server_status import ReadyReason
 from kumulus_runtime.api_client import CONFIGMAP, ApiError, KubeClient
 
 _SECONDS = aiohttp.ClientTimeout(total=10.0, sock_connect=3.0)

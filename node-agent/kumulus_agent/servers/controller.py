@@ -29,8 +29,8 @@ from kumulus_agent.servers.status import Found, Part, started_parts
 from kumulus_agent.servers.terms import ALIVE, POWER_STATES, Action, Plan, Power, Report, Step
 from kumulus_api import FINALIZER, Server
 from kumulus_api.host import UnclaimedInstance
-from kumulus_api.server import ObservedPowerState, ReadyReason, ServerConditionType
 from kumulus_api.server_action import ActionPhase, ActionType
+from kumulus_api.server_status import ObservedPowerState, ReadyReason, ServerConditionType
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 

@@ -8,14 +8,8 @@ from typing import Any
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import (
-    AssignedImage,
-    AssignedPort,
-    AssignedVolume,
-    GuestShutdownPolicy,
-    PowerState,
-    RecoveryPolicy,
-)
+from kumulus_api.server import GuestShutdownPolicy, PowerState, RecoveryPolicy
+from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume
 
 Key = tuple[str, str]
 """Namespace and name of a Server."""

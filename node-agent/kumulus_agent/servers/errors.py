@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kumulus_api.server import ReadyReason, ServerConditionType
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 
 
 class StepFailed(Exception):

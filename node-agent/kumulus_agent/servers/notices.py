@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.terms import Action, Plan, Power
-from kumulus_api.server import ReadyReason
+from kumulus_api.server_status import ReadyReason
 
 
 @dataclass(frozen=True, slots=True)

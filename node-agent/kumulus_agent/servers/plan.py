@@ -18,7 +18,7 @@ from kumulus_agent.servers.terms import (
     Power,
     Step,
 )
-from kumulus_api.server import ObservedPowerState, ReadyReason
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 __all__ = ["CRASH_PAUSE", "Act", "Action", "Claim", "Observed", "Plan", "Power", "Step", "plan"]
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.terms import ALIVE, CRASH_PAUSE, POWER_STATES, Action, Observed, Plan, Power, Step
-from kumulus_api.server import ObservedPowerState, PowerState, ReadyReason
+from kumulus_api.server import PowerState
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 _RESCUED = "the rescue is over"
 

@@ -30,7 +30,7 @@ from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
 from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
 from kumulus_agent.storage.volume import ensure_volume
 from kumulus_api import KeyPair, Volume
-from kumulus_api.server import ReadyReason, ServerConditionType
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 from kumulus_runtime.api_client import ApiError, KubeClient
 
 Virt = Literal["kvm", "qemu"]

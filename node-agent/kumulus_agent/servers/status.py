@@ -8,7 +8,7 @@ from typing import Any
 
 from kumulus_agent.servers.desired import Desired
 from kumulus_api.quantities import format_quantity
-from kumulus_api.server import (
+from kumulus_api.server_status import (
     LiveMigratableReason,
     ObservedPowerState,
     ReadyReason,

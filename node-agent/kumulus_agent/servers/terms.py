@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kumulus_agent.servers.desired import DesiredImage
-from kumulus_api.server import ObservedPowerState, ReadyReason
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 CRASH_PAUSE = 30.0
 """Seconds that a guest must have run for its crash to be answered by an immediate start."""

@@ -10,8 +10,9 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from kumulus_api import Server
-from kumulus_api.server import ObservedPowerState, ServerAssignment
 from kumulus_api.server_action import ActionReason, ActionType, RebootType, ServerAction
+from kumulus_api.server_assignment import ServerAssignment
+from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.actions.begin import RESIZED
 from kumulus_operator.refusal import Refusal
 

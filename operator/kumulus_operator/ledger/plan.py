@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kumulus_api.quantities import format_quantity, parse_quantity
-from kumulus_api.server import ScheduledReason
+from kumulus_api.server_status import ScheduledReason
 from kumulus_api.tenancy import Quota
 from kumulus_operator.placement.facts import Wish
 from kumulus_operator.placement.filters import Objection, refusal_text, remedy_text

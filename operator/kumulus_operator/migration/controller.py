@@ -9,8 +9,8 @@ import structlog
 
 from kumulus_api import Server, ServerAction
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import ServerAssignment
 from kumulus_api.server_action import ActionType
+from kumulus_api.server_assignment import ServerAssignment
 from kumulus_operator.actions.plan import closed, ended, opened, refused
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud

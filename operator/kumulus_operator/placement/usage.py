@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from kumulus_api import Server, Volume
 from kumulus_api.flavor import Resources
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import ObservedPowerState
+from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.placement.facts import Amounts
 
 _IN_MEMORY = frozenset(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kumulus_api import Flavor, Image, Server, ServerGroup, Volume
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import ScheduledReason
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
 from kumulus_operator.placement.facts import Amounts, Group, Terms, Wish
 from kumulus_operator.refusal import refuse

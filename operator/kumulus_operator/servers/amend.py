@@ -8,7 +8,8 @@ from typing import Any
 import structlog
 
 from kumulus_api import Server
-from kumulus_api.server import ScheduledReason, ServerAssignment, ServerConditionType
+from kumulus_api.server_assignment import ServerAssignment
+from kumulus_api.server_status import ScheduledReason, ServerConditionType
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Request

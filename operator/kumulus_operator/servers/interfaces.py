@@ -9,7 +9,7 @@ from typing import Any
 
 from kumulus_api import AddressClaim, Network, Port, Server
 from kumulus_api.port import PortAssignment
-from kumulus_api.server import ScheduledReason
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.claims import AddressesExhausted, AddressTaken

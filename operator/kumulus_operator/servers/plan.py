@@ -8,7 +8,8 @@ from typing import Any
 
 from kumulus_api import Condition, Image, Network, Port, Server, Volume
 from kumulus_api.port import PortAssignment
-from kumulus_api.server import AssignedPort, ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
+from kumulus_api.server_assignment import AssignedPort
+from kumulus_api.server_status import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
 from kumulus_operator.hosts.running import Running
 from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved

@@ -6,7 +6,7 @@ import structlog
 
 from kumulus_api import Port, Server
 from kumulus_api.port import PortAssignment
-from kumulus_api.server import AssignedPort
+from kumulus_api.server_assignment import AssignedPort
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.interfaces import bind_port, claim_addresses, make_port

@@ -7,7 +7,8 @@ from typing import NoReturn, Protocol
 
 from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, ServerGroup, Volume
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import NetworkInterface, ScheduledReason, VolumeAttachment
+from kumulus_api.server import NetworkInterface, VolumeAttachment
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.ipam.plan import fixed_address_fault
 from kumulus_operator.placement.facts import Wish
 from kumulus_operator.placement.wish import wish_for

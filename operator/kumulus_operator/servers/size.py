@@ -8,7 +8,9 @@ from typing import Any
 from kumulus_api import Flavor, Server
 from kumulus_api.flavor import Resources
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server import ObservedPowerState, PowerState, ResizePolicy, ScheduledReason, ServerAssignment
+from kumulus_api.server import PowerState, ResizePolicy
+from kumulus_api.server_assignment import ServerAssignment
+from kumulus_api.server_status import ObservedPowerState, ScheduledReason
 from kumulus_operator.placement.facts import Amounts
 from kumulus_operator.placement.usage import amounts_of, server_amounts
 from kumulus_operator.refusal import refuse

@@ -7,7 +7,8 @@ import binascii
 from typing import Any
 
 from kumulus_api import Server
-from kumulus_api.server import KeySelector, ScheduledReason
+from kumulus_api.server import KeySelector
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.refusal import refuse
 from kumulus_operator.waiting import Need
 from kumulus_runtime.api_client import KubeClient

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from kumulus_api import Server, Volume
-from kumulus_api.server import ScheduledReason
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import refuse

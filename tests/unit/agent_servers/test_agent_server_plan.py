@@ -7,7 +7,7 @@ import pytest
 
 from kumulus_agent.servers.desired import Desired, DesiredPort, NetworkKey
 from kumulus_agent.servers.plan import CRASH_PAUSE, Action, Claim, Observed, Plan, Power, plan
-from kumulus_api.server import ObservedPowerState, ReadyReason
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
 NETWORK = NetworkKey("demo", "net", 4097)

@@ -8,7 +8,7 @@ from kumulus_agent.images.controller import needs_import
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.status import Found, same, server_status, started_parts
-from kumulus_api.server import ObservedPowerState, ReadyReason
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
 DESIRED = Desired(("demo", "web"), "u", 3, INSTANCE, 2, 1, 1, 1, None, (), (), True, False, "", "", False, False, True)

@@ -13,8 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from kumulus_agent.servers.desired import Desired, DesiredImage
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.terms import Act, Action, Claim, Observed, Plan, Power, Report
-from kumulus_api.server import ObservedPowerState, PowerState, ReadyReason
+from kumulus_api.server import PowerState
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
 RESCUE = "33333333-3333-4333-8333-333333333333"

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from kumulus_api import KINDS, Kind, Project
 from kumulus_api.base import Column, Definition, Model, Rule, list_map, validated
 from kumulus_api.schema import Schema, SchemaError, definition_of, field_docs, model_schema
-from kumulus_api.server import ServerStatus
+from kumulus_api.server_status import ServerStatus
 
 
 class Colour(StrEnum):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kumulus_api import Flavor, Server
-from kumulus_api.server import ScheduledReason
+from kumulus_api.server_status import ScheduledReason
 from kumulus_api.tenancy import Quota
 from kumulus_api.testing import make_assigned, make_object
 from kumulus_operator.ledger.ledger import Ledger

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from kumulus_api import Server, ServerAction
-from kumulus_api.server import ObservedPowerState
 from kumulus_api.server_action import ActionReason, ActionType
+from kumulus_api.server_status import ObservedPowerState
 from kumulus_api.testing import DIGEST, INSTANCE_ID, make_assigned, make_object
 from kumulus_operator.actions.begin import closing, going_on, own_patch, wanted_image
 from kumulus_operator.actions.legality import illegal

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kumulus_api import ServerAction
-from kumulus_api.server import ServerAssignment
+from kumulus_api.server_assignment import ServerAssignment
 from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
 
 INSTANCE = "11111111-2222-4333-8444-555555555555"

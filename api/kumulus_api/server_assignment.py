@@ -1,0 +1,111 @@
+"""What the operator decides for a Server: its `spec.assignment`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kumulus_api.base import (
+    Digest,
+    HostName,
+    IPAddressText,
+    MACAddress,
+    Model,
+    Name,
+    ObjectName,
+    Quantity,
+    Rule,
+    UUIDText,
+    list_map,
+    validated,
+)
+from kumulus_api.flavor import Resources
+from kumulus_api.image import ImageFormat
+
+
+class AssignedImage(Model):
+    """The image as it was when the server was placed."""
+
+    name: ObjectName
+    namespace: Name
+    url: Annotated[str, Field(max_length=2048)]
+    format: ImageFormat
+    digest: Digest
+    virtual_size: Annotated[int, Field(ge=0)]
+
+
+class AssignedRescue(Model):
+    """A rescue under way."""
+
+    action: UUIDText
+    """The uid of the ServerAction that began it."""
+    image: AssignedImage
+
+
+class FormerSize(Model):
+    """What a server had before a resize that waits for its confirmation."""
+
+    flavor: ObjectName
+    resources: Resources
+
+
+class AssignedPort(Model):
+    """A port that was given to the server."""
+
+    name: Name
+    """The interface's name in `spec.networks`."""
+    port: ObjectName
+    port_id: UUIDText = Field(alias="portID")
+    network: ObjectName
+    network_namespace: Name
+    vni: Annotated[int, Field(ge=1, le=16777215)]
+    mac: MACAddress
+    addresses: Annotated[list[IPAddressText], Field(max_length=16)]
+
+
+class AssignedVolume(Model):
+    """A volume that was given to the server."""
+
+    name: Name
+    volume: ObjectName
+    volume_id: UUIDText = Field(alias="volumeID")
+    size: Quantity
+
+
+class ServerAssignment(Model):
+    """What the operator decided. It survives a restore from a backup, as the guest does."""
+
+    instance_id: UUIDText = Field(alias="instanceID")
+    """The server's identity: the domain's UUID. Unlike metadata.uid it is the same after a restore."""
+    host: HostName
+    target: HostName | None = None
+    """Where the server is migrating to."""
+    epoch: Annotated[int, Field(ge=1)]
+    """Grows with each change of host: the lower one never acts."""
+    resources: Resources
+    flavor: ObjectName | None = None
+    """Whose resources these are."""
+    former: FormerSize | None = None
+    """What RevertResize leads back to; its room is kept."""
+    image: AssignedImage | None = None
+    rescue: AssignedRescue | None = None
+    """The server runs from this image, with its own root disk as the second disk."""
+    shelved: bool = False
+    """Its vCPUs and memory have been given back: it runs only when it has been admitted again."""
+    ports: Annotated[list[AssignedPort], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    volumes: Annotated[list[AssignedVolume], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+
+    model_config = validated(
+        Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
+        Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
+        Rule(
+            "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
+            "a new host needs a higher epoch",
+            ".host",
+        ),
+    )

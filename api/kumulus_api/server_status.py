@@ -1,0 +1,170 @@
+"""What is reported of a Server, and the reasons that its conditions give."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from kumulus_api.base import HostName, IPAddressText, MACAddress, Model, ObjectName, Quantity, Status, list_map
+
+
+class ObservedPowerState(StrEnum):
+    """What libvirt says that the server does (Nova's power states, and the states in which it is kept)."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    SHELVED = "Shelved"
+    RESCUED = "Rescued"
+    """It runs from a rescue image, its own root disk beside it."""
+    CRASHED = "Crashed"
+    UNKNOWN = "Unknown"
+
+
+class ServerAddress(Model):
+    """An address of the server."""
+
+    network: ObjectName
+    address: IPAddressText
+    mac: MACAddress
+
+
+class StartDuration(Model):
+    """How long a step of the last start took."""
+
+    step: Annotated[str, Field(max_length=32)]
+    milliseconds: Annotated[int, Field(ge=0)]
+
+
+class MigrationPart(Model):
+    """What one host's agent says of its part in a migration."""
+
+    host: HostName
+    action: ObjectName
+    """The ServerAction."""
+    state: Annotated[str, Field(max_length=64)]
+    message: Annotated[str, Field(max_length=2048)] | None = None
+    downtime_milliseconds: Annotated[int, Field(ge=0)] | None = None
+    """How long the guest stood still, as its hypervisor measured it."""
+    total_milliseconds: Annotated[int, Field(ge=0)] | None = None
+    """How long it took to carry the guest over."""
+
+
+class Migration(Model):
+    """A migration: each of the two agents tells its part."""
+
+    source: MigrationPart | None = None
+    target: MigrationPart | None = None
+
+
+class GuestSize(Model):
+    """What the guest has now."""
+
+    vcpus: Annotated[int, Field(ge=1)]
+    memory: Quantity
+
+
+class ServerStatus(Status):
+    """What the agent found; the operator's word where no agent can speak."""
+
+    resources: GuestSize | None = None
+    """Of a guest that is in memory, there or on the disk."""
+    power_state: ObservedPowerState | None = None
+    addresses: Annotated[list[ServerAddress], Field(max_length=64)] = Field(default_factory=list)
+    start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
+        default_factory=list
+    )
+    migration: Migration | None = None
+    """The last migration, or the one that goes on."""
+
+
+class ServerConditionType(StrEnum):
+    """Conditions of a Server; Ready sums the others up."""
+
+    READY = "Ready"
+    SCHEDULED = "Scheduled"
+    IMAGE_READY = "ImageReady"
+    VOLUMES_READY = "VolumesReady"
+    NETWORK_READY = "NetworkReady"
+    LIVE_MIGRATABLE = "LiveMigratable"
+    RESTART_REQUIRED = "RestartRequired"
+    """The guest has another size than it was given: it gets that when it is stopped and started, or rebooted hard."""
+    FLAVOR_APPLIED = "FlavorApplied"
+    """Whether a changed flavor was admitted; only there once one was not."""
+
+
+class LiveMigratableReason(StrEnum):
+    """Whether a Server could migrate while it runs, and why not."""
+
+    MIGRATABLE = "Migratable"
+    NOT_RUNNING = "NotRunning"
+    """A server that is off migrates cold."""
+    RESCUED = "Rescued"
+    PINNED = "PinnedToHost"
+    """Its placement names its host; an administrator may name another in the action."""
+
+
+class RestartReason(StrEnum):
+    """Reasons of a Server's condition RestartRequired."""
+
+    FLAVOR_CHANGED = "FlavorChanged"
+    APPLIED = "Applied"
+
+
+class ScheduledReason(StrEnum):
+    """Why a Server is placed, or is not (all of the latter are lifted by a change that the message names)."""
+
+    ASSIGNED = "Assigned"
+    ADOPTED = "Adopted"
+    NOT_IN_PROJECT = "NotInProject"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NO_VALID_HOST = "NoValidHost"
+    SERVER_GROUP_NOT_FOUND = "ServerGroupNotFound"
+    FLAVOR_NOT_FOUND = "FlavorNotFound"
+    IMAGE_NOT_FOUND = "ImageNotFound"
+    IMAGE_NOT_READY = "ImageNotReady"
+    DISK_TOO_SMALL = "FlavorDiskTooSmall"
+    NETWORK_NOT_FOUND = "NetworkNotFound"
+    NETWORK_NOT_READY = "NetworkNotReady"
+    NETWORK_AMBIGUOUS = "NetworkAmbiguous"
+    PORT_NOT_FOUND = "PortNotFound"
+    PORT_IN_USE = "PortInUse"
+    ADDRESS_IN_USE = "AddressInUse"
+    ADDRESS_INVALID = "AddressInvalid"
+    ADDRESSES_EXHAUSTED = "AddressesExhausted"
+    VOLUME_NOT_FOUND = "VolumeNotFound"
+    VOLUME_IN_USE = "VolumeInUse"
+    KEY_PAIR_NOT_FOUND = "KeyPairNotFound"
+    USER_DATA_NOT_FOUND = "UserDataNotFound"
+    USER_DATA_TOO_LARGE = "UserDataTooLarge"
+    INSTANCE_CONFLICT = "InstanceConflict"
+    FINALIZER_MISSING = "FinalizerMissing"
+
+
+class ReadyReason(StrEnum):
+    """Reasons of a Server's Ready condition."""
+
+    RUNNING = "Running"
+    STOPPED = "Stopped"
+    STOPPED_BY_GUEST = "StoppedByGuest"
+    STARTING = "Starting"
+    STOPPING = "Stopping"
+    CRASHED = "Crashed"
+    PAUSED = "Paused"
+    SUSPENDED = "Suspended"
+    SHELVED = "Shelved"
+    RESCUED = "Rescued"
+    ILLEGAL_STATE = "IllegalState"
+    """The powerState asked for has no meaning for the guest as it is."""
+    PENDING = "Pending"
+    HOST_SILENT = "HostSilent"
+    HOST_FULL = "HostFull"
+    IMAGE_FAILED = "ImageFailed"
+    BOOT_DATA_FAILED = "BootDataFailed"
+    NETWORK_FAILED = "NetworkFailed"
+    START_FAILED = "StartFailed"
+    SUSPEND_FAILED = "SuspendFailed"
+    MIGRATING = "Migrating"
