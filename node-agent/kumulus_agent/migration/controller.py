@@ -10,6 +10,7 @@ from typing import Any, Final
 import structlog
 
 from kumulus_agent.host.inventory import HOST_ROOT
+from kumulus_agent.migration.agreement import agree, is_elsewhere, may_come
 from kumulus_agent.migration.channels import Channel, Denied, Hello, libvirt_socket, make_sockets, sockets_of
 from kumulus_agent.migration.credentials import Credentials, NoCredentials
 from kumulus_agent.migration.domains import Done, Wish
@@ -272,7 +273,7 @@ class MigrationController:
                 server = await self._client.get(Server, action["spec"]["server"]["name"], hello.namespace)
         except ApiError as error:
             raise Denied(f"the API server cannot be asked: {error}") from error
-        if desired is None or not peer or not _may_come(action, server, hello, (peer, self._node)):
+        if desired is None or not peer or not may_come(action, server, hello, (peer, self._node)):
             raise Denied(f"no migration of instance {hello.instance_id} from host {peer} to {self._node} goes on")
         sockets = sockets_of(self._actuators.settings.run_dir, hello.instance_id)
 
@@ -319,7 +320,7 @@ class MigrationController:
             return
         server = await self._client.get(Server, action["spec"]["server"]["name"], metadata["namespace"])
         desired = read_desired(server) if server is not None else None
-        if server is None or desired is None or not _is_elsewhere(action, server, self._node):
+        if server is None or desired is None or not is_elsewhere(action, server, self._node):
             return
         if (await self._target.look(status["instanceID"])).state is State.RUNNING:
             _log.error("an instance runs here that is assigned elsewhere", instance=status["instanceID"])
@@ -336,7 +337,7 @@ class MigrationController:
         """Read the Server; the instance is None unless both hosts, instance and epoch are those of the action."""
         namespace = action["metadata"]["namespace"]
         body = await self._client.get(Server, action["spec"]["server"]["name"], namespace)
-        if body is None or not _agree(action, body):
+        if body is None or not agree(action, body):
             return body or {}, None
         return body, read_desired(body)
 
@@ -355,38 +356,6 @@ class MigrationController:
                 if written is not None and key in self._actions:
                     self._actions[key] = written
                 return
-
-
-def _agree(action: Object, server: Object) -> bool:
-    """Whether server and action speak of the same migration (pure)."""
-    status, given = action["status"], server["spec"].get("assignment") or {}
-    pairs = (("host", "host"), ("target", "target"), ("instanceID", "instanceID"), ("epoch", "epoch"))
-    return all(status.get(one) == given.get(other) for one, other in pairs)
-
-
-def _is_elsewhere(action: Object, server: Object, node: str) -> bool:
-    """Whether the instance of an ended migration has, by its Server, no business on a host any more (pure)."""
-    status, given = action["status"], server["spec"].get("assignment") or {}
-    least = status["epoch"] + 1 if status["phase"] == ActionPhase.SUCCEEDED else status["epoch"]
-    return (
-        given.get("instanceID") == status["instanceID"]
-        and given["epoch"] >= least
-        and node not in (given["host"], given.get("target"))
-    )
-
-
-def _may_come(action: Object | None, server: Object | None, hello: Hello, hosts: tuple[str, str]) -> bool:
-    """Whether a connection belongs to a migration that goes on from the first host to the second (pure)."""
-    if action is None or server is None:
-        return False
-    status = action.get("status") or {}
-    return (
-        action["metadata"]["uid"] == hello.uid
-        and status.get("phase") == _OPEN
-        and (status.get("host"), status.get("target")) == hosts
-        and status.get("instanceID") == hello.instance_id
-        and _agree(action, server)
-    )
 
 
 def _live(action: Object) -> bool:

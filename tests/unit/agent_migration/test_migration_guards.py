@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from kumulus_agent.migration.agreement import is_elsewhere, may_come
 from kumulus_agent.migration.channels import Channel, Hello
-from kumulus_agent.migration.controller import _is_elsewhere, _may_come
 from kumulus_agent.migration.domains import Progress, with_epoch, written_disks
 from kumulus_agent.migration.listener import peer_name
 
@@ -25,7 +25,7 @@ def make_server(**assignment: Any) -> dict[str, Any]:
 
 def test_the_source_of_a_running_migration_may_come() -> None:
     """A connection is taken when action and Server both name the two hosts, the instance and the epoch."""
-    assert _may_come(make_action(), make_server(), HELLO, ("h1", "h2"))
+    assert may_come(make_action(), make_server(), HELLO, ("h1", "h2"))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_source_of_a_running_migration_may_come() -> None:
 )
 def test_nobody_else_may(action: Any, server: Any, hosts: tuple[str, str]) -> None:
     """Whatever does not agree closes the door: another host, an ended action, an assignment that says otherwise."""
-    assert not _may_come(action, server, HELLO, hosts)
+    assert not may_come(action, server, HELLO, hosts)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_nobody_else_may(action: Any, server: Any, hosts: tuple[str, str]) -> No
 )
 def test_what_is_cleared_away(phase: str, node: str, assignment: dict[str, Any], gone: bool) -> None:
     """What a migration has left goes only from a host that the same instance, as new or newer, has no business on."""
-    assert _is_elsewhere(make_action(phase=phase), make_server(**assignment), node) is gone
+    assert is_elsewhere(make_action(phase=phase), make_server(**assignment), node) is gone
 
 
 def test_the_name_of_a_certificate() -> None:
