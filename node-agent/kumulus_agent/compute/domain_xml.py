@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 from lxml import etree
 from lxml.builder import ElementMaker  # type: ignore[import-not-found]
 
+from kumulus_agent.compute.emulated_memory import emulated_memory
+
 METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
 METADATA_PREFIX = "kumulus"
 SEED_TARGET = "vdz"
@@ -175,7 +177,9 @@ def domain_xml(spec: DomainSpec) -> bytes:
         _devices(spec),
         type=spec.virt,
     )
-    etree.cleanup_namespaces(root, keep_ns_prefixes=[METADATA_PREFIX])
+    if spec.virt == "qemu":
+        root.append(emulated_memory(-(-spec.memory_bytes // 1024)))
+    etree.cleanup_namespaces(root, keep_ns_prefixes=[METADATA_PREFIX, "qemu"])
     return etree.tostring(root, pretty_print=True)
 
 
