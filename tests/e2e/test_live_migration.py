@@ -37,9 +37,9 @@ if [ "$(read_it)" = kept-by-the-volume ]; then echo volume-kept; else
  echo kept-by-the-volume | dd of=/dev/vdb conv=fsync 2>/dev/null; echo volume-new; fi
 (n=0; while :; do n=$((n+1)); echo volume-reads-$n=$(read_it); sleep 1; done) >/dev/ttyS0 2>&1 &
 """
-# One connection, held as long as the guests live; what it says comes back.
+# One connection, held as long as the guests live; what it says comes back. It begins when somebody listens.
 STREAMER = """#!/bin/sh
-(until ping -c 1 -W 1 mover >/dev/null; do :; done
+(until echo heard | nc -w 2 mover 7 2>/dev/null | grep -q heard; do usleep 200000; done
  (n=0; while :; do n=$((n+1)); echo tick-$n; usleep 200000; done) | nc mover 7; echo STREAM-ENDED) >/dev/ttyS0 2>&1 &
 """
 
