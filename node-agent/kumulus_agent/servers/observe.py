@@ -29,6 +29,8 @@ _POWER = {
     PowerState.CRASHED: Power.CRASHED,
 }
 
+# A libvirtd that comes back and cannot reach a guest's monitor, as a rule because QEMU is dead, ends the guest.
+_CRASHED = frozenset({"Crashed", "Failed", "HypervisorDaemon"})
 
 _TOLD = frozenset({ReadyReason.RUNNING, ReadyReason.PAUSED, ReadyReason.STOPPED_BY_GUEST})
 
@@ -67,7 +69,7 @@ class Observer:
         state = await self.hypervisor.get_instance(instance_id)
         remains = await asyncio.to_thread(instance_files(self.settings.instances_dir, instance_id).exist)
         claim, desired = await self._claim(key, instance_id, stored, here=state is not None or remains)
-        power = Power.ABSENT if state is None else _power(state)
+        power = Power.ABSENT if state is None else power_of(state)
         observed = Observed(
             power=power,
             epoch=state.epoch if state else 0,
@@ -119,7 +121,8 @@ class Observer:
         return any(entry["instanceID"] == instance_id and entry["epoch"] >= epoch for entry in entries)
 
 
-def _power(state: InstanceState) -> Power:
-    if state.state is PowerState.OFF and state.reason in {"Crashed", "Failed"}:
+def power_of(state: InstanceState) -> Power:
+    """Say what an instance does; one that went off though nobody asked it to, by itself or by libvirtd, has crashed."""
+    if state.state is PowerState.OFF and state.reason in _CRASHED:
         return Power.CRASHED
     return _POWER[state.state]
