@@ -30,6 +30,8 @@ _POWER = {
     PowerState.SAVED: Power.SUSPENDED,
 }
 
+# A libvirtd that comes back and cannot reach a guest's monitor, as a rule because QEMU is dead, ends the guest.
+_CRASHED = frozenset({"Crashed", "Failed", "HypervisorDaemon"})
 
 _BY_REQUEST = frozenset({"User"})
 
@@ -76,7 +78,7 @@ class Observer:
         here = act is not None or state is not None or remains
         claim, desired = await self._claim(key, instance_id, known, here=here)
         entry = await read_entry(files, act.uid) if act is not None else Entry()
-        power = Power.ABSENT if state is None else _power(state)
+        power = Power.ABSENT if state is None else power_of(state)
         observed = Observed(
             power=power,
             epoch=state.epoch if state else 0,
@@ -131,7 +133,8 @@ class Observer:
         return any(entry["instanceID"] == instance_id and entry["epoch"] >= epoch for entry in entries)
 
 
-def _power(state: InstanceState) -> Power:
-    if state.state is PowerState.OFF and state.reason in {"Crashed", "Failed"}:
+def power_of(state: InstanceState) -> Power:
+    """Say what an instance does; one that went off though nobody asked it to, by itself or by libvirtd, has crashed."""
+    if state.state is PowerState.OFF and state.reason in _CRASHED:
         return Power.CRASHED
     return _POWER[state.state]

@@ -21,6 +21,8 @@ from kumulus_agent.compute.errors import (
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.qemu_process import is_qemu_of, kill_qemu
 from kumulus_agent.compute.state import PowerState, instance_state
+from kumulus_agent.servers.observe import power_of
+from kumulus_agent.servers.terms import Power
 
 _ID = "5f6e1f0a-6d3f-4b2e-9d3e-0c1f2a3b4c5d"
 _LINE = [b"/usr/bin/qemu-system-x86_64", b"-name", f"guest=k-{_ID},debug-threads=on".encode(), b"-uuid", _ID.encode()]
@@ -72,6 +74,22 @@ def test_who_turned_the_guest_off(recorded: str, reason: int, asked: bool, by_gu
     record = InstanceRecord(_ID, "team", "web", 1, guest_shutdown=recorded)
     state = instance_state(record, libvirt.VIR_DOMAIN_SHUTOFF, reason, persistent=True, asked_off=asked)
     assert (state.state, state.shutdown_by_guest) == (PowerState.OFF, by_guest)
+
+
+@pytest.mark.parametrize(
+    ("reason", "power"),
+    [
+        (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, Power.CRASHED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_DAEMON, Power.CRASHED),
+        (libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, Power.OFF),
+        (libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN, Power.OFF),
+    ],
+)
+def test_a_guest_that_nobody_ended_has_crashed(reason: int, power: Power) -> None:
+    """A guest whose QEMU died has crashed, also when libvirtd was away and only finds that it is gone."""
+    record = InstanceRecord(_ID, "team", "web", 1)
+    state = instance_state(record, libvirt.VIR_DOMAIN_SHUTOFF, reason, persistent=True, asked_off=False)
+    assert power_of(state) is power
 
 
 def test_only_the_instances_own_qemu_is_recognised() -> None:
