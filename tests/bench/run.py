@@ -2,7 +2,8 @@
 
 Method: ten servers (cached image, one automatic interface), one after the other, timed from the request to the watch
 event that shows the end; writes are counted from the API server's audit log, the deferred release of the addresses
-included; then one idle server migrates from host to host; then twenty idle servers for two minutes. Memory is PSS, CPU
+included; then a server that writes to memory and disk, with an open connection through it, migrates thirty times from
+host to host, and what it holds is compared; then twenty idle servers for two minutes. Memory is PSS, CPU
 is user + system, both from proc(5). Placement is measured beside the lab: `engine.py` the decisions alone, `scale.py`
 with an API server and simulated agents.
 """
@@ -23,15 +24,16 @@ import scale
 
 from kumulus_api import AddressClaim, Port, Server
 from kumulus_lab.settings import LabSettings
-from kumulus_lab.testing import migrating, processes
+from kumulus_lab.testing import processes
 from kumulus_lab.testing.audit import AuditLog, of_servers, summary
 from kumulus_lab.testing.cloud import Cloud, Stopwatch
+from kumulus_lab.testing.travelling import back_and_forth
 from kumulus_runtime.api_client import KubeClient
 
 SERVERS = 10
 IDLE_SERVERS = 20
 IDLE_SECONDS = 120
-MIGRATIONS = 6
+MIGRATIONS = 30
 SETTLE_SECONDS = 15
 RELEASE_SECONDS = 180
 PROGRAMS = ("kumulus-operator", "kumulus-agent")
@@ -100,21 +102,12 @@ async def released(cloud: Cloud, project: str) -> None:
             await cloud.gone(AddressClaim, claim["metadata"]["name"], seconds=RELEASE_SECONDS)
 
 
-async def migrations(cloud: Cloud, project: str) -> list[Result]:
-    """Migrate one idle server back and forth; its hypervisor measures how long the guest stood still."""
-    downtime = Result("live_migration_downtime_ms", "ms")
-    total = Result("live_migration_seconds", "s")
-    await cloud.make_server(project, "m0")
-    await cloud.server_ready(project, "m0")
-    await asyncio.sleep(SETTLE_SECONDS)  # a guest that still boots is not what is measured
-    for _ in range(MIGRATIONS):
-        watch = Stopwatch()
-        await migrating.succeeded(cloud, project, await migrating.ask(cloud, project, "m0"))
-        total.samples.append(watch.seconds)
-        server = await cloud.client.get(Server, "m0", project) or {}
-        downtime.samples.append(server["status"]["migration"]["source"]["downtimeMilliseconds"])
-    await cloud.delete(Server, "m0", project)
-    return [downtime, total]
+async def migrations(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
+    """Migrate a busy server back and forth; its hypervisor measures how long the guest stood still."""
+    downtimes = await back_and_forth(cloud, lab, project, MIGRATIONS)
+    for name in ("mover", "stream"):
+        await cloud.delete(Server, name, project)
+    return [Result("live_migration_downtime_ms", "ms", [float(number) for number in downtimes])]
 
 
 async def idle(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
@@ -152,7 +145,7 @@ async def measure() -> list[Result]:
         async with cloud.project() as project:
             network = await cloud.make_network(project)
             figures = await single(cloud, project, network["status"]["vni"], lab)
-            return [*figures, *await migrations(cloud, project), *await idle(cloud, project, lab)]
+            return [*figures, *await migrations(cloud, project, lab), *await idle(cloud, project, lab)]
     finally:
         await client.close()
 
