@@ -16,6 +16,7 @@ _NEVER = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 _BASE = f"http://localhost{SERVICE_PATH}"
 _LARGEST = 1 << 20
 _HEARTBEAT = 30.0
+_NOBODY = frozenset({502, 503, 504})
 
 
 class ConsoleError(Exception):
@@ -89,15 +90,19 @@ async def console(socket: Path, session: Session) -> AsyncIterator[aiohttp.Clien
 
 
 async def _told(answer: aiohttp.ClientResponse) -> ConsoleError:
+    if told := answer.headers.get(ERROR_HEADER, ""):
+        return _refused(answer.status, told)
     try:
-        words = (await answer.json(content_type=None)).get("message", "")
+        words = str((await answer.json(content_type=None)).get("message", ""))
     except (ValueError, AttributeError):
         words = ""
-    return _refused(answer.status, answer.headers.get(ERROR_HEADER, "") or words)
+    # It is the API server that speaks: either it does not let us through, or there is nobody behind it.
+    return _refused(answer.status, "", words) if answer.status in _NOBODY or not words else ConsoleError(words)
 
 
-def _refused(status: int, words: str) -> ConsoleError:
-    if words:
-        return ConsoleError(unquote(words))
+def _refused(status: int, told: str, words: str = "") -> ConsoleError:
+    if told:
+        return ConsoleError(unquote(told))
     where = f"`kubectl get pods --namespace {SYSTEM_NAMESPACE} --selector app.kubernetes.io/component=console`"
-    return ConsoleError(f"the console proxy does not answer (status {status}): see {where}")
+    why = words or f"status {status}"
+    return ConsoleError(f"the console proxy does not answer ({why}): see {where}, then try again")
