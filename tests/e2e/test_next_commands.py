@@ -10,7 +10,7 @@ from kumulus_lab.settings import LabSettings
 pytestmark = pytest.mark.smoke
 
 
-@pytest.mark.parametrize(("number", "shows"), [(1, "Ready|True"), (2, "kumulus-guest|answered|#"), (3, "running")])
+@pytest.mark.parametrize(("number", "shows"), [(1, "Ready|True"), (2, "kumulus-guest|answered|#"), (3, "State")])
 def test_commands_work_as_printed(lab: LabSettings, number: int, shows: str) -> None:
     """Each command that `make up` prints succeeds when it is pasted into a shell after the line that prepares it."""
     prepare, *commands = up.next_commands(lab)
