@@ -134,6 +134,10 @@ _POWER_TEXT = "; ".join(f"{old} to {' or '.join(_POWER[old])}" for old in _POWER
 _IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
 
 
+_SETTLED = "oldSelf.powerState != 'Suspended' && (!has(oldSelf.assignment) || !has(oldSelf.assignment.rescue))"
+"""What is in the guest's saved memory, or kept for the end of a rescue, stays as it is."""
+
+
 _WHILE_LOCKED = ("locked", "assignment", "power_changes")
 """What may change of a locked server."""
 
@@ -153,10 +157,13 @@ class ServerSpec(Model):
     image: Reference
     """What its root disk was made from at first."""
     networks: Annotated[list[NetworkInterface], Field(max_length=16, json_schema_extra=list_map("name"))] | None = None
-    """Interfaces. If it is absent, one is made on the namespace's only Network."""
+    """Interfaces. If it is absent, one is made on the namespace's only Network, called `default`. What is added or
+    taken away reaches a running guest at once."""
     volumes: Annotated[list[VolumeAttachment], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
         default_factory=list
     )
+    """Disks beside its root disk. What is added or taken away reaches a running guest at once; it has to let go of a
+    disk, and the Volume is free when it has."""
     key_pair: LocalReference | None = None
     user_data: UserData | None = None
     metadata: Metadata = Field(default_factory=dict)
@@ -199,8 +206,20 @@ class ServerSpec(Model):
             ".flavor",
         ),
         Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
-        Rule(_IMMUTABLE.format("networks"), "networks cannot change yet", ".networks"),
-        Rule(_IMMUTABLE.format("volumes"), "volumes cannot change yet", ".volumes"),
+        *(
+            Rule(
+                f"({_IMMUTABLE.format(devices)}) || {_SETTLED}",
+                f"{devices} cannot change while the server is suspended or rescued: "
+                "set powerState to Running, or make a ServerAction of type Unrescue, first",
+                f".{devices}",
+            )
+            for devices in ("networks", "volumes")
+        ),
+        Rule(
+            "has(self.networks) || !has(oldSelf.networks)",
+            "networks cannot be left out again: an empty list takes all interfaces away",
+            ".networks",
+        ),
         Rule(_IMMUTABLE.format("keyPair"), "keyPair cannot change: guests take it at their first boot", ".keyPair"),
         Rule(
             _IMMUTABLE.format("userData"),
@@ -242,6 +261,12 @@ class ServerSpec(Model):
             "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
             "a volume is attached twice",
             ".volumes",
+        ),
+        Rule(
+            "!has(self.networks) || self.networks.all(a, !has(a.port) ||"
+            " self.networks.exists_one(b, has(b.port) && a.port.name == b.port.name))",
+            "a port is used twice",
+            ".networks",
         ),
     )
 

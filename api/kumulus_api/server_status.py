@@ -79,6 +79,8 @@ class ServerStatus(Status):
     )
     migration: Migration | None = None
     """The last migration, or the one that goes on."""
+    detached: Annotated[list[UUIDText], Field(max_length=32)] = Field(default_factory=list)
+    """Ids of ports and volumes that it was given, that its spec does not name any more, and that are unplugged."""
 
 
 class ServerConditionType(StrEnum):
@@ -94,6 +96,8 @@ class ServerConditionType(StrEnum):
     """The guest has another size than it was given: it gets that when it is stopped and started, or rebooted hard."""
     FLAVOR_APPLIED = "FlavorApplied"
     """Whether a changed flavor was admitted; only there once one was not."""
+    DEVICES_APPLIED = "DevicesApplied"
+    """Whether changed networks and volumes were admitted; only there once one was not."""
 
 
 class LiveMigratableReason(StrEnum):
@@ -105,6 +109,14 @@ class LiveMigratableReason(StrEnum):
     RESCUED = "Rescued"
     PINNED = "PinnedToHost"
     """Its placement names its host; an administrator may name another in the action."""
+
+
+class DeviceReason(StrEnum):
+    """Reasons for which VolumesReady or NetworkReady of a running Server is not True."""
+
+    ATTACH_FAILED = "AttachFailed"
+    DETACH_PENDING = "DetachPending"
+    """The guest has not let go of a device that is taken away; it is asked again and again."""
 
 
 class RestartReason(StrEnum):
@@ -137,6 +149,7 @@ class ScheduledReason(StrEnum):
     ADDRESSES_EXHAUSTED = "AddressesExhausted"
     VOLUME_NOT_FOUND = "VolumeNotFound"
     VOLUME_IN_USE = "VolumeInUse"
+    VOLUME_ELSEWHERE = "VolumeOnAnotherHost"
     KEY_PAIR_NOT_FOUND = "KeyPairNotFound"
     USER_DATA_NOT_FOUND = "UserDataNotFound"
     USER_DATA_TOO_LARGE = "UserDataTooLarge"

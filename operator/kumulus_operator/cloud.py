@@ -109,6 +109,10 @@ class Cloud:
         self.user_data = UserDataWatch(client, self.wake)
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
+        self.ports_owned: dict[Key, set[Key]] = defaultdict(set)
+        """Ports that were made for a server, by its name."""
+        self.volumes_held: dict[Key, set[Key]] = defaultdict(set)
+        """Volumes that say that a server holds them, by its name."""
         self.servers_on: dict[str, set[Key]] = defaultdict(set)
         """Servers that are assigned to a host."""
         self.placing: Counter[Key] = Counter()

@@ -26,8 +26,9 @@ from kumulus_api import (
     ServerGroup,
     Volume,
 )
+from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before
-from kumulus_operator.waiting import CAPACITY, any_of, quota
+from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
 
 if TYPE_CHECKING:
     from kumulus_operator.cloud import Cloud
@@ -184,6 +185,7 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
     item = new or former
     if item is None:
         return
+    _indexed(cloud.ports_owned, item.key, _owner(former), _owner(new))
     if new is not None:
         cloud.ledger.port_seen(new)
         if not any(owner.kind == "Server" for owner in new.metadata.owner_references):
@@ -207,6 +209,29 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
             cloud.queues.servers.add((item.key[0], owner.name))
 
 
+def _owner(port: Port | None) -> str | None:
+    if port is None:
+        return None
+    return next((item.name for item in port.metadata.owner_references if item.kind == "Server"), None)
+
+
+def _holder(volume: Volume | None) -> str | None:
+    place = volume.spec.assignment if volume is not None else None
+    return place.attached_to if place is not None else None
+
+
+def _indexed(index: dict[Key, set[Key]], item: Key, former: str | None, new: str | None) -> None:
+    """Keep under the name of a server of its namespace what belongs to it."""
+    if former == new:
+        return
+    if former is not None:
+        index[item[0], former].discard(item)
+        if not index[item[0], former]:
+            del index[item[0], former]
+    if new is not None:
+        index[item[0], new].add(item)
+
+
 def _bound_elsewhere(cloud: Cloud, port: Port) -> None:
     """Have a placed server look at a port of its own that names another host than its own."""
     holder = cloud.ledger.held_by(("Port", *port.key))
@@ -222,6 +247,7 @@ def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:
     if item is None:
         return
     cloud.queues.volumes.add(item.key)
+    _indexed(cloud.volumes_held, item.key, _holder(former), _holder(new))
     if new is not None:
         cloud.ledger.volume_seen(new)
         if admitted_before(new):
@@ -245,6 +271,8 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
             cloud.ledger.server_gone(former.key)
         if cloud.ledger.server_seen(new) and former is not None:
             cloud.wake(CAPACITY, quota(new.key[0]))
+        if former is not None:
+            cloud.wake(*(_held(former) - _held(new)))
         return
     cloud.ledger.server_gone(item.key)
     cloud.wake(CAPACITY, quota(item.key[0]), ("Server", *item.key))
@@ -254,6 +282,15 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
         if interface.port is not None:
             cloud.queues.ports.add((item.key[0], interface.port.name))
             cloud.wake(("Port", item.key[0], interface.port.name))
+
+
+def _held(server: Server) -> set[Need]:
+    """Give what a server was given, which others may wait for."""
+    given, namespace = server.spec.assignment, server.key[0]
+    if given is None:
+        return set()
+    ports: set[Need] = {("Port", namespace, item.port) for item in given.ports}
+    return ports | {("Volume", namespace, item.volume) for item in given.volumes}
 
 
 def _action(cloud: Cloud, former: ServerAction | None, new: ServerAction | None) -> None:

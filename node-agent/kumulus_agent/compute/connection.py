@@ -36,9 +36,16 @@ class Connection:
     """
 
     def __init__(
-        self, uri: str, *, on_lifecycle: LifecycleCallback, on_reconnect: Callable[[], None], workers: int = 8
+        self,
+        uri: str,
+        *,
+        on_lifecycle: LifecycleCallback,
+        on_reconnect: Callable[[], None],
+        on_device: Callable[[str], None] = lambda _instance_id: None,
+        workers: int = 8,
     ) -> None:
         self._uri = uri
+        self._on_device = on_device
         self._on_lifecycle = on_lifecycle
         self._on_reconnect = on_reconnect
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="libvirt")
@@ -125,15 +132,20 @@ class Connection:
                 conn.close()
                 raise
         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        for event in (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED):
+            conn.domainEventRegisterAny(None, event, self._device, None)
         return conn
 
-    # The next two run in libvirt's event thread.
+    # The next three run in libvirt's event thread.
 
     def _closed(self, conn: Any, reason: int, _opaque: object) -> None:
         self._post(self._mark_lost, conn, reason)
 
     def _lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
         self._post(self._on_lifecycle, domain.UUIDString(), event, detail)
+
+    def _device(self, _conn: Any, domain: Any, _alias: str, _opaque: object) -> None:
+        self._post(self._on_device, domain.UUIDString())
 
     def _post(self, function: Callable[..., None], *args: object) -> None:
         with contextlib.suppress(RuntimeError):  # the asyncio loop has ended before the connection was closed

@@ -183,6 +183,11 @@ def domain_xml(spec: DomainSpec) -> bytes:
     return etree.tostring(root, pretty_print=True)
 
 
+def device_xml(device: Disk | Nic) -> str:
+    """Return one device as libvirt's attachDevice takes it."""
+    return etree.tostring(_disk(device) if isinstance(device, Disk) else _interface(device), encoding="unicode")
+
+
 def record_xml(record: InstanceRecord) -> str:
     """Return the metadata element alone as libvirt's setMetadata takes it: without the namespace, which it adds."""
     return etree.tostring(E.instance(**_record_attributes(record)), encoding="unicode")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import libvirt
 
+from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
+from kumulus_agent.compute.plugged import Devices
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,7 @@ class Row:
     """One domain as read.
 
     ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
-    disk that the next start goes on from, ``record`` is ours or None.
+    disk that the next start goes on from, ``record`` is ours or None; ``devices`` are read of one domain, not of all.
     """
 
     uuid: str
@@ -28,6 +30,7 @@ class Row:
     record: InstanceRecord | None
     size: tuple[int, int] = (0, 0)
     saved: bool = False
+    devices: Devices | None = None
 
 
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
@@ -61,6 +64,11 @@ def read_domain(domain: Any) -> Row:
     _, maximum, _, vcpus, _ = domain.info()
     saved = persistent and state in NOT_RUNNING and bool(domain.hasManagedSaveImage())
     return Row(uuid, domain.name(), state, reason, persistent, own, (vcpus, maximum * 1024), saved)
+
+
+def read_whole_domain(domain: Any) -> Row:
+    """Read one domain with what is plugged into it."""
+    return replace(read_domain(domain), devices=devices_of(domain.XMLDesc()))
 
 
 def read_record(domain: Any) -> InstanceRecord | None:

@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import libvirt
 
-from kumulus_agent.compute import domains
+from kumulus_agent.compute import devices, domains
 from kumulus_agent.compute.connection import Connection
-from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record_xml
+from kumulus_agent.compute.domain_xml import Disk, InstanceRecord, Nic, domain_name, record_xml
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
+from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.qemu_process import kill_qemu
 from kumulus_agent.compute.state import (
     BUTTON_SECONDS,
@@ -56,7 +57,9 @@ class Hypervisor:
         # Until when (monotonic seconds) an instance's going off is our doing.
         self._asked_off: dict[str, float] = {}
         self._records: set[asyncio.Task[None]] = set()
-        self._connection = Connection(uri, on_lifecycle=self._lifecycle, on_reconnect=on_reconnect, workers=workers)
+        self._connection = Connection(
+            uri, on_lifecycle=self._lifecycle, on_device=on_event, on_reconnect=on_reconnect, workers=workers
+        )
 
     @property
     def connected(self) -> bool:
@@ -110,7 +113,7 @@ class Hypervisor:
     async def get_instance(self, instance_id: str) -> InstanceState | None:
         """Look at one instance; None if it has no domain here."""
         try:
-            row = await self._on_domain(f"look at instance {instance_id}", instance_id, domains.read_domain)
+            row = await self._on_domain(f"look at instance {instance_id}", instance_id, domains.read_whole_domain)
         except InstanceNotFound:
             return None
         return None if row.record is None else self._instance(row, row.record)
@@ -225,6 +228,33 @@ class Hypervisor:
         # A libvirtd that has just started and finds a guest dead while it reconnects to it reports no event.
         self._on_event(instance_id)
 
+    async def attach(self, instance_id: str, device: Disk | Nic) -> None:
+        """Plug a disk of a volume, or a NIC, into a running guest; plugged in already is success.
+
+        Args:
+            instance_id: of the guest.
+            device: of a disk the target counts for nothing: it gets the first that is free.
+
+        Raises:
+            InstanceNotFound: it is not defined here.
+            Retryable: QEMU refuses it now.
+        """
+        asked = f"plug {device.mac if isinstance(device, Nic) else device.path} into instance {instance_id}"
+        await self._on_domain(asked, instance_id, lambda domain: devices.attach(domain, device))
+
+    async def detach(self, instance_id: str, macs: Iterable[str], volumes: Iterable[str]) -> Devices:
+        """Ask a running guest to let go of NICs and volumes; give those that it has not let go of yet.
+
+        libvirt waits some seconds for the answer; one that comes later is an event.
+
+        Raises:
+            InstanceNotFound: it is not defined here.
+        """
+        wanted = Devices(frozenset(macs), frozenset(volumes))
+        asked = f"unplug devices of instance {instance_id}"
+        left: Devices = await self._on_domain(asked, instance_id, lambda domain: devices.detach(domain, wanted))
+        return left
+
     async def undefine(self, instance_id: str) -> None:
         """Forget a domain that is off; absent is success."""
         flags = (
@@ -303,7 +333,8 @@ class Hypervisor:
         asked_off = self._was_asked(row.uuid) or pressed_lately(record, datetime.now(UTC))
         state = instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
         vcpus, memory = row.size
-        return replace(state, state=PowerState.SAVED if row.saved else state.state, vcpus=vcpus, memory=memory)
+        power = PowerState.SAVED if row.saved else state.state
+        return replace(state, state=power, vcpus=vcpus, memory=memory, devices=row.devices)
 
     def _was_asked(self, instance_id: str) -> bool:
         return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))

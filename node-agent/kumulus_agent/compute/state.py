@@ -10,6 +10,7 @@ from typing import Final
 import libvirt
 
 from kumulus_agent.compute.domain_xml import InstanceRecord
+from kumulus_agent.compute.plugged import Devices
 
 
 class PowerState(StrEnum):
@@ -84,6 +85,7 @@ class InstanceState:
         rescue: id of the rescue that this is the guest of, or empty.
         vcpus: number of virtual CPUs.
         memory: bytes.
+        devices: what is plugged in, of one that was looked at alone.
     """
 
     instance_id: str
@@ -101,6 +103,7 @@ class InstanceState:
     rescue: str = ""
     vcpus: int = 0
     memory: int = 0
+    devices: Devices | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,8 @@ class MigrationController:
         asked = ServerAction.model_validate(action).spec.live_migrate or LiveMigrate()
         # An emulated guest does not always survive it: QEMU's emulator was seen to stand still afterwards.
         post_copy = asked.post_copy and self._actuators.virt == "kvm"
-        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy)
+        volumes = frozenset(volume.volume_id for volume in desired.all_volumes)
+        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy, volumes)
 
     async def _cold_end(self, action: Object, desired: Desired) -> Word:
         try:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import libvirt
 from lxml import etree
 
+from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_URI
 from kumulus_agent.migration.channels import Sockets
 from kumulus_agent.migration.plan import State, View
@@ -43,12 +44,14 @@ class Wish:
         bandwidth: MiB/s, None for all there is.
         auto_converge: slow the guest down if it must be.
         post_copy: allow the switch to post-copy.
+        volumes: ids of those that the guest has by the API.
     """
 
     epoch: int
     bandwidth: int | None = None
     auto_converge: bool = True
     post_copy: bool = False
+    volumes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +156,15 @@ def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:
 
     Only what differs from the image is copied: the target has made an overlay of the same size over the same image,
     which it has under the same path, as its name is its digest.
+
+    Raises:
+        ValueError: a volume is being attached or detached: of one that is not in the guest nothing would be copied.
     """
     with _opened(str(sockets.local)) as here, _opened(str(sockets.control)) as there:
         domain = here.lookupByUUIDString(instance_id)
         live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+        if devices_of(live).volumes != wish.volumes:
+            raise ValueError("a volume is being attached or detached")
         params: dict[str, Any] = {
             libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{sockets.memory}",
             libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"unix://{sockets.disks}",

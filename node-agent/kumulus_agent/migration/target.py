@@ -143,7 +143,7 @@ class Target:
         return self.actuators.settings.state_dir / "volumes"
 
     async def _remove(self, desired: Desired) -> None:
-        await remove_instance(self.actuators, desired.instance_id, desired.ports)
+        await remove_instance(self.actuators, desired.instance_id, desired.all_ports)
         await remove_volumes(self.actuators, desired)
 
     async def serve(self, connection: Connection, hello: Hello, desired: Desired, sockets: Sockets) -> None:
@@ -212,7 +212,7 @@ def _defined(conn: Any, xml: str) -> None:
 
 async def remove_volumes(actuators: Actuators, desired: Desired) -> None:
     """Remove what is here of an instance's volumes, each only if the API says now that it lies on another host."""
-    for given in desired.volumes:
+    for given in desired.all_volumes:
         body = await actuators.client.get(Volume, given.volume, desired.key[0])
         place = ((body or {}).get("spec") or {}).get("assignment") or {}
         if place.get("volumeID") == given.volume_id and place["host"] != actuators.settings.node_name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -116,9 +116,20 @@ class CarriedNetworks:
         Raises:
             NetworkError: the datapath failed; call again.
         """
+        await self.retain(instance_id, frozenset())
+        self._ports.pop(instance_id, None)
+
+    async def retain(self, instance_id: str, taps: Collection[str]) -> None:
+        """Let go of an instance's ports but these, and of the networks that nothing here uses then.
+
+        Raises:
+            NetworkError: the datapath failed; call again.
+        """
         held = self._ports.get(instance_id, {})
-        vnis = {key.vni for key, _ in held.values()}
-        self._ports[instance_id] = {}
+        vnis = {key.vni for tap, (key, _) in held.items() if tap not in taps}
+        if not vnis:
+            return
+        self._ports[instance_id] = {tap: port for tap, port in held.items() if tap in taps}
         for vni in sorted(vnis):
             carried = self._carried.get(vni)
             if carried is None:
@@ -128,7 +139,6 @@ class CarriedNetworks:
                     self.queue.add(vni)
                     continue
                 await self._drop(carried)
-        self._ports.pop(instance_id, None)
 
     async def sweep(self) -> None:
         """Remove what is left of networks that nothing on this host uses: no port is held and no tap plugged."""

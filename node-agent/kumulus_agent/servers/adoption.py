@@ -87,7 +87,7 @@ class Adoption:
         body = self.store.get(Server, key[1], key[0])
         desired = read_desired(body) if body is not None else None
         if desired is not None and desired.instance_id == instance_id:
-            ports = desired.ports
+            ports = desired.all_ports
         else:
             record = await instance_files(self.settings.instances_dir, instance_id).read_record()
             ports = record[1] if record else ()

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -16,6 +16,7 @@ from kumulus_agent.actions.rebuild import fetch_image, rebuild_root
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
+from kumulus_agent.servers.devices import DevicesChanged, attach, detach, detached, let_go
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
@@ -45,6 +46,12 @@ class _Outcome:
     failure: StepFailed | None = None
     failed: Action | None = None
     wait: float | None = None
+    devices: DevicesChanged = field(default_factory=DevicesChanged)
+
+    def change(self, devices: DevicesChanged) -> None:
+        """Note what came of attaching or detaching."""
+        self.devices = self.devices.and_(devices)
+        self.wait = min((wait for wait in (self.wait, devices.look_again) if wait is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class ServerController:
             # An image that cannot be had for an act changes nothing about the guest.
             if planned.ready is not None and outcome.failed is not Action.FETCH:
                 await self._tell(sighting, sighting.desired, planned, outcome)
-            if {Action.START, Action.REMOVE} & planned.actions:
+            if {Action.START, Action.REMOVE, Action.ATTACH, Action.DETACH} & planned.actions:
                 self.volumes_changed(sighting.desired)
             await self._report_act(sighting, planned, outcome)
         return outcome.wait
@@ -117,7 +124,7 @@ class ServerController:
 
     def volumes_changed(self, desired: Desired) -> None:
         """Have the volumes of an instance looked at."""
-        for volume in desired.volumes:
+        for volume in desired.all_volumes:
             self.volume_changed((desired.key[0], volume.volume))
 
     def _remember(self, sighting: Sighting, planned: Plan) -> None:
@@ -167,6 +174,7 @@ class ServerController:
         if act is not None and act.type is ActionType.REBUILD and act.image is not None:
             desired = replace(desired, image=act.image)
         self.check_capacity(desired)
+        await let_go(self.actuators, desired, desired.leaving_ports)
         from_memory = sighting.observed.power is Power.SUSPENDED and act is None
         with self._wanted(desired) as unwanted:
             begin = resume_server if from_memory else start_server
@@ -235,12 +243,22 @@ class ServerController:
     async def _carry(self, sighting: Sighting, _outcome: _Outcome) -> None:
         if sighting.desired is not None:
             desired = sighting.desired
-            self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.ports)
+            self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
             await self.actuators.networks.ensure(desired.networks)
 
     async def _plug(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        there = sighting.observed.devices
         for port in sighting.desired.ports if sighting.desired else ():
-            await self.actuators.datapath.plug(port.tap, port.network.vni)
+            if there is None or port.mac in there.macs:
+                await self.actuators.datapath.plug(port.tap, port.network.vni)
+
+    async def _attach(self, sighting: Sighting, outcome: _Outcome) -> None:
+        if sighting.desired is not None and sighting.observed.devices is not None:
+            outcome.change(await attach(self.actuators, sighting.desired, sighting.observed.devices))
+
+    async def _detach(self, sighting: Sighting, outcome: _Outcome) -> None:
+        if sighting.desired is not None and sighting.observed.devices is not None:
+            outcome.change(await detach(self.actuators, sighting.desired, sighting.observed))
 
     async def _press(self, sighting: Sighting, _outcome: _Outcome) -> None:
         self.instances.pressed(sighting.instance_id)
@@ -268,11 +286,11 @@ class ServerController:
         await self.actuators.hypervisor.record_guest_shutdown(sighting.instance_id)
 
     async def _unplug(self, sighting: Sighting, _outcome: _Outcome) -> None:
-        ports = sighting.desired.ports if sighting.desired else ()
+        ports = sighting.desired.all_ports if sighting.desired else ()
         await unplug(self.actuators, sighting.instance_id, ports)
 
     async def _remove(self, sighting: Sighting, _outcome: _Outcome) -> None:
-        ports = sighting.desired.ports if sighting.desired else ()
+        ports = sighting.desired.all_ports if sighting.desired else ()
         await remove_instance(self.actuators, sighting.instance_id, ports)
         self.instances.gone(sighting.instance_id)
         self.instances.changed()
@@ -281,7 +299,7 @@ class ServerController:
         desired = sighting.desired
         if desired is None:
             return
-        await self.reporter.ports_released(desired)
+        await self.reporter.ports_released(desired, desired.all_ports)
         namespace, name = desired.key
         await self.actuators.client.remove_finalizer(Server, name, FINALIZER, namespace, uid=desired.uid)
 
@@ -312,13 +330,16 @@ class ServerController:
         else:
             assert planned.ready is not None  # noqa: S101 - _settle has asked
             wired = planned.power in _WIRED
-            up = started_parts() if wired else {}
+            up = {**(started_parts() if wired else {}), **outcome.devices.parts}
             size = _size_after(sighting, desired, planned)
             found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
+            found = replace(found, detached=detached(desired, sighting.observed, outcome.devices))
+        # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
+        await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)
         wired = failure is None and planned.power in _WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
-        await self.reporter.ports(desired, wired=wired, new=new)
+        await self.reporter.ports(desired, outcome.devices.connected(desired), wired=wired, new=new)
 
 
 _WIRED = frozenset({ObservedPowerState.RUNNING, ObservedPowerState.PAUSED, ObservedPowerState.RESCUED})
@@ -335,6 +356,8 @@ _VERBS: dict[Action, _Verb] = {
     Action.FORGET_FAILURES: ServerController._forget_failures,  # noqa: SLF001
     Action.DISCARD_MEMORY: ServerController._forget_shutdown,  # noqa: SLF001
     Action.CARRY: ServerController._carry,  # noqa: SLF001
+    Action.ATTACH: ServerController._attach,  # noqa: SLF001
+    Action.DETACH: ServerController._detach,  # noqa: SLF001
     Action.PLUG: ServerController._plug,  # noqa: SLF001
     Action.PRESS_POWER_BUTTON: ServerController._press,  # noqa: SLF001
     Action.SWITCH_OFF: ServerController._switch_off,  # noqa: SLF001

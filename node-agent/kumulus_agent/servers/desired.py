@@ -7,6 +7,7 @@ from typing import Any
 
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
+from kumulus_api.devices import named_ports, named_volumes
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import GuestShutdownPolicy, PowerState, RecoveryPolicy
 from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume
@@ -34,6 +35,7 @@ class DesiredPort:
     mac: str
     addresses: tuple[str, ...]
     tap: str
+    port_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Desired:
         image: base of the root disk, None if the assignment has none.
         ports: in the guest's order.
         volumes: in the guest's order.
+        leaving_ports: those that were given and that the spec does not name any more: to be unplugged.
+        leaving_volumes: the same of volumes.
         running: whether the user's powerState is Running.
         restart_after_guest_shutdown: whether a guest that turns itself off is started again.
         key_pair: name of the KeyPair, or empty.
@@ -127,6 +131,25 @@ class Desired:
 
     target: str = ""
     pinned: bool = False
+    leaving_ports: tuple[DesiredPort, ...] = ()
+    leaving_volumes: tuple[DesiredVolume, ...] = ()
+
+    @property
+    def all_ports(self) -> tuple[DesiredPort, ...]:
+        """Those that it has, and those that leave it."""
+        return (*self.ports, *self.leaving_ports)
+
+    @property
+    def all_volumes(self) -> tuple[DesiredVolume, ...]:
+        """Those that it has, and those that leave it."""
+        return (*self.volumes, *self.leaving_volumes)
+
+    @property
+    def leaving(self) -> frozenset[str]:
+        """The ids of the ports and volumes that leave it."""
+        return frozenset(
+            [port.port_id for port in self.leaving_ports] + [volume.volume_id for volume in self.leaving_volumes]
+        )
 
     @property
     def networks(self) -> tuple[NetworkKey, ...]:
@@ -148,6 +171,10 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
     if assignment is None:
         return None
     user_data = server.spec.user_data
+    # A guest that migrates keeps what it has until it has arrived.
+    moves = assignment.target is not None
+    ports = assignment.ports if moves else named_ports(server)
+    volumes = assignment.volumes if moves else named_volumes(server)
     return Desired(
         key=server.key,
         uid=server.metadata.uid,
@@ -158,8 +185,10 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         memory=parse_quantity(assignment.resources.memory),
         root_disk=parse_quantity(assignment.resources.root_disk),
         image=read_image(assignment.image),
-        ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports),
-        volumes=tuple(_volume(volume) for volume in assignment.volumes),
+        ports=tuple(_port(assignment.instance_id, port) for port in ports),
+        volumes=tuple(_volume(volume) for volume in volumes),
+        leaving_ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports if port not in ports),
+        leaving_volumes=tuple(_volume(volume) for volume in assignment.volumes if volume not in volumes),
         running=server.spec.power_state is PowerState.RUNNING,
         restart_after_guest_shutdown=server.spec.on_guest_shutdown is GuestShutdownPolicy.RESTART,
         key_pair=server.spec.key_pair.name if server.spec.key_pair else "",
@@ -196,6 +225,7 @@ def _port(instance_id: str, port: AssignedPort) -> DesiredPort:
         mac=port.mac,
         addresses=tuple(port.addresses),
         tap=tap(instance_id, port.name),
+        port_id=port.port_id,
     )
 
 

@@ -97,6 +97,8 @@ class Observer:
             pressed_for=entry.pressed_for,
             rebuilt=entry.rebuilt,
             size=(state.vcpus, state.memory) if state else None,
+            devices=state.devices if state else None,
+            held=frozenset(self.networks.held(instance_id)),
         )
         return Sighting(instance_id, state, observed, claim, desired, act)
 
@@ -122,10 +124,11 @@ class Observer:
 
     async def _plugged(self, desired: Desired | None, power: Power) -> frozenset[str]:
         # A new instance has no taps, and reading the whole datapath costs more than any other look.
-        if desired is None or not desired.ports or power is Power.ABSENT:
+        if desired is None or not desired.all_ports or power is Power.ABSENT:
             return frozenset()
         links = (await self.datapath.observe()).links
-        return frozenset(port.tap for port in desired.ports if port.tap in links and links[port.tap].master is not None)
+        taps = {port.tap for port in desired.all_ports if port.tap in links}
+        return frozenset(tap for tap in taps if links[tap].master is not None)
 
     def _revoked(self, instance_id: str, epoch: int) -> bool:
         host = self.store.get(Host, self.settings.node_name)

@@ -46,9 +46,16 @@ def kept(desired: Desired, observed: Observed) -> Plan:
     if missing:
         names = ", ".join(f"{network.namespace}/{network.name}" for network in missing)
         steps.append(Step(Action.CARRY, f"its guest uses {names}"))
-    unplugged = [port for port in desired.ports if port.tap not in observed.plugged]
+    missing_devices, extra = changed_devices(desired, observed)
+    if missing_devices:
+        steps.append(Step(Action.ATTACH, "the guest lacks " + ", ".join(missing_devices)))
+    there = observed.devices
+    connected = [port for port in desired.ports if there is None or port.mac in there.macs]
+    unplugged = [port for port in connected if port.tap not in observed.plugged]
     if unplugged:
         steps.append(Step(Action.PLUG, "not connected: " + ", ".join(port.name for port in unplugged)))
+    if extra:
+        steps.append(Step(Action.DETACH, "taken away: " + ", ".join(extra)))
     if observed.power_changes != desired.power_changes:
         steps.append(Step(Action.NOTE_WISH, "powerState has changed and the guest follows it already"))
     paused = observed.power is Power.PAUSED
@@ -58,13 +65,36 @@ def kept(desired: Desired, observed: Observed) -> Plan:
     )
 
 
+def changed_devices(desired: Desired, observed: Observed) -> tuple[list[str], list[str]]:
+    """Give the names of what a guest lacks, and of what it has, or its host holds for it, and shall not have."""
+    there = observed.devices
+    if there is None or desired.target:
+        return [], []
+    lacks = [port.name for port in desired.ports if port.mac not in there.macs]
+    lacks += [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
+    names = {port.mac: port.name for port in desired.leaving_ports}
+    names |= {volume.volume_id: volume.name for volume in desired.leaving_volumes}
+    extra = there.macs - {port.mac for port in desired.ports}
+    extra |= there.volumes - {volume.volume_id for volume in desired.volumes}
+    taps = {port.tap: port.name for port in desired.leaving_ports if port.mac not in there.macs}
+    held = observed.held - {port.tap for port in desired.ports} - set(_taps(desired, extra))
+    return lacks, sorted({names.get(item, item) for item in extra} | {taps.get(tap, tap) for tap in held})
+
+
+def _taps(desired: Desired, macs: frozenset[str]) -> list[str]:
+    return [port.tap for port in desired.leaving_ports if port.mac in macs]
+
+
 def _running(desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
     if observed.power in ALIVE and observed.rescue != desired.rescue_id:
         return _changed_over(desired, observed, stop_seconds)
     if observed.power is Power.PAUSED and observed.halted:
         made = kept(desired, observed)
-        steps = (*made.steps, Step(Action.RESUME, "it shall run and is paused"))
-        return Plan(steps, ReadyReason.RUNNING, ObservedPowerState.RUNNING)
+        # A guest that stands still lets go of nothing: it is only asked for devices when it runs.
+        steps = [step for step in made.steps if step.action is not Action.DETACH]
+        later = [step for step in made.steps if step.action is Action.DETACH]
+        steps += [Step(Action.RESUME, "it shall run and is paused"), *later]
+        return Plan(tuple(steps), ReadyReason.RUNNING, ObservedPowerState.RUNNING)
     if observed.power in (Power.RUNNING, Power.PAUSED):
         return kept(desired, observed)
     if observed.power is Power.STOPPING:
@@ -174,7 +204,7 @@ def _tidied(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     steps = []
     if observed.off_by_guest and not observed.shutdown_recorded:
         steps.append(Step(Action.RECORD_SHUTDOWN, "the guest turned itself off"))
-    if observed.plugged & {port.tap for port in desired.ports}:
+    if observed.plugged & {port.tap for port in desired.all_ports}:
         steps.append(Step(Action.UNPLUG, "it is off"))
     return tuple(steps)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,15 +80,16 @@ class Reporter:
         metrics.STATUS_WRITES.labels(kind="ServerAction").inc()
         self.store.apply("MODIFIED", written)
 
-    async def ports(self, desired: Desired, *, wired: bool, new: bool) -> None:
+    async def ports(self, desired: Desired, ports: Iterable[DesiredPort], *, wired: bool, new: bool) -> None:
         """Write the status of a Server's Ports; of one not yet bound to this host, when it is seen.
 
         Args:
             desired: the instance.
+            ports: which of them.
             wired: whether they are connected.
             new: they were made for this start, so they are there though the watch may not have shown them yet.
         """
-        for port in desired.ports:
+        for port in ports:
             body = await self._port(desired, port, live=not new)
             status = (body or {}).get("status") or {}
             ours = new if body is None else _host_of(body) == self.host
@@ -96,17 +97,17 @@ class Reporter:
             if ours and said is not wired:
                 await self._write(desired, port, wired=wired)
 
-    async def ports_released(self, desired: Desired) -> None:
-        """Say that the interfaces of a removed instance are gone, where the Port is the user's own and stays."""
+    async def ports_released(self, desired: Desired, ports: Iterable[DesiredPort]) -> None:
+        """Say that interfaces of an instance are gone, where the Port is the user's own and stays."""
         namespace = desired.key[0]
-        for port in desired.ports:
+        for port in ports:
             body = await self.client.get(Port, port.port, namespace)
             metadata = (body or {}).get("metadata") or {}
             if body is None or _host_of(body) != self.host or FINALIZER not in (metadata.get("finalizers") or []):
                 continue
             if metadata.get("deletionTimestamp"):
                 await self.client.remove_finalizer(Port, port.port, FINALIZER, namespace, uid=metadata["uid"])
-            else:
+            elif (body.get("status") or {}).get("wired") is not False:
                 await self._write(desired, port, wired=False)
 
     async def _port(self, desired: Desired, port: DesiredPort, *, live: bool) -> dict[str, Any] | None:

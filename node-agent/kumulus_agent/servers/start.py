@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kumulus_agent import metrics
+from kumulus_agent.compute.devices import VOLUMES
 from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.errors import Terminal as HypervisorTerminal
@@ -100,7 +101,9 @@ async def resume_server(
     actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = ""
 ) -> dict[str, int]:
     """Let a server go on from its saved memory; arguments, answer and errors as of `start_server`."""
-    start = _Start(actuators, desired, Stopwatch(), unwanted, action)
+    # What it was saved with is what it has, also what it shall lose when it runs.
+    whole = replace(desired, ports=desired.all_ports, leaving_ports=())
+    start = _Start(actuators, whole, Stopwatch(), unwanted, action)
     return await _undone_if_failed(start, start.resume)
 
 
@@ -138,7 +141,7 @@ class _Start:
     async def resume(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._network())
-            taps = [group.create_task(self._tap(port.tap)) for port in self.desired.ports]
+            taps = [group.create_task(prepare_tap(self.actuators, port.tap)) for port in self.desired.ports]
         del taps
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
@@ -158,7 +161,7 @@ class _Start:
             group.create_task(files.write_record(desired.key, desired.ports))
             group.create_task(files.drop_rescue_disks(desired.rescue_id))
             volumes = [group.create_task(self._volume(volume)) for volume in desired.volumes]
-            taps = [group.create_task(self._tap(port.tap)) for port in desired.ports]
+            taps = [group.create_task(prepare_tap(self.actuators, port.tap)) for port in desired.ports]
         del taps
         disks = (
             *self._boot_disks(files, root.result()),
@@ -198,12 +201,7 @@ class _Start:
 
     async def _volume(self, volume: DesiredVolume) -> Disk:
         number = self.desired.volumes.index(volume) + (self.desired.rescue is not None)
-        async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
-            told = await self.actuators.client.get(Volume, volume.volume, self.desired.key[0])
-            known = told is not None and (told.get("status") or {}).get("usedBytes") is not None
-            root = self.actuators.settings.state_dir / "volumes"
-            path = await ensure_volume(root, volume.volume_id, volume.size, known=known)
-        return Disk(str(path), "raw", f"vd{chr(ord('b') + number)}", volume.volume_id[:20], cache=self.actuators.cache)
+        return replace(await volume_disk(self.actuators, self.desired, volume), target=f"vd{chr(ord('b') + number)}")
 
     async def _network(self) -> None:
         desired, networks = self.desired, self.actuators.networks
@@ -211,10 +209,6 @@ class _Start:
             with self.watch.time("network"):
                 networks.hold(desired.instance_id, desired.key[1], desired.ports)
                 await networks.ensure(desired.networks)
-
-    async def _tap(self, tap: str) -> None:
-        async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
-            await self.actuators.datapath.prepare_tap(tap, self.actuators.settings.guest_mtu)
 
     async def _seed(self, files: InstanceFiles) -> None:
         desired = self.desired
@@ -284,6 +278,30 @@ class _Start:
             # A guest without its network is not what was asked for, and its first boot is not over yet.
             await self.actuators.hypervisor.destroy(desired.instance_id)
             raise
+
+
+async def volume_disk(actuators: Actuators, desired: Desired, volume: DesiredVolume) -> Disk:
+    """Have the file of a volume, and give it as a disk whose place in the guest is to be chosen yet.
+
+    Raises:
+        StepFailed: it cannot be made, or its data is gone.
+    """
+    async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
+        told = await actuators.client.get(Volume, volume.volume, desired.key[0])
+        known = told is not None and (told.get("status") or {}).get("usedBytes") is not None
+        root = actuators.settings.state_dir / VOLUMES
+        path = await ensure_volume(root, volume.volume_id, volume.size, known=known)
+    return Disk(str(path), "raw", "", volume.volume_id[:20], cache=actuators.cache)
+
+
+async def prepare_tap(actuators: Actuators, tap: str) -> None:
+    """Make a tap for a NIC that is about to be there.
+
+    Raises:
+        StepFailed: it cannot be made.
+    """
+    async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+        await actuators.datapath.prepare_tap(tap, actuators.settings.guest_mtu)
 
 
 async def cached_image(actuators: Actuators, image: DesiredImage, unwanted: asyncio.Event) -> CachedImage:

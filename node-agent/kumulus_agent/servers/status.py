@@ -42,6 +42,7 @@ class Found:
         parts: the conditions beside Ready and Scheduled; those not named stay as they are.
         durations: milliseconds of each step of the last start; None keeps those of the status.
         size: virtual CPUs and bytes of memory of a guest that is in memory.
+        detached: ids of ports and volumes that leave it and are unplugged.
     """
 
     power: ObservedPowerState
@@ -50,6 +51,7 @@ class Found:
     parts: Mapping[ServerConditionType, Part] = field(default_factory=dict)
     durations: Mapping[str, int] | None = None
     size: tuple[int, int] | None = None
+    detached: frozenset[str] = frozenset()
 
 
 def started_parts() -> dict[ServerConditionType, Part]:
@@ -112,6 +114,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
             for address in port.addresses
         ],
         "startDurations": _durations(old, found),
+        "detached": sorted(found.detached),
         "conditions": _same_generation(conditions, old),
     }
     return {name: value for name, value in status.items() if value != []}

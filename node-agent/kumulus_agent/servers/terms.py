@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.desired import DesiredImage
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
@@ -76,6 +77,8 @@ class Observed:
         pressed_for: seconds since the power button was pressed for the action under way; None if it was not.
         rebuilt: the root disk has been made anew for the action under way.
         size: virtual CPUs and bytes of memory of the domain; None without one.
+        devices: what is plugged into the domain; None without one.
+        held: taps that count as being here.
     """
 
     power: Power = Power.ABSENT
@@ -95,6 +98,8 @@ class Observed:
     pressed_for: float | None = None
     rebuilt: bool = False
     size: tuple[int, int] | None = None
+    devices: Devices | None = None
+    held: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,9 @@ class Action(StrEnum):
     CARRY = "carry the networks"
     FETCH = "fetch the image"
     START = "start"
+    ATTACH = "attach"
     PLUG = "plug in"
+    DETACH = "detach"
     PAUSE = "pause"
     RESUME = "resume"
     SAVE = "write the memory to the disk"

@@ -18,6 +18,7 @@ from kumulus_operator.ledger.plan import (
     Usage,
     no_valid_host,
     refusal_of,
+    refusal_of_devices,
     volume_excess,
 )
 from kumulus_operator.placement.facts import Amounts, HostFacts, Weights, Wish
@@ -222,6 +223,28 @@ class Ledger:
             return verdict
         self._amending.add(key)
         return None
+
+    def attach(self, request: Request) -> Refusal | None:
+        """Have a placed server hold more ports and volumes from now on, or say why it cannot; see `amend`."""
+        key, namespace = (request.namespace, request.name), request.namespace
+        new_ports = request.new_ports - self._ports[namespace]
+        position = Position(usage=self.usage(namespace), quota=self._quota_of(namespace), held=self._held)
+        refusal = refusal_of_devices(replace(request, new_ports=new_ports), position)
+        if refusal is None and request.wish.amounts.disk and self._fleet.choose(request.wish, {}, self._fresh) is None:
+            refusal = no_valid_host(self._fleet.refused(request.wish, {}, self._fresh))
+        known = self._entries.get(key)
+        if refusal is not None or known is None:
+            return refusal
+        self._amending.add(key)
+        self._strike(key)
+        self._enter(key, replace(known, holds=known.holds | request.holds))
+        self._ports[namespace] |= new_ports
+        return None
+
+    def not_attached(self, server: Server, new_ports: frozenset[str]) -> None:
+        """Take back what `attach` has admitted: it could not be carried out, and these ports were not made."""
+        self._ports[server.key[0]] -= new_ports
+        self.amended(server)
 
     def amended(self, server: Server) -> None:
         """Take a server's state as the answer to what `amend` has admitted."""

@@ -79,6 +79,22 @@ def refusal_of(request: Request, position: Position) -> Refusal | None:
     return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
 
 
+def refusal_of_devices(request: Request, position: Position) -> Refusal | None:
+    """Say why a server that has its size is not given more ports and volumes, or None."""
+    for hold in sorted(request.holds):
+        holder = position.held.get(hold)
+        if holder is not None and holder != request.name:
+            return _held(hold, holder)
+    excess = port_excess(len(request.new_ports), position.usage, position.quota)
+    if excess is None:
+        return None
+    message = (
+        f"quota of project {request.namespace}: {excess}; "
+        "transient: admitted when ports of the project are deleted or its quota is raised"
+    )
+    return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
+
+
 def no_valid_host(refused: Counter[Objection], *, moving: bool = False) -> Refusal:
     """Say that no host fits, how many for what reason, and what would change it.
 
@@ -110,8 +126,13 @@ def quota_excess(request: Request, usage: Usage, limits: Quota) -> str | None:
     if limits.memory is not None and usage.memory + amounts.memory > parse_quantity(limits.memory):
         in_use, asked = format_quantity(int(usage.memory)), format_quantity(int(amounts.memory))
         return f"{in_use} of {limits.memory} memory is in use, {asked} is asked for"
-    if limits.ports is not None and request.new_ports and usage.ports + len(request.new_ports) > limits.ports:
-        return f"{usage.ports} of {limits.ports} ports are in use, {len(request.new_ports)} are asked for"
+    return port_excess(len(request.new_ports), usage, limits)
+
+
+def port_excess(ports: int, usage: Usage, limits: Quota) -> str | None:
+    """Say by what so many new ports would exceed the project's quota, or None."""
+    if limits.ports is not None and ports and usage.ports + ports > limits.ports:
+        return f"{usage.ports} of {limits.ports} ports are in use, {ports} are asked for"
     return None
 
 

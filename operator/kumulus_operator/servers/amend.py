@@ -16,7 +16,7 @@ from kumulus_operator.ledger.plan import Request
 from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
 from kumulus_operator.placement.facts import Terms, Wish
 from kumulus_operator.refusal import Refusal, Refused
-from kumulus_operator.servers.plan import conditions_of
+from kumulus_operator.servers.plan import AMENDED_CONDITIONS, conditions_of
 from kumulus_operator.servers.size import Change, change_of
 from kumulus_runtime.conditions import set_condition
 from kumulus_runtime.errors import ApiError, Conflict, NotFound
@@ -41,8 +41,15 @@ async def amend(cloud: Cloud, server: Server) -> None:
     except Refused as refused:
         refusal = refused.refusal
     if refusal is not None:
-        cloud.server_waiters.wait(server.key, refusal.needs)
-    status = amended_status(server, refusal, datetime.now(UTC))
+        cloud.server_waiters.wait(server.key, cloud.server_waiters.needs_of(server.key) | refusal.needs)
+    # A shelved server that shall run is not Scheduled; one that runs as it did has a flavor that is not applied.
+    kind = ServerConditionType.SCHEDULED if given.shelved else ServerConditionType.FLAVOR_APPLIED
+    await tell(cloud, server, kind, refusal)
+
+
+async def tell(cloud: Cloud, server: Server, kind: ServerConditionType, refusal: Refusal | None) -> None:
+    """Tell of a refused change of a placed server, or take an earlier refusal back."""
+    status = amended_status(server, kind, refusal, datetime.now(UTC))
     if status is None:
         return
     if refusal is not None:
@@ -83,17 +90,16 @@ def _terms(cloud: Cloud, server: Server) -> Terms:
     return Terms(required=required, forbidden=forbidden, specs=aggregate_specs(specs))
 
 
-def amended_status(server: Server, refusal: Refusal | None, now: datetime) -> dict[str, Any] | None:
+def amended_status(
+    server: Server, kind: ServerConditionType, refusal: Refusal | None, now: datetime
+) -> dict[str, Any] | None:
     """Give the status that tells of a refused change, or takes an earlier refusal back; None if it says so already.
 
-    A shelved server that shall run is not Scheduled; one that runs as it did has a flavor that is not applied.
+    That a server is Scheduled is its agent's to say.
     """
-    given = server.spec.assignment
-    shelved = given is not None and given.shelved
-    kind = ServerConditionType.SCHEDULED if shelved else ServerConditionType.FLAVOR_APPLIED
     found = conditions_of(server.status.conditions) if server.status else []
-    mine = [item for item in found if item["type"] == kind]
-    if refusal is None and (shelved or not mine):
+    mine = [item for item in found if item["type"] in (kind, *AMENDED_CONDITIONS)]
+    if refusal is None and (kind not in AMENDED_CONDITIONS or all(item["type"] != kind for item in mine)):
         return None
     reason, message = (refusal.reason, refusal.message) if refusal is not None else (ScheduledReason.ASSIGNED.value, "")
     generation = server.metadata.generation

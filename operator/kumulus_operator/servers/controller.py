@@ -18,6 +18,7 @@ from kumulus_operator.metrics import PLACEMENTS
 from kumulus_operator.migration.controller import Migrations
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.amend import amend
+from kumulus_operator.servers.devices import change_devices
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.plan import assignment, running_already, scheduled_status, silent_status, waiting_status
 from kumulus_operator.servers.ports_kept import keep_ports
@@ -62,6 +63,7 @@ class ServerController:
             await bind_volumes(cloud, server)
             await self._migrations.release(server)
             await amend(cloud, cloud.servers.get(*key) or server)
+            await change_devices(cloud, cloud.servers.get(*key) or server)
             await self._speak_for(server, server.spec.assignment)
         else:
             await self._place_or_wait(server)

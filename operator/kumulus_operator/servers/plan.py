@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from kumulus_api import Condition, Image, Network, Port, Server, Volume
+from kumulus_api.devices import named_ports
 from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_api.server_status import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
@@ -15,7 +16,8 @@ from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
 
-OWN_CONDITIONS = (ServerConditionType.SCHEDULED, ServerConditionType.READY, ServerConditionType.FLAVOR_APPLIED)
+AMENDED_CONDITIONS = (ServerConditionType.FLAVOR_APPLIED, ServerConditionType.DEVICES_APPLIED)
+OWN_CONDITIONS = (ServerConditionType.SCHEDULED, ServerConditionType.READY, *AMENDED_CONDITIONS)
 
 
 def conditions_of(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
@@ -126,10 +128,12 @@ def assignment(
 
 
 def own_ports(server: Server) -> list[AssignedPort]:
-    """Give the ports that were made for a placed server; those that its user made and named are left out."""
-    named = {item.name for item in server.spec.networks or () if item.port is not None}
-    assigned = server.spec.assignment
-    return [port for port in assigned.ports if port.name not in named] if assigned is not None else []
+    """Give the ports that were made for a placed server and that it keeps.
+
+    Those that its user made and named are left out, and those that are taken away.
+    """
+    theirs = {item.name for item in server.spec.networks or () if item.port is not None}
+    return [port for port in named_ports(server) if port.name not in theirs]
 
 
 def running_already(server: Server, found: Sequence[Running]) -> Running | None:

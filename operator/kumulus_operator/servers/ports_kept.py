@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from kumulus_api import Port, Server
@@ -12,6 +14,7 @@ from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.interfaces import bind_port, claim_addresses, make_port
 from kumulus_operator.servers.plan import own_ports
 from kumulus_operator.servers.resolve import Interface
+from kumulus_operator.waiting import Need
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -33,7 +36,7 @@ async def keep_ports(cloud: Cloud, server: Server) -> None:
             continue
         network = cloud.networks.get(given.network_namespace, given.network)
         if network is None or network.status is None or network.status.vni != given.vni:
-            cloud.server_waiters.wait(server.key, {("Network", given.network_namespace, given.network)})
+            _wait(cloud, server, {("Network", given.network_namespace, given.network)})
             continue
         key = (server.key[0], given.port)
         try:
@@ -47,7 +50,11 @@ async def keep_ports(cloud: Cloud, server: Server) -> None:
         except Refused as refused:
             # The guest runs with what somebody else has been given since: it is told, and tried again when that ends.
             _LOG.warning("port cannot be made anew", namespace=key[0], name=key[1], why=refused.refusal.message)
-            cloud.server_waiters.wait(server.key, refused.refusal.needs)
+            _wait(cloud, server, refused.refusal.needs)
+
+
+def _wait(cloud: Cloud, server: Server, needs: Iterable[Need]) -> None:
+    cloud.server_waiters.wait(server.key, cloud.server_waiters.needs_of(server.key) | set(needs))
 
 
 def _is_kept(cloud: Cloud, server: Server, given: AssignedPort) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, ServerGroup, Volume
+from kumulus_api.devices import port_name
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import NetworkInterface, VolumeAttachment
 from kumulus_api.server_status import ScheduledReason
@@ -76,8 +77,8 @@ def resolve(server: Server, catalog: Catalog) -> Resolved:
     if key_pair is not None and catalog.key_pairs.get(namespace, key_pair.name) is None:
         need = ("KeyPair", namespace, key_pair.name)
         _missing(ScheduledReason.KEY_PAIR_NOT_FOUND, f"key pair {key_pair.name}", need)
-    interfaces = tuple(_interface(server, item, catalog) for item in _wanted_interfaces(server, catalog))
-    volumes = tuple((item.name, _volume(namespace, item, catalog)) for item in server.spec.volumes)
+    interfaces = tuple(resolve_interface(server, item, catalog) for item in _wanted_interfaces(server, catalog))
+    volumes = tuple((item.name, resolve_volume(namespace, item, catalog)) for item in server.spec.volumes)
     return Resolved(flavor, image, interfaces, volumes, _group(server, catalog))
 
 
@@ -148,7 +149,12 @@ def _wanted_interfaces(server: Server, catalog: Catalog) -> list[NetworkInterfac
     return [NetworkInterface(name=_DEFAULT_INTERFACE, network=Reference(name=networks[0].metadata.name))]
 
 
-def _interface(server: Server, wanted: NetworkInterface, catalog: Catalog) -> Interface:
+def resolve_interface(server: Server, wanted: NetworkInterface, catalog: Catalog) -> Interface:
+    """Look up the network of an interface, and its port if it names one.
+
+    Raises:
+        Refused: one of them is missing, not ready, or does not fit.
+    """
     own = server.metadata.namespace or ""
     if wanted.port is not None:
         port = _user_port(server, wanted.port.name, catalog)
@@ -162,7 +168,7 @@ def _interface(server: Server, wanted: NetworkInterface, catalog: Catalog) -> In
         if fault is not None:
             message = f"address: {fault}; permanent: choose another"
             raise refuse(ScheduledReason.ADDRESS_INVALID, message)
-    return Interface(wanted.name, network, f"{server.metadata.name}-{wanted.name}", address=wanted.address)
+    return Interface(wanted.name, network, port_name(server, wanted.name), address=wanted.address)
 
 
 def _user_port(server: Server, name: str, catalog: Catalog) -> Port:
@@ -213,7 +219,12 @@ def _group(server: Server, catalog: Catalog) -> ServerGroup | None:
     return group
 
 
-def _volume(namespace: str, attachment: VolumeAttachment, catalog: Catalog) -> Volume:
+def resolve_volume(namespace: str, attachment: VolumeAttachment, catalog: Catalog) -> Volume:
+    """Look up the volume of an attachment.
+
+    Raises:
+        Refused: it is missing or goes away.
+    """
     name = attachment.volume.name
     volume = catalog.volumes.get(namespace, name)
     if volume is None or volume.deleting:
@@ -252,11 +263,11 @@ def interests(server: Server) -> frozenset[Need]:
     for item in spec.networks or ():
         if item.network is not None:
             needs.add(("Network", item.network.namespace or own, item.network.name))
-            needs.add(("Port", own, f"{server.metadata.name}-{item.name}"))
+            needs.add(("Port", own, port_name(server, item.name)))
         if item.port is not None:
             needs.add(("Port", own, item.port.name))
             # The network of a port is only known once the port is.
             needs |= {any_of("Network", own), any_of("Network", PUBLIC_NAMESPACE)}
     if spec.networks is None:
-        needs |= {any_of("Network", own), ("Port", own, f"{server.metadata.name}-{_DEFAULT_INTERFACE}")}
+        needs |= {any_of("Network", own), ("Port", own, port_name(server, _DEFAULT_INTERFACE))}
     return frozenset(needs)

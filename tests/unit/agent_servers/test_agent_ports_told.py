@@ -62,13 +62,13 @@ async def test_port_of_a_restored_server_is_told_again() -> None:
     ports = Ports()
     reporter, store = make_reporter(ports)
     ports.make("h1")
-    await reporter.ports(make_desired("before"), wired=True, new=True)
+    await reporter.ports(make_desired("before"), [PORT], wired=True, new=True)
     store.apply("DELETED", ports.objects.pop(PORT.port))
-    await reporter.ports(make_desired("after"), wired=True, new=False)
+    await reporter.ports(make_desired("after"), [PORT], wired=True, new=False)
     assert ports.writes == 1
     ports.make("h1")
-    await reporter.ports(make_desired("after"), wired=True, new=False)
-    await reporter.ports(make_desired("after"), wired=True, new=False)
+    await reporter.ports(make_desired("after"), [PORT], wired=True, new=False)
+    await reporter.ports(make_desired("after"), [PORT], wired=True, new=False)
     assert ports.objects[PORT.port]["status"] == {"wired": True, "host": "h1"}
     assert ports.writes == 2
 
@@ -80,5 +80,5 @@ async def test_port_of_another_is_not_spoken_for(host: str | None, mac: str) -> 
     reporter, store = make_reporter(ports)
     ports.make(host, mac)
     store.apply("ADDED", ports.objects[PORT.port])
-    await reporter.ports(make_desired("before"), wired=True, new=False)
+    await reporter.ports(make_desired("before"), [PORT], wired=True, new=False)
     assert ports.writes == 0

@@ -1,0 +1,105 @@
+"""Devices of a running domain: which volumes and NICs are plugged in; plug in and unplug.
+
+A volume is known by its file, which is named by its id; a NIC by its MAC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import libvirt
+from lxml import etree
+
+from kumulus_agent.compute.domain_xml import Disk, Nic, device_xml
+from kumulus_agent.compute.plugged import Devices
+
+VOLUMES: Final = "volumes"
+"""Name of the folder with the files of volumes: other disks are the instance's own."""
+_TARGETS: Final = tuple(f"vd{letter}" for letter in "bcdefghijklmnopqrstuvwx")
+_NOT_NOW: Final = frozenset(
+    {
+        libvirt.VIR_ERR_OPERATION_FAILED,
+        libvirt.VIR_ERR_OPERATION_TIMEOUT,
+        libvirt.VIR_ERR_INTERNAL_ERROR,
+    }
+)
+"""How libvirt says that a guest was asked before and has not answered, or that it refuses."""
+
+
+def devices_of(xml: str) -> Devices:
+    """Read a domain's XML."""
+    found = dict(_elements(xml))
+    return Devices(
+        frozenset(key for key, element in found.items() if element.tag == "interface"),
+        frozenset(key for key, element in found.items() if element.tag == "disk"),
+    )
+
+
+def _elements(xml: str) -> Iterator[tuple[str, etree._Element]]:
+    """Give the devices that come and go, each by its MAC or volume id."""
+    root = etree.fromstring(xml)
+    for disk in root.iterfind("devices/disk"):
+        source = disk.find("source")
+        path = PurePosixPath((source.get("file") if source is not None else None) or "/")
+        if path.parent.name == VOLUMES:
+            yield path.stem, disk
+    for nic in root.iterfind("devices/interface"):
+        mac = nic.find("mac")
+        if mac is not None:
+            yield str(mac.get("address")), nic
+
+
+def _targets(xml: str) -> set[str]:
+    return {str(target.get("dev")) for target in etree.fromstring(xml).iterfind("devices/disk/target")}
+
+
+def _stored(domain: Any) -> str | None:
+    """Give the definition for the next start; None if there is none."""
+    return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else None
+
+
+def attach(domain: Any, device: Disk | Nic) -> None:
+    """Plug a device into a running domain and into its definition, wherever it is not."""
+    live, stored = str(domain.XMLDesc()), _stored(domain)
+    key = device.mac if isinstance(device, Nic) else PurePosixPath(device.path).stem
+    if isinstance(device, Disk):
+        taken = _targets(live) | (_targets(stored) if stored is not None else set())
+        device = replace(device, target=next(target for target in _TARGETS if target not in taken))
+    xml = device_xml(device)
+    if key not in dict(_elements(live)):
+        domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    if stored is not None and key not in dict(_elements(stored)):
+        domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+
+def detach(domain: Any, wanted: Devices) -> Devices:
+    """Ask a running domain's guest to let go of devices; give those that it still has.
+
+    libvirt waits for the guest's answer for some seconds. What it has let go of leaves the definition too.
+    """
+    keys = wanted.macs | wanted.volumes
+    for key, element in _elements(str(domain.XMLDesc())):
+        if key in keys:
+            _ask(domain, element)
+    left = {key for key, _ in _elements(str(domain.XMLDesc()))} & keys
+    for key, element in _elements(_stored(domain) or "<domain/>"):
+        if key in keys - left:
+            with contextlib.suppress(libvirt.libvirtError):  # the next start makes a new definition
+                domain.detachDeviceFlags(_text(element), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    return Devices(wanted.macs & left, wanted.volumes & left)
+
+
+def _ask(domain: Any, element: etree._Element) -> None:
+    try:
+        domain.detachDeviceFlags(_text(element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in _NOT_NOW | {libvirt.VIR_ERR_DEVICE_MISSING}:
+            raise
+
+
+def _text(element: etree._Element) -> str:
+    return etree.tostring(element, encoding="unicode")

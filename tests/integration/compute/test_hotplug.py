@@ -1,0 +1,86 @@
+"""Devices that come to running guests and leave them, against a real libvirtd and real QEMU."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
+from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.compute.plugged import Devices
+
+MakeDomain = Callable[..., DomainSpec]
+
+
+def make_volume(directory: Path) -> tuple[str, Disk]:
+    """Make the file of a volume; give its id and the disk."""
+    volume_id = str(uuid.uuid4())
+    file = directory / "volumes" / f"{volume_id}.raw"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(b"\0" * (1 << 20))
+    return volume_id, Disk(str(file), "raw", "", volume_id[:20])
+
+
+async def devices(hypervisor: Hypervisor, instance_id: str) -> Devices:
+    """Give what is plugged into a guest."""
+    state = await hypervisor.get_instance(instance_id)
+    assert state is not None
+    assert state.devices is not None
+    return state.devices
+
+
+async def test_volumes_and_nics_come_to_a_running_guest(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt, tmp_path: Path
+) -> None:
+    """Each is plugged in once however often it is asked, in the definition too, and each volume has its own place."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    assert await devices(hypervisor, spec.instance_id) == Devices()
+    volumes = [make_volume(tmp_path) for _ in range(3)]
+    private_libvirt.inside("ip", "tuntap", "add", "dev", "kt0000000002", "mode", "tap")
+    nic = Nic("kt0000000002", "52:54:00:00:00:02", 1450)
+    for device in (*(disk for _, disk in volumes), nic, volumes[0][1], nic):
+        await hypervisor.attach(spec.instance_id, device)
+    expected = Devices(frozenset({nic.mac}), frozenset(volume_id for volume_id, _ in volumes))
+    assert await devices(hypervisor, spec.instance_id) == expected
+    blocks = private_libvirt.inside("virsh", "domblklist", f"k-{spec.instance_id}")
+    assert all(blocks.count(target) == 1 for target in ("vda", "vdb", "vdc", "vdd"))
+    stored = private_libvirt.inside("virsh", "dumpxml", "--inactive", f"k-{spec.instance_id}")
+    assert all(volume_id in stored for volume_id, _ in volumes)
+    assert nic.mac in stored
+
+
+async def test_a_guest_that_does_not_answer_keeps_its_devices(
+    hypervisor: Hypervisor, make_domain: MakeDomain, tmp_path: Path
+) -> None:
+    """What a guest has not let go of is told each time it is asked, and is gone when it is off."""
+    spec = make_domain()  # one sector of code that knows nothing of ACPI
+    await hypervisor.define_and_start(domain_xml(spec))
+    volume_id, disk = make_volume(tmp_path)
+    await hypervisor.attach(spec.instance_id, disk)
+    for _ in range(2):
+        left = await hypervisor.detach(spec.instance_id, (), (volume_id,))
+        assert left == Devices(volumes=frozenset({volume_id}))
+    assert (await devices(hypervisor, spec.instance_id)).volumes == {volume_id}
+
+
+async def test_what_is_not_there_is_detached(hypervisor: Hypervisor, make_domain: MakeDomain) -> None:
+    """Absent is success."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    assert not await hypervisor.detach(spec.instance_id, ("52:54:00:00:00:09",), (str(uuid.uuid4()),))
+
+
+async def test_a_device_that_qemu_cannot_have_is_refused(
+    hypervisor: Hypervisor, make_domain: MakeDomain, tmp_path: Path
+) -> None:
+    """A disk whose file is missing is an error, and nothing of it is in the guest."""
+    spec = make_domain()
+    await hypervisor.define_and_start(domain_xml(spec))
+    with pytest.raises(HypervisorError):
+        await hypervisor.attach(spec.instance_id, Disk(str(tmp_path / "volumes" / "no.raw"), "raw", "", "no"))
+    assert await devices(hypervisor, spec.instance_id) == Devices()

@@ -1,0 +1,140 @@
+"""What the agent does about volumes and NICs that a running guest is given, or that are taken away."""
+
+from typing import Any
+
+import pytest
+
+from kumulus_agent.compute.devices import devices_of
+from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.servers.desired import Desired, read_desired
+from kumulus_agent.servers.devices import DevicesChanged, detached
+from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
+from kumulus_api import Server
+from kumulus_api.testing import MAC, VOLUME_ID, make_assigned
+
+MAC2, PORT2 = "52:54:00:00:00:02", "00000000-0000-4000-8000-000000000022"
+DATA = {"name": "data", "volume": "data", "volumeID": VOLUME_ID, "size": "1Gi"}
+
+
+def make_desired(named: bool = True, **assigned: Any) -> Desired:
+    """Give a server with two NICs and a volume; its spec names the second and the volume only if `named`."""
+    body = make_assigned(Server, "web", "h1")
+    body["metadata"] |= {"generation": 3, "uid": "u"}
+    given = body["spec"]["assignment"]
+    given["ports"].append(
+        given["ports"][0]
+        | {"name": "eth1", "port": "web-eth1", "portID": PORT2, "mac": MAC2, "addresses": ["10.0.0.11"]}
+    )
+    given["volumes"] = [DATA]
+    given |= assigned
+    if named:
+        body["spec"]["networks"].append({"name": "eth1", "network": {"name": "private"}})
+    else:
+        body["spec"]["volumes"] = []
+    found = read_desired(body)
+    assert found is not None
+    return found
+
+
+def make_observed(macs: set[str], volumes: set[str], power: Power = Power.RUNNING, **of: Any) -> Observed:
+    """Give a guest that is connected."""
+    desired = make_desired()
+    whole: dict[str, Any] = {
+        "power": power,
+        "epoch": 1,
+        "plugged": frozenset(port.tap for port in desired.ports if port.mac in macs),
+        "carried": frozenset({4096}),
+        "power_changes": 0,
+        "devices": Devices(frozenset(macs), frozenset(volumes)),
+        "held": frozenset(port.tap for port in desired.ports if port.mac in macs),
+    }
+    return Observed(**whole | of)
+
+
+def actions(desired: Desired, observed: Observed) -> list[Action]:
+    """Give the verbs of the plan."""
+    return [step.action for step in plan(desired, observed, Claim.OURS).steps]
+
+
+def test_what_a_guest_lacks_is_attached_and_what_it_has_is_left() -> None:
+    """Each of what was given is plugged in once: a guest that has it all needs nothing."""
+    assert actions(make_desired(), make_observed({MAC}, set())) == [Action.ATTACH]
+    assert actions(make_desired(), make_observed({MAC}, {VOLUME_ID})) == [Action.ATTACH]
+    assert actions(make_desired(), make_observed({MAC, MAC2}, {VOLUME_ID})) == []
+
+
+def test_what_the_spec_names_no_more_is_detached() -> None:
+    """What was given and is not named any more leaves the guest, and its tap the host, also one step at a time."""
+    desired = make_desired(named=False)
+    assert desired.leaving == {PORT2, VOLUME_ID}
+    assert actions(desired, make_observed({MAC, MAC2}, {VOLUME_ID})) == [Action.DETACH]
+    held = make_observed({MAC}, set(), held=frozenset(port.tap for port in desired.all_ports))
+    assert actions(desired, held) == [Action.DETACH], "killed between the guest's answer and the tap's removal"
+    assert actions(desired, make_observed({MAC}, set())) == []
+
+
+def test_a_device_that_nobody_has_given_is_detached() -> None:
+    """A volume that the assignment does not hold (an older one was restored) does not stay in the guest."""
+    other = "00000000-0000-4000-8000-000000000099"
+    assert actions(make_desired(), make_observed({MAC, MAC2}, {VOLUME_ID, other})) == [Action.DETACH]
+
+
+def test_a_guest_that_migrates_keeps_what_it_has() -> None:
+    """While a server has a target all that it was given counts, and nothing is attached or detached."""
+    desired = make_desired(named=False, target="h2")
+    assert not desired.leaving
+    assert len(desired.ports) == 2
+    assert actions(desired, make_observed({MAC, MAC2}, set())) == []
+
+
+def test_a_paused_guest_is_served_too() -> None:
+    """A paused guest gets its devices, and is asked to let go of what leaves it."""
+    desired = make_desired(named=False)
+    observed = make_observed({MAC}, {VOLUME_ID}, Power.PAUSED)
+    assert Action.DETACH in actions(desired, observed)
+
+
+def test_a_paused_guest_goes_on_before_it_is_asked_to_let_go() -> None:
+    """Whoever has a paused guest run does not wait for an answer that it cannot give."""
+    desired = make_desired(named=False)
+    observed = make_observed({MAC}, {VOLUME_ID}, Power.PAUSED, halted=True)
+    assert actions(desired, observed) == [Action.RESUME, Action.DETACH]
+
+
+@pytest.mark.parametrize(
+    ("power", "there", "changed", "expected"),
+    [
+        (Power.OFF, None, DevicesChanged(), {PORT2, VOLUME_ID}),
+        (Power.ABSENT, None, DevicesChanged(), {PORT2, VOLUME_ID}),
+        (Power.CRASHED, None, DevicesChanged(), {PORT2, VOLUME_ID}),
+        (Power.RUNNING, Devices(frozenset({MAC, MAC2}), frozenset({VOLUME_ID})), DevicesChanged(), set()),
+        (
+            Power.RUNNING,
+            Devices(frozenset({MAC, MAC2}), frozenset({VOLUME_ID})),
+            DevicesChanged(pending=frozenset({VOLUME_ID}), asked=True),
+            {PORT2},
+        ),
+        (Power.RUNNING, Devices(frozenset({MAC}), frozenset()), DevicesChanged(), {PORT2, VOLUME_ID}),
+        (Power.SUSPENDED, Devices(frozenset({MAC, MAC2}), frozenset()), DevicesChanged(), {VOLUME_ID}),
+        (Power.RUNNING, None, DevicesChanged(), set()),
+    ],
+)
+def test_only_what_is_seen_to_be_unplugged_is_told_so(
+    power: Power, there: Devices | None, changed: DevicesChanged, expected: set[str]
+) -> None:
+    """A server that is off has nothing plugged in; of one in memory only what its domain does not have is free."""
+    observed = Observed(power=power, devices=there)
+    assert detached(make_desired(named=False), observed, changed) == expected
+    assert detached(make_desired(), observed, changed) == set()
+
+
+def test_devices_are_known_by_file_and_mac() -> None:
+    """The volumes and NICs of a domain are found; its own disks are none of them."""
+    xml = f"""<domain><devices>
+      <disk><source file="/var/lib/kumulus/instances/i/root.qcow2"/><target dev="vda"/></disk>
+      <disk><source file="/var/lib/kumulus/volumes/{VOLUME_ID}.raw"/><target dev="vdb"/></disk>
+      <disk device="cdrom"><target dev="vdc"/></disk>
+      <interface type="ethernet"><mac address="{MAC}"/></interface>
+    </devices></domain>"""
+    assert devices_of(xml) == Devices(frozenset({MAC}), frozenset({VOLUME_ID}))
+    assert not devices_of("<domain/>")
