@@ -17,6 +17,10 @@ class Resources(Model):
     vcpus: Annotated[int, Field(ge=1, le=512)]
     memory: Quantity
     root_disk: Quantity
+    max_vcpus: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Up to so many a guest that runs is given when its server's flavor changes; without it, none."""
+    max_memory: Quantity | None = None
+    """Up to so much a guest that runs is given when its server's flavor changes; without it, none."""
 
 
 class FlavorSpec(Resources):
@@ -32,6 +36,13 @@ class FlavorSpec(Resources):
         Rule("!quantity(self.memory).isLessThan(quantity('16Mi'))", "memory is at least 16Mi"),
         Rule(_POSITIVE.format("rootDisk"), "rootDisk is more than 0"),
         Rule("!quantity(self.memory).isGreaterThan(quantity('16Ti'))", "memory is at most 16Ti"),
+        Rule("!has(self.maxVcpus) || self.maxVcpus >= self.vcpus", "maxVcpus is at least vcpus", ".maxVcpus"),
+        Rule(
+            "!has(self.maxMemory) || (!quantity(self.maxMemory).isLessThan(quantity(self.memory))"
+            " && !quantity(self.maxMemory).isGreaterThan(quantity('16Ti')))",
+            "maxMemory is at least memory and at most 16Ti",
+            ".maxMemory",
+        ),
         Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
         Rule(
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"

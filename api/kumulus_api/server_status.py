@@ -7,7 +7,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kumulus_api.base import HostName, IPAddressText, MACAddress, Model, ObjectName, Quantity, Status, list_map
+from kumulus_api.base import (
+    HostName,
+    IPAddressText,
+    MACAddress,
+    Model,
+    ObjectName,
+    Quantity,
+    Status,
+    UUIDText,
+    list_map,
+)
 
 
 class ObservedPowerState(StrEnum):

@@ -11,6 +11,7 @@ import pytest
 from kumulus_api import API_VERSION, Flavor, Project, Server
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
+from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, condition
 from kumulus_runtime.errors import Invalid
 
@@ -171,3 +172,46 @@ async def test_a_shelved_server_gives_its_room_to_others(cloud: Cloud) -> None:
         assert not after["spec"]["assignment"]["shelved"]
         assert after["spec"]["assignment"]["host"] == before["spec"]["assignment"]["host"]
         await cloud.until(Server, "a", lambda s: condition(s, "Scheduled")["status"] == "True", namespace=project)
+
+
+# Says how many processors the guest has, as it changes.
+TELLER = """#!/bin/sh
+(last=; while :; do
+  now=$(grep -c ^processor /proc/cpuinfo)
+  [ "$now" = "$last" ] || echo "guest-has cpus=$now"
+  last=$now
+  sleep 1
+done) >/dev/ttyS0 2>&1 &
+"""
+GROWING = {"grow-1": (1, "96Mi"), "grow-2": (2, "96Mi"), "grow-more": (4, "160Mi")}
+
+
+async def test_a_running_server_grows_within_its_flavors_limits(cloud: Cloud, lab: LabSettings) -> None:
+    """With maxVcpus the guest has its processors as it runs; what is beyond, and emulated memory, waits."""
+    for name, (vcpus, memory) in GROWING.items():
+        most = {"maxVcpus": max(3, vcpus), "maxMemory": "512Mi"}
+        spec = {"vcpus": vcpus, "memory": memory, "rootDisk": "1Gi"} | most
+        body = {"apiVersion": API_VERSION, "kind": "Flavor", "metadata": {"name": name}, "spec": spec}
+        await cloud.client.apply(Flavor, body, manager="kumulus-tests")
+    async with cloud.project(quota={"vcpus": 4}) as project:
+        await cloud.make_network(project)
+        data = {"inline": TELLER}
+        await cloud.make_server(project, "a", flavor={"name": "grow-1"}, userData=data, stopTimeoutSeconds=1)
+        server = await cloud.server_ready(project, "a")
+        log = console.path(lab, server)
+        await console.says(log, r"guest-has cpus=1")
+        await console.says(log, "kumulus-guest: ready")
+
+        await resize(cloud, project, "grow-2")
+        grown = await has(cloud, project, 2, "96Mi")
+        assert not restart_required(grown)
+        await console.says(log, r"guest-has cpus=2")
+        await cloud.until(Project, project, lambda p: p["status"].get("usage", {}).get("vcpus") == 2, seconds=30)
+
+        await resize(cloud, project, "grow-more")
+        waits = await cloud.until(Server, "a", restart_required, namespace=project)
+        assert waits["status"]["resources"] == {"vcpus": 2, "memory": "96Mi"}
+        await cloud.act(project, "a", "Reboot", reboot={"type": "Hard"})
+        assert not restart_required(await has(cloud, project, 4, "160Mi"))
+    for name in GROWING:
+        await cloud.client.delete(Flavor, name)

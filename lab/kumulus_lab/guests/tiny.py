@@ -1,7 +1,7 @@
 """The tiny guest: Debian's cloud kernel and a static busybox on a BIOS-bootable disk of a few dozen megabytes.
 
 It is a real cloud guest: DHCP with MTU and routes, NoCloud seed, user-data scripts, ACPI power button, hot-plugged
-NICs and disks; and it reports what it sees on its serial console in lines that tests can read:
+NICs, disks, processors and memory; and it reports what it sees on its serial console in lines that tests can read:
 
     kumulus-guest: boot-id=…
     kumulus-guest: hostname=web-0
@@ -53,7 +53,7 @@ _MODULE_GROUPS = {
     "seed": ("isofs",),
     "cdrom": ("virtio_scsi", "ata_piix", "sr_mod"),
     "vfat": ("nls_ascii", "nls_cp437", "vfat"),
-    "late": ("evdev", "button", "virtio_balloon", "virtio_rng"),
+    "late": ("evdev", "button", "virtio_balloon", "virtio_rng", "virtio_mem"),
 }
 # The 16-bit entry hands over a second sooner under emulation than the 32-bit one.
 _GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux16", "boot")

@@ -25,6 +25,13 @@ _RETRY_FIRST: Final = 0.1
 _RETRY_LAST: Final = 5.0
 
 
+_DEVICE_EVENTS = (
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+    libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED,
+    libvirt.VIR_DOMAIN_EVENT_ID_MEMORY_DEVICE_SIZE_CHANGE,
+)
+
+
 class Connection:
     """Opens libvirt, watches it, opens it again when it is lost.
 
@@ -132,7 +139,7 @@ class Connection:
                 conn.close()
                 raise
         conn.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
-        for event in (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED):
+        for event in _DEVICE_EVENTS:
             conn.domainEventRegisterAny(None, event, self._device, None)
         return conn
 
@@ -144,7 +151,7 @@ class Connection:
     def _lifecycle(self, _conn: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
         self._post(self._on_lifecycle, domain.UUIDString(), event, detail)
 
-    def _device(self, _conn: Any, domain: Any, _alias: str, _opaque: object) -> None:
+    def _device(self, _conn: Any, domain: Any, *_of: object) -> None:
         self._post(self._on_device, domain.UUIDString())
 
     def _post(self, function: Callable[..., None], *args: object) -> None:

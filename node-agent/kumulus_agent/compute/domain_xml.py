@@ -6,14 +6,23 @@ decided by the caller and handed over in the :class:`DomainSpec`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from lxml import etree
 from lxml.builder import ElementMaker  # type: ignore[import-not-found]
 
 from kumulus_agent.compute.emulated_memory import emulated_memory
+from kumulus_agent.compute.size_xml import (
+    E,
+    Maker,
+    memory_devices,
+    memory_elements,
+    numa_elements,
+    pluggable,
+    vcpu_element,
+)
 
 METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
 METADATA_PREFIX = "kumulus"
@@ -22,14 +31,7 @@ SEED_TARGET = "vdz"
 CONFIG_DRIVE_TARGET = "vdy"
 
 
-class _Maker(Protocol):
-    """lxml publishes no types for its element factory."""
-
-    def __getattr__(self, tag: str) -> Callable[..., etree._Element]: ...
-
-
-E: _Maker = ElementMaker()
-_META: _Maker = ElementMaker(namespace=METADATA_URI, nsmap={METADATA_PREFIX: METADATA_URI})
+_META: Maker = ElementMaker(namespace=METADATA_URI, nsmap={METADATA_PREFIX: METADATA_URI})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,9 @@ class DomainSpec:
         power_changes: the Server's count of changes of powerState at this start.
         rescue: id of the rescue that this is the guest of, or empty.
         machine: QEMU machine type.
+        max_vcpus: up to so many virtual CPUs can be plugged in while it runs; 0 for none.
+        max_memory_bytes: up to so much memory can be plugged in while it runs; 0 for none. An emulated guest that can
+            be given memory must not be migrated while it runs: see `emulated_memory`.
     """
 
     instance_id: str
@@ -110,6 +115,8 @@ class DomainSpec:
     power_changes: int = 0
     rescue: str = ""
     machine: Literal["pc", "q35"] = "pc"
+    max_vcpus: int = 0
+    max_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +166,12 @@ def domain_xml(spec: DomainSpec) -> bytes:
         E.name(domain_name(spec.instance_id)),
         E.uuid(spec.instance_id),
         E.metadata(_META.instance(**_record_attributes(record))),
-        E.memory(str(-(-spec.memory_bytes // 1024)), unit="KiB"),
-        E.vcpu(str(spec.vcpus)),
+        *memory_elements(spec.memory_bytes, spec.max_memory_bytes),
+        vcpu_element(spec.vcpus, spec.max_vcpus),
         # No bootmenu and no serial output of the firmware: the console starts with the guest's first byte.
         E.os(E.type("hvm", arch="x86_64", machine=spec.machine), E.boot(dev="hd")),
         E.features(E.acpi(), E.apic()),
-        _cpu(spec.virt),
+        _cpu(spec),
         E.clock(
             E.timer(name="rtc", tickpolicy="catchup"),
             E.timer(name="pit", tickpolicy="delay"),
@@ -177,7 +184,7 @@ def domain_xml(spec: DomainSpec) -> bytes:
         _devices(spec),
         type=spec.virt,
     )
-    if spec.virt == "qemu":
+    if spec.virt == "qemu" and not pluggable(spec.memory_bytes, spec.max_memory_bytes):
         root.append(emulated_memory(-(-spec.memory_bytes // 1024)))
     etree.cleanup_namespaces(root, keep_ns_prefixes=[METADATA_PREFIX, "qemu"])
     return etree.tostring(root, pretty_print=True)
@@ -237,10 +244,13 @@ def _record_attributes(record: InstanceRecord) -> dict[str, str]:
     return attributes | {name: value for name, value in optional.items() if value}
 
 
-def _cpu(virt: str) -> etree._Element:
+def _cpu(spec: DomainSpec) -> etree._Element:
     # host-model keeps guests movable between hosts; under emulation 'maximum' is what QEMU can offer (x86-64-v2
     # distributions do not start on QEMU's default model).
-    return E.cpu(mode="host-model" if virt == "kvm" else "maximum", check="partial" if virt == "kvm" else "none")
+    kvm = spec.virt == "kvm"
+    cpu = E.cpu(mode="host-model" if kvm else "maximum", check="partial" if kvm else "none")
+    cpu.extend(numa_elements(max(spec.vcpus, spec.max_vcpus), spec.memory_bytes, spec.max_memory_bytes))
+    return cpu
 
 
 def _devices(spec: DomainSpec) -> etree._Element:
@@ -259,6 +269,7 @@ def _devices(spec: DomainSpec) -> etree._Element:
         devices.extend(_screen())
     devices.append(E.memballoon(E.stats(period="30"), model="virtio"))
     devices.append(E.rng(E.backend("/dev/urandom", model="random"), model="virtio"))
+    devices.extend(memory_devices(spec.memory_bytes, spec.max_memory_bytes))
     return devices
 
 

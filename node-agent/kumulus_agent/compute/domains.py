@@ -12,6 +12,7 @@ import libvirt
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.size_xml import Size, requesting, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Row:
     """One domain as read.
 
     ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
-    disk that the next start goes on from, ``record`` is ours or None; ``devices`` are read of one domain, not of all.
+    disk that the next start goes on from, ``record`` is ours or None; ``devices`` and ``whole`` (what it has and can
+    have) are read of one domain, not of all.
     """
 
     uuid: str
@@ -31,6 +33,7 @@ class Row:
     size: tuple[int, int] = (0, 0)
     saved: bool = False
     devices: Devices | None = None
+    whole: Size | None = None
 
 
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
@@ -68,7 +71,8 @@ def read_domain(domain: Any) -> Row:
 
 def read_whole_domain(domain: Any) -> Row:
     """Read one domain with what is plugged into it."""
-    return replace(read_domain(domain), devices=devices_of(domain.XMLDesc()))
+    xml = str(domain.XMLDesc())
+    return replace(read_domain(domain), devices=devices_of(xml), whole=size_of(xml))
 
 
 def read_record(domain: Any) -> InstanceRecord | None:
@@ -112,6 +116,18 @@ def define_and_start(conn: Any, xml: bytes) -> str:
                 domain.undefine()
         raise
     return uuid
+
+
+def grow(domain: Any, vcpus: int, memory: int) -> None:
+    """Give a running domain so many virtual CPUs, and ask its guest to use so many bytes of memory."""
+    xml = str(domain.XMLDesc())
+    found = size_of(xml)
+    if vcpus > found.vcpus:
+        stored = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+        domain.setVcpusFlags(vcpus, libvirt.VIR_DOMAIN_AFFECT_LIVE | stored)
+    device = requesting(xml, memory) if memory != found.asked else None
+    if device is not None:
+        domain.updateDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def start(domain: Any) -> None:

@@ -255,6 +255,16 @@ class Hypervisor:
         left: Devices = await self._on_domain(asked, instance_id, lambda domain: devices.detach(domain, wanted))
         return left
 
+    async def grow(self, instance_id: str, vcpus: int, memory: int) -> None:
+        """Give a running guest so many virtual CPUs, and ask it to use so many bytes of memory.
+
+        Raises:
+            InstanceNotFound: it is not defined here.
+            Retryable: QEMU refuses it.
+        """
+        asked = f"give instance {instance_id} {vcpus} vCPUs and {memory >> 20} MiB"
+        await self._on_domain(asked, instance_id, lambda domain: domains.grow(domain, vcpus, memory))
+
     async def undefine(self, instance_id: str) -> None:
         """Forget a domain that is off; absent is success."""
         flags = (
@@ -334,7 +344,9 @@ class Hypervisor:
         state = instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
         vcpus, memory = row.size
         power = PowerState.SAVED if row.saved else state.state
-        return replace(state, state=power, vcpus=vcpus, memory=memory, devices=row.devices)
+        if row.whole is not None:
+            vcpus, memory = row.whole.vcpus, row.whole.memory
+        return replace(state, state=power, vcpus=vcpus, memory=memory, devices=row.devices, size=row.whole)
 
     def _was_asked(self, instance_id: str) -> bool:
         return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))

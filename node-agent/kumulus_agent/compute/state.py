@@ -11,6 +11,7 @@ import libvirt
 
 from kumulus_agent.compute.domain_xml import InstanceRecord
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.size_xml import Size
 
 
 class PowerState(StrEnum):
@@ -86,6 +87,7 @@ class InstanceState:
         vcpus: number of virtual CPUs.
         memory: bytes.
         devices: what is plugged in, of one that was looked at alone.
+        size: what it has and can have, of one that was looked at alone.
     """
 
     instance_id: str
@@ -104,6 +106,7 @@ class InstanceState:
     vcpus: int = 0
     memory: int = 0
     devices: Devices | None = None
+    size: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -16,42 +16,29 @@ from kumulus_agent.actions.rebuild import fetch_image, rebuild_root
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
-from kumulus_agent.servers.devices import DevicesChanged, attach, detach, detached, let_go
+from kumulus_agent.servers.devices import attach, detach, detached, let_go
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
+from kumulus_agent.servers.grow import grow
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
+from kumulus_agent.servers.outcome import WIRED, Outcome, power_after, size_after
 from kumulus_agent.servers.plan import plan
+from kumulus_agent.servers.plan_power import growth
 from kumulus_agent.servers.remove import remove_instance, unplug
 from kumulus_agent.servers.report import Reporter
 from kumulus_agent.servers.start import Actuators, resume_server, start_server
 from kumulus_agent.servers.status import Found, Part, started_parts
-from kumulus_agent.servers.terms import ALIVE, POWER_STATES, Action, Plan, Power, Report, Step
+from kumulus_agent.servers.terms import ALIVE, Action, Plan, Power, Report, Step
 from kumulus_api import FINALIZER, Server
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.server_action import ActionPhase, ActionType
-from kumulus_api.server_status import ObservedPowerState, ReadyReason, ServerConditionType
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
 Logger = structlog.stdlib.BoundLogger
-
-
-@dataclass
-class _Outcome:
-    """What applying a plan has brought."""
-
-    durations: dict[str, int] | None = None
-    failure: StepFailed | None = None
-    failed: Action | None = None
-    wait: float | None = None
-    devices: DevicesChanged = field(default_factory=DevicesChanged)
-
-    def change(self, devices: DevicesChanged) -> None:
-        """Note what came of attaching or detaching."""
-        self.devices = self.devices.and_(devices)
-        self.wait = min((wait for wait in (self.wait, devices.look_again) if wait is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -89,7 +76,7 @@ class ServerController:
         limit = self.actuators.settings.stop_seconds
         planned = plan(sighting.desired, sighting.observed, sighting.claim, limit, sighting.act)
         self._remember(sighting, planned)
-        outcome = _Outcome(wait=planned.look_again)
+        outcome = Outcome(wait=planned.look_again)
         for step in planned.steps:
             await self._step(sighting, step, outcome)
             if outcome.failure is not None:
@@ -105,7 +92,7 @@ class ServerController:
             await self._report_act(sighting, planned, outcome)
         return outcome.wait
 
-    async def _report_act(self, sighting: Sighting, planned: Plan, outcome: _Outcome) -> None:
+    async def _report_act(self, sighting: Sighting, planned: Plan, outcome: Outcome) -> None:
         """Tell how an act has ended: after the status, which then shows what it has brought."""
         if sighting.act is None:
             return
@@ -116,7 +103,7 @@ class ServerController:
             await self.reporter.act(sighting.act, _key_of(sighting), report)
             outcome.wait = 0.0
 
-    def _announce(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: _Outcome) -> None:
+    def _announce(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: Outcome) -> None:
         told = self.reporter.told(desired)
         found = notices(planned, sighting.observed.power, told, failure=outcome.failure, durations=outcome.durations)
         for notice in found:
@@ -148,7 +135,7 @@ class ServerController:
         own = desired.stop_seconds
         return pressed >= (self.actuators.settings.stop_seconds if own is None else own)
 
-    async def _step(self, sighting: Sighting, step: Step, outcome: _Outcome) -> None:
+    async def _step(self, sighting: Sighting, step: Step, outcome: Outcome) -> None:
         logger = log(f"Server {_name(sighting)}").bind(instance=sighting.instance_id)
         logger.info(step.action.value, reason=step.reason)
         try:
@@ -167,7 +154,7 @@ class ServerController:
             told = {"error": failure.message, "reason": failure.reason, "retry_in": outcome.wait}
             logger.warning("step failed", step=step.action.value, **told)
 
-    async def _start(self, sighting: Sighting, outcome: _Outcome) -> None:
+    async def _start(self, sighting: Sighting, outcome: Outcome) -> None:
         desired, act = sighting.desired, sighting.act
         if desired is None:
             return
@@ -193,12 +180,12 @@ class ServerController:
                 unwanted.set()
             yield unwanted
 
-    async def _fetch(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _fetch(self, sighting: Sighting, _outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.act is not None and sighting.act.image is not None:
             with self._wanted(sighting.desired) as unwanted:
                 await fetch_image(self.actuators, sighting.act.image, unwanted)
 
-    async def _rebuild(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _rebuild(self, sighting: Sighting, _outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.act is not None and sighting.act.image is not None:
             with self._wanted(sighting.desired) as unwanted:
                 await rebuild_root(self.actuators, sighting.desired, sighting.act.image, unwanted)
@@ -221,81 +208,86 @@ class ServerController:
         if why:
             raise StepFailed(ReadyReason.HOST_FULL, why)
 
-    async def _pause(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _pause(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self.actuators.hypervisor.pause(sighting.instance_id)
         await self._note_wish(sighting, _outcome)
 
-    async def _resume(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _resume(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self.actuators.hypervisor.resume(sighting.instance_id)
 
-    async def _save(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _save(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self._note_wish(sighting, _outcome)
         try:
             await self.actuators.hypervisor.save(sighting.instance_id)
         except HypervisorError as error:
             raise StepFailed(ReadyReason.SUSPEND_FAILED, str(error)) from error
 
-    async def _note_wish(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _note_wish(self, sighting: Sighting, _outcome: Outcome) -> None:
         if sighting.desired is not None:
             changes = sighting.desired.power_changes
             await self.actuators.hypervisor.note_power_changes(sighting.instance_id, changes)
 
-    async def _carry(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _carry(self, sighting: Sighting, _outcome: Outcome) -> None:
         if sighting.desired is not None:
             desired = sighting.desired
             self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
             await self.actuators.networks.ensure(desired.networks)
 
-    async def _plug(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _plug(self, sighting: Sighting, _outcome: Outcome) -> None:
         there = sighting.observed.devices
         for port in sighting.desired.ports if sighting.desired else ():
             if there is None or port.mac in there.macs:
                 await self.actuators.datapath.plug(port.tap, port.network.vni)
 
-    async def _attach(self, sighting: Sighting, outcome: _Outcome) -> None:
+    async def _attach(self, sighting: Sighting, outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.observed.devices is not None:
             outcome.change(await attach(self.actuators, sighting.desired, sighting.observed.devices))
 
-    async def _detach(self, sighting: Sighting, outcome: _Outcome) -> None:
+    async def _detach(self, sighting: Sighting, outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.observed.devices is not None:
             outcome.change(await detach(self.actuators, sighting.desired, sighting.observed))
 
-    async def _press(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _press(self, sighting: Sighting, _outcome: Outcome) -> None:
         self.instances.pressed(sighting.instance_id)
         await self.actuators.hypervisor.shutdown_graceful(sighting.instance_id)
 
-    async def _press_for_action(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _press_for_action(self, sighting: Sighting, _outcome: Outcome) -> None:
         # Written down first: whoever goes on waits for what may have been pressed, and does not press again.
         if sighting.act is not None:
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(pressed=time.time()))
         await self.actuators.hypervisor.shutdown_graceful(sighting.instance_id)
 
-    async def _forget_failures(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _forget_failures(self, sighting: Sighting, _outcome: Outcome) -> None:
         self.instances.forget_failures(sighting.instance_id)
 
-    async def _switch_off(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _switch_off(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self.actuators.hypervisor.destroy(sighting.instance_id)
         self.instances.off(sighting.instance_id)
 
-    async def _forget_shutdown(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _forget_shutdown(self, sighting: Sighting, _outcome: Outcome) -> None:
         # libvirt keeps the reason for which a domain is off with its definition; the next start defines it anew.
         await self.actuators.hypervisor.undefine(sighting.instance_id)
 
-    async def _record_shutdown(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _record_shutdown(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self.actuators.hypervisor.record_guest_shutdown(sighting.instance_id)
 
-    async def _unplug(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _grow(self, sighting: Sighting, outcome: Outcome) -> None:
+        wanted = growth(sighting.desired, sighting.observed) if sighting.desired is not None else None
+        if wanted is not None:
+            outcome.size, outcome.wait = await grow(self.actuators.hypervisor, sighting.instance_id, *wanted)
+
+    async def _unplug(self, sighting: Sighting, _outcome: Outcome) -> None:
         ports = sighting.desired.all_ports if sighting.desired else ()
         await unplug(self.actuators, sighting.instance_id, ports)
 
-    async def _remove(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _remove(self, sighting: Sighting, _outcome: Outcome) -> None:
         ports = sighting.desired.all_ports if sighting.desired else ()
         await remove_instance(self.actuators, sighting.instance_id, ports)
         self.instances.gone(sighting.instance_id)
         self.instances.changed()
 
-    async def _release(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _release(self, sighting: Sighting, _outcome: Outcome) -> None:
         desired = sighting.desired
         if desired is None:
             return
@@ -303,7 +295,7 @@ class ServerController:
         namespace, name = desired.key
         await self.actuators.client.remove_finalizer(Server, name, FINALIZER, namespace, uid=desired.uid)
 
-    async def _report(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _report(self, sighting: Sighting, _outcome: Outcome) -> None:
         state = sighting.state
         if state is not None:
             running = sighting.observed.power in {Power.RUNNING, Power.PAUSED, Power.STOPPING}
@@ -317,33 +309,32 @@ class ServerController:
                 )
             )
 
-    async def _tell(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: _Outcome) -> None:
+    async def _tell(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: Outcome) -> None:
         failure = outcome.failure
         if failure is not None:
             parts = {failure.part: Part(status=False, reason=failure.detail, message=failure.message)}
             found = Found(
-                _power_after(sighting.observed.power, outcome.failed),
+                power_after(sighting.observed.power, outcome.failed),
                 failure.reason,
                 failure.message,
                 {part: value for part, value in parts.items() if isinstance(part, ServerConditionType)},
             )
         else:
             assert planned.ready is not None  # noqa: S101 - _settle has asked
-            wired = planned.power in _WIRED
+            wired = planned.power in WIRED
             up = {**(started_parts() if wired else {}), **outcome.devices.parts}
-            size = _size_after(sighting, desired, planned)
+            size = outcome.size or size_after(sighting.observed, desired, planned, acting=sighting.act is not None)
             found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
             found = replace(found, detached=detached(desired, sighting.observed, outcome.devices))
         # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
         await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)
-        wired = failure is None and planned.power in _WIRED
+        wired = failure is None and planned.power in WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
         await self.reporter.ports(desired, outcome.devices.connected(desired), wired=wired, new=new)
 
 
-_WIRED = frozenset({ObservedPowerState.RUNNING, ObservedPowerState.PAUSED, ObservedPowerState.RESCUED})
-_Verb = Callable[[ServerController, Sighting, _Outcome], Awaitable[None]]
+_Verb = Callable[[ServerController, Sighting, Outcome], Awaitable[None]]
 _VERBS: dict[Action, _Verb] = {
     Action.START: ServerController._start,  # noqa: SLF001 - the table of this class's own verbs
     Action.FETCH: ServerController._fetch,  # noqa: SLF001
@@ -358,6 +349,7 @@ _VERBS: dict[Action, _Verb] = {
     Action.CARRY: ServerController._carry,  # noqa: SLF001
     Action.ATTACH: ServerController._attach,  # noqa: SLF001
     Action.DETACH: ServerController._detach,  # noqa: SLF001
+    Action.GROW: ServerController._grow,  # noqa: SLF001
     Action.PLUG: ServerController._plug,  # noqa: SLF001
     Action.PRESS_POWER_BUTTON: ServerController._press,  # noqa: SLF001
     Action.SWITCH_OFF: ServerController._switch_off,  # noqa: SLF001
@@ -368,26 +360,6 @@ _VERBS: dict[Action, _Verb] = {
     Action.RELEASE: ServerController._release,  # noqa: SLF001
     Action.REPORT: ServerController._report,  # noqa: SLF001
 }
-
-
-def _size_after(sighting: Sighting, desired: Desired, planned: Plan) -> tuple[int, int] | None:
-    """Give what the guest has once a plan was carried out; None if it is not in memory."""
-    observed = sighting.observed
-    if planned.power not in _IN_MEMORY:
-        return None
-    from_memory = observed.power is Power.SUSPENDED and sighting.act is None
-    anew = Action.START in planned.actions and not from_memory
-    return (desired.vcpus, desired.memory) if anew else observed.size
-
-
-def _power_after(power: Power, failed: Action | None) -> ObservedPowerState:
-    """Give the power state after a step has failed: whoever could not be suspended runs on, others are off."""
-    if failed is Action.SAVE or power in (Power.CRASHED, Power.SUSPENDED):
-        return POWER_STATES[power]
-    return ObservedPowerState.STOPPED
-
-
-_IN_MEMORY = _WIRED | {ObservedPowerState.SUSPENDED}
 
 
 def _key_of(sighting: Sighting) -> Key:

@@ -71,6 +71,8 @@ class Desired:
         vcpus: number of virtual CPUs.
         memory: bytes.
         root_disk: bytes.
+        max_vcpus: up to so many the guest may be given while it runs; 0 for none.
+        max_memory: the same of memory, bytes.
         image: base of the root disk, None if the assignment has none.
         ports: in the guest's order.
         volumes: in the guest's order.
@@ -131,6 +133,8 @@ class Desired:
 
     target: str = ""
     pinned: bool = False
+    max_vcpus: int = 0
+    max_memory: int = 0
     leaving_ports: tuple[DesiredPort, ...] = ()
     leaving_volumes: tuple[DesiredVolume, ...] = ()
 
@@ -187,6 +191,8 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         image=read_image(assignment.image),
         ports=tuple(_port(assignment.instance_id, port) for port in ports),
         volumes=tuple(_volume(volume) for volume in volumes),
+        max_vcpus=assignment.resources.max_vcpus or 0,
+        max_memory=parse_quantity(assignment.resources.max_memory) if assignment.resources.max_memory else 0,
         leaving_ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports if port not in ports),
         leaving_volumes=tuple(_volume(volume) for volume in assignment.volumes if volume not in volumes),
         running=server.spec.power_state is PowerState.RUNNING,

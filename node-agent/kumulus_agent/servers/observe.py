@@ -98,6 +98,7 @@ class Observer:
             rebuilt=entry.rebuilt,
             size=(state.vcpus, state.memory) if state else None,
             devices=state.devices if state else None,
+            limits=state.size if state else None,
             held=frozenset(self.networks.held(instance_id)),
         )
         return Sighting(instance_id, state, observed, claim, desired, act)

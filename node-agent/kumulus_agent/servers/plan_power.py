@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kumulus_agent.compute.size_xml import STEP
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.terms import ALIVE, CRASH_PAUSE, POWER_STATES, Action, Observed, Plan, Power, Step
 from kumulus_api.server import PowerState
@@ -56,6 +57,9 @@ def kept(desired: Desired, observed: Observed) -> Plan:
         steps.append(Step(Action.PLUG, "not connected: " + ", ".join(port.name for port in unplugged)))
     if extra:
         steps.append(Step(Action.DETACH, "taken away: " + ", ".join(extra)))
+    grown = growth(desired, observed)
+    if grown is not None:
+        steps.append(Step(Action.GROW, f"it was given {grown[0]} vCPUs and {grown[1] >> 20} MiB"))
     if observed.power_changes != desired.power_changes:
         steps.append(Step(Action.NOTE_WISH, "powerState has changed and the guest follows it already"))
     paused = observed.power is Power.PAUSED
@@ -63,6 +67,17 @@ def kept(desired: Desired, observed: Observed) -> Plan:
     return Plan(
         tuple(steps), ReadyReason.PAUSED if paused else ReadyReason.RUNNING, POWER_STATES[observed.power], message
     )
+
+
+def growth(desired: Desired, observed: Observed) -> tuple[int, int] | None:
+    """Give the virtual CPUs and bytes that a guest can be given as it runs; None if it needs nothing, or a restart."""
+    limits = observed.limits
+    if limits is None or desired.target or observed.power is not Power.RUNNING:
+        return None
+    vcpus = desired.vcpus if limits.vcpus < desired.vcpus <= limits.max_vcpus else limits.vcpus
+    fits = limits.initial <= desired.memory <= limits.max_memory and not (desired.memory - limits.initial) % STEP
+    memory = desired.memory if fits else limits.asked
+    return None if (vcpus, memory) == (limits.vcpus, limits.asked) else (vcpus, memory)
 
 
 def changed_devices(desired: Desired, observed: Observed) -> tuple[list[str], list[str]]:

@@ -250,6 +250,10 @@ class _Start:
             epoch=desired.epoch,
             vcpus=desired.vcpus,
             memory_bytes=desired.memory,
+            max_vcpus=desired.max_vcpus,
+            # What is plugged in is a block of whole words: QEMU would lose the emulator's writes to it as it is copied
+            # (see `emulated_memory`).
+            max_memory_bytes=desired.max_memory if actuators.virt == "kvm" else 0,
             virt=actuators.virt,
             disks=disks,
             nics=tuple(Nic(port.tap, port.mac, actuators.settings.guest_mtu) for port in desired.ports),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.size_xml import Size
 from kumulus_agent.servers.desired import DesiredImage
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
@@ -79,6 +80,7 @@ class Observed:
         size: virtual CPUs and bytes of memory of the domain; None without one.
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
+        limits: what the domain can have while it runs; None without one.
     """
 
     power: Power = Power.ABSENT
@@ -100,6 +102,7 @@ class Observed:
     size: tuple[int, int] | None = None
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
+    limits: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Action(StrEnum):
     ATTACH = "attach"
     PLUG = "plug in"
     DETACH = "detach"
+    GROW = "grow"
     PAUSE = "pause"
     RESUME = "resume"
     SAVE = "write the memory to the disk"

@@ -8,6 +8,7 @@ from typing import Any
 
 from kumulus_api import Condition, Image, Network, Port, Server, Volume
 from kumulus_api.devices import named_ports
+from kumulus_api.flavor import FlavorSpec, Resources
 from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_api.server_status import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
@@ -101,6 +102,14 @@ def assigned_image(image: Image) -> dict[str, Any]:
     }
 
 
+def size_of(flavor: FlavorSpec) -> Resources:
+    """Give the size that a flavor gives."""
+    return Resources.model_validate({name: value for name, value in flavor.dump().items() if name in _SIZE})
+
+
+_SIZE = frozenset({"vcpus", "memory", "rootDisk", "maxVcpus", "maxMemory"})
+
+
 def assignment(
     instance: tuple[str, str, int], resolved: Resolved, ports: list[dict[str, Any]], volumes: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -119,7 +128,7 @@ def assignment(
         "host": host,
         "epoch": epoch,
         "flavor": resolved.flavor.metadata.name,
-        "resources": {"vcpus": flavor.vcpus, "memory": flavor.memory, "rootDisk": flavor.root_disk},
+        "resources": size_of(flavor).dump(),
         "image": assigned_image(resolved.image),
         "ports": ports,
         "volumes": volumes,

@@ -14,6 +14,7 @@ from kumulus_api.server_status import ObservedPowerState, ScheduledReason
 from kumulus_operator.placement.facts import Amounts
 from kumulus_operator.placement.usage import amounts_of, server_amounts
 from kumulus_operator.refusal import refuse
+from kumulus_operator.servers.plan import size_of
 
 Object = dict[str, Any]
 
@@ -77,8 +78,8 @@ def _size(server: Server, given: ServerAssignment, flavor: Flavor | None) -> Obj
             return {}
         message = f"reference: flavor {name} was not found; transient: goes on when it is made"
         raise refuse(ScheduledReason.FLAVOR_NOT_FOUND, message, ("Flavor", "", name))
-    wanted = Resources(vcpus=flavor.spec.vcpus, memory=flavor.spec.memory, root_disk=flavor.spec.root_disk)
-    if amounts_of(wanted) == amounts_of(given.resources) or (given.former is not None and given.flavor == name):
+    wanted = size_of(flavor.spec)
+    if _same(wanted, given.resources) or (given.former is not None and given.flavor == name):
         return {"flavor": name} if given.flavor not in (None, name) else {}
     _disk_fits(given.resources, flavor)
     if server.spec.resize_policy is ResizePolicy.AUTOMATIC or given.flavor in (None, name):
@@ -87,6 +88,12 @@ def _size(server: Server, given: ServerAssignment, flavor: Flavor | None) -> Obj
     # A disk that has grown cannot shrink again: it waits for the confirmation.
     kept = wanted.dump() | {"rootDisk": given.resources.root_disk}
     return {"flavor": name, "resources": kept, "former": former}
+
+
+def _same(one: Resources, other: Resources) -> bool:
+    """Whether two sizes are the same, whatever the notation."""
+    limits = [(item.max_vcpus, item.max_memory and parse_quantity(item.max_memory)) for item in (one, other)]
+    return amounts_of(one) == amounts_of(other) and limits[0] == limits[1]
 
 
 def _disk_fits(given: Resources, flavor: Flavor) -> None:

@@ -273,7 +273,6 @@ async def test_what_no_node_is_called_is_no_host(admin: KubeClient, host: str) -
 FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Server, {"image": {"name": "other"}}, "spec.image"),
     (Server, {"networks": None}, "spec.networks"),
-    (Server, {"volumes": []}, "spec.volumes"),
     (Server, {"keyPair": None}, "spec.keyPair"),
     (Server, {"userData": {"inline": "other"}}, "spec.userData"),
     (Flavor, {"vcpus": 2}, "a flavor cannot change"),
@@ -300,6 +299,28 @@ async def test_fixed_fields_stay(admin: KubeClient, kind: type[Kind], change: di
     with pytest.raises(Invalid) as refusal:
         await admin.patch_merge(kind, name, {"spec": change}, stored["metadata"].get("namespace"))
     assert said in refusal.value.message
+
+
+@pytest.mark.parametrize("change", [{"volumes": []}, {"networks": []}])
+@pytest.mark.parametrize("state", ["Running", "Stopped", "Paused", "Suspended", "Rescued"])
+async def test_devices_change_where_the_guest_can_be_told(
+    connect: Any, admin: KubeClient, state: str, change: dict[str, Any]
+) -> None:
+    """Volumes and networks can be changed in each state but those in which a guest's memory or rescue holds them."""
+    name = f"devices-{state.lower()}"
+    if await admin.get(Server, name, "demo") is None:
+        body = make_assigned(Server, name, "h1")
+        body["spec"]["powerState"] = "Running" if state == "Rescued" else state
+        if state == "Rescued":
+            image = {"name": "tiny", "namespace": "demo", "url": "http://images.test/tiny", "format": "raw"}
+            image |= {"digest": "sha256:" + "0" * 64, "virtualSize": 1}
+            body["spec"]["assignment"]["rescue"] = {"action": INSTANCE_ID, "image": image}
+        await (await connect(RESTORER)).create(Server, body)
+    if state in ("Suspended", "Rescued"):
+        with pytest.raises(Invalid, match="cannot change while the server is suspended or rescued"):
+            await admin.patch_merge(Server, name, {"spec": change}, "demo")
+    else:
+        await admin.patch_merge(Server, name, {"spec": change}, "demo")
 
 
 @pytest.mark.parametrize("change", [{"group": {"name": "other"}}, {"zone": "south"}, {"zone": None}, {"group": None}])

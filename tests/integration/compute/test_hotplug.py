@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.size_xml import Size
 
 MakeDomain = Callable[..., DomainSpec]
 
@@ -84,3 +86,27 @@ async def test_a_device_that_qemu_cannot_have_is_refused(
     with pytest.raises(HypervisorError):
         await hypervisor.attach(spec.instance_id, Disk(str(tmp_path / "volumes" / "no.raw"), "raw", "", "no"))
     assert await devices(hypervisor, spec.instance_id) == Devices()
+
+
+async def test_a_running_guest_gets_processors_and_is_asked_to_take_memory(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt
+) -> None:
+    """Processors are there at once; memory is what the guest has taken, which this one, of one sector, never does."""
+    spec = replace(make_domain(), max_vcpus=4, max_memory_bytes=256 << 20)
+    await hypervisor.define_and_start(domain_xml(spec))
+    state = await hypervisor.get_instance(spec.instance_id)
+    assert state is not None
+    assert state.size == Size(1, 64 << 20, 4, 64 << 20, 320 << 20, 64 << 20)
+    for _ in range(2):
+        await hypervisor.grow(spec.instance_id, 3, 128 << 20)
+        state = await hypervisor.get_instance(spec.instance_id)
+        assert state is not None
+        assert state.size is not None
+        assert (state.vcpus, state.memory, state.size.asked) == (3, 64 << 20, 128 << 20)
+    counted = private_libvirt.inside("virsh", "vcpucount", f"k-{spec.instance_id}", "--live", "--current")
+    assert int(counted) == 3
+    await hypervisor.save(spec.instance_id)
+    await hypervisor.start(spec.instance_id)
+    state = await hypervisor.get_instance(spec.instance_id)
+    assert state is not None
+    assert state.vcpus == 3

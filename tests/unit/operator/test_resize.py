@@ -178,3 +178,21 @@ def test_a_refused_size_leaves_the_books_as_they_were(total: Amounts, quota: Quo
     assert refusal.reason == reason
     assert ledger.used_on("h1") == before
     assert ledger.amend(asking(before)) is None
+
+
+def test_what_a_guest_may_grow_to_goes_with_its_size() -> None:
+    """The limits of the flavor are given with the size, and a flavor that differs in them alone is given too."""
+    able = Flavor.model_validate(
+        make_object(Flavor, "able", vcpus=1, memory="128Mi", rootDisk="1Gi", maxVcpus=4, maxMemory="1Gi")
+    )
+    change = change_of(make_server("able"), able)
+    assert change is not None
+    assert change.assignment["resources"] == {
+        "vcpus": 1,
+        "memory": "128Mi",
+        "rootDisk": "1Gi",
+        "maxVcpus": 4,
+        "maxMemory": "1Gi",
+    }
+    given = make_server("able", assigned={"flavor": "able", "resources": change.assignment["resources"]})
+    assert change_of(given, able) is None

@@ -1,0 +1,44 @@
+"""When a running guest is given more, and when it has to wait for its next start."""
+
+import pytest
+
+from kumulus_agent.compute.size_xml import Size
+from kumulus_agent.servers.desired import Desired
+from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
+
+MI = 1 << 20
+
+
+def make_desired(vcpus: int, memory: int) -> Desired:
+    """Give an instance of a size."""
+    fixed = (None, (), (), True, False, "", "", False, False, True)
+    return Desired(("demo", "web"), "u", 3, "22222222-2222-4222-8222-222222222222", 2, vcpus, memory, 1 << 30, *fixed)
+
+
+@pytest.mark.parametrize(
+    ("vcpus", "memory", "grows"),
+    [
+        (1, 128, False),
+        (2, 128, True),
+        (4, 512, True),
+        (5, 128, False),
+        (1, 514, False),
+        (1, 129, False),
+        (5, 256, True),
+        (1, 64, False),
+    ],
+)
+def test_a_guest_grows_within_what_it_was_started_with(vcpus: int, memory: int, *, grows: bool) -> None:
+    """Up to the limits of its domain, each of the two by itself; all else waits for a restart."""
+    limits = Size(1, 128 * MI, 4, 128 * MI, 512 * MI, 128 * MI)
+    seen = Observed(Power.RUNNING, 2, power_changes=0, size=(1, 128 * MI), limits=limits)
+    steps = plan(make_desired(vcpus, memory * MI), seen, Claim.OURS).steps
+    assert [step.action for step in steps] == ([Action.GROW] if grows else [])
+
+
+def test_a_guest_that_was_asked_is_not_asked_again() -> None:
+    """Memory that the guest has yet to take is asked for once; a smaller size gives back what was plugged in."""
+    limits = Size(1, 128 * MI, 1, 128 * MI, 512 * MI, 256 * MI)
+    seen = Observed(Power.RUNNING, 2, power_changes=0, size=(1, 128 * MI), limits=limits)
+    assert not plan(make_desired(1, 256 * MI), seen, Claim.OURS).steps
+    assert plan(make_desired(1, 128 * MI), seen, Claim.OURS).actions == {Action.GROW}
