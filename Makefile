@@ -66,8 +66,12 @@ integration: $(STAMP) ## Tests against a real API server, network namespaces and
 	$(BIN)/pytest tests/integration
 
 .PHONY: e2e
-e2e: prepare up ## All end-to-end tests, with real servers in the lab
-	$(BIN)/pytest tests/e2e
+e2e: prepare up ## All end-to-end tests but the long ones, with real servers in the lab
+	$(BIN)/pytest tests/e2e -m "not long"
+
+.PHONY: soak
+soak: up ## The long end-to-end tests: 200 verbs at random on a real guest
+	$(BIN)/pytest tests/e2e -m long
 
 .PHONY: bench
 bench: up ## Measure the lab: a table, and build/bench.json

@@ -43,6 +43,10 @@ class ActionType(StrEnum):
     LIVE_MIGRATE = "LiveMigrate"
 
 
+MIGRATIONS = frozenset({ActionType.MIGRATE, ActionType.LIVE_MIGRATE})
+"""Acts in which two hosts have a part."""
+
+
 class RebootType(StrEnum):
     """How a server is rebooted."""
 
@@ -155,6 +159,10 @@ class ActionPhase(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+
+
+ENDED = frozenset({ActionPhase.SUCCEEDED, ActionPhase.FAILED})
+"""Phases after which nothing more comes of an action."""
 
 
 class ActionReason(StrEnum):

@@ -6,6 +6,11 @@ from typing import Any
 Condition = dict[str, Any]
 
 
+def timestamp(moment: datetime) -> str:
+    """Give a time as Kubernetes writes it (RFC 3339, seconds, UTC); ``moment`` is time zone aware."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def set_condition(  # noqa: PLR0913, PLR0917 - the fields of a condition
     conditions: list[Condition],
     type: str,  # noqa: A002 - the field's name
@@ -38,7 +43,7 @@ def set_condition(  # noqa: PLR0913, PLR0917 - the fields of a condition
     if old is not None and old.get("status") == word and old.get("lastTransitionTime"):
         since = old["lastTransitionTime"]
     else:
-        since = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        since = timestamp(now or datetime.now(UTC))
     new = {
         "type": type,
         "status": word,

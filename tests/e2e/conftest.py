@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from kumulus_api import Server
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Cloud
 from kumulus_runtime.api_client import KubeClient
@@ -39,8 +40,21 @@ async def nothing_of_ours_ends(cloud: Cloud, request: pytest.FixtureRequest) -> 
         assert await cloud.restarts() == before, "one of our processes ended: see `kubectl logs --previous`"
 
 
+@pytest.fixture(autouse=True)
+async def nothing_is_left(cloud: Cloud) -> AsyncIterator[None]:
+    """A test leaves no server behind, and takes none away that was there: the next one would meet it."""
+    before = await _servers(cloud)
+    yield
+    assert await _servers(cloud) == before
+
+
 @pytest.fixture
 async def project(cloud: Cloud) -> AsyncIterator[str]:
     """An empty project of the test's own."""
     async with cloud.project() as name:
         yield name
+
+
+async def _servers(cloud: Cloud) -> set[tuple[str, str]]:
+    found, _ = await cloud.client.list(Server)
+    return {(server["metadata"]["namespace"], server["metadata"]["name"]) for server in found}

@@ -254,13 +254,20 @@ LEGAL = {
 }
 
 
-@pytest.mark.parametrize("seed", [20260131])
-async def test_after_any_verb_the_status_is_what_is(cloud: Cloud, project: str, lab: LabSettings, seed: int) -> None:
-    """A dozen verbs at random, legal and not: each leads where it should, and API and hosts agree after each."""
+LONG = (pytest.mark.long, pytest.mark.timeout(3600))
+
+
+@pytest.mark.parametrize(
+    ("seed", "steps"), [(20260131, 12), pytest.param(20261122, 200, marks=LONG)], ids=["a dozen", "two hundred"]
+)
+async def test_after_any_verb_the_status_is_what_is(
+    cloud: Cloud, project: str, lab: LabSettings, seed: int, steps: int
+) -> None:
+    """Verbs at random, legal and not: each leads where it should, and API and hosts agree after each."""
     dice = random.Random(seed)
     await made(cloud, project)
     state, wish = "Running", "Running"
-    for _ in range(12):
+    for _ in range(steps):
         row = dice.choice((*ROWS[:7], None, None, None))
         if row is not None and state in row.leads:
             await succeeds(cloud, project, row)

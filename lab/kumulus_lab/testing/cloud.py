@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kumulus_api import API_VERSION, Flavor, Image, KeyPair, Kind, Network, Port, Project, Server, ServerAction, Volume
+from kumulus_api.server_action import ENDED
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import NotFound
 from kumulus_runtime.resources import POD
@@ -101,9 +102,17 @@ class Cloud:
         Raises:
             Breach: it has not ended after `seconds`.
         """
+        return await self.act_ended(project, await self.ask(project, server, type_, **parameters), seconds)
+
+    async def ask(self, project: str, server: str, type_: str, **parameters: Any) -> str:
+        """Have something done to a server, and give the ServerAction's name at once; arguments as of `act`."""
         name = f"{server}-{type_.lower()}-{uuid.uuid4().hex[:6]}"
         await self.make(ServerAction, name, {"server": {"name": server}, "type": type_} | parameters, project)
-        return await self.until(ServerAction, name, _ended, namespace=project, seconds=seconds)
+        return name
+
+    async def act_ended(self, project: str, action: str, seconds: float = 90) -> Object:
+        """Wait until a ServerAction has ended, and give it."""
+        return await self.until(ServerAction, action, _ended, namespace=project, seconds=seconds)
 
     async def power(self, project: str, server: str, state: str, seconds: float = 90, told: str = "") -> Object:
         """Set a server's powerState and wait until its status tells it (or `told`); give the server."""
@@ -194,7 +203,7 @@ _MOVING = ("Stopping", "Starting")
 
 
 def _ended(action: Object) -> bool:
-    return (action.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return (action.get("status") or {}).get("phase") in ENDED
 
 
 def _object(kind: str, name: str, spec: Object, namespace: str | None = None) -> Object:

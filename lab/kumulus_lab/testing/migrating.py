@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import time
-import uuid
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,25 +17,16 @@ from kumulus_lab.testing import processes
 from kumulus_lab.testing.cloud import Breach, Cloud, Object
 from kumulus_lab.testing.sightings import VIRSH
 
-_ENDED = ("Succeeded", "Failed")
-
 
 async def ask(cloud: Cloud, project: str, server: str, kind: str = "LiveMigrate", **parameters: Any) -> str:
     """Make a ServerAction; give its name. `parameters` are those of its type."""
-    name = f"{server}-{uuid.uuid4().hex[:6]}"
-    spec: Object = {"server": {"name": server}, "type": kind}
-    if parameters:
-        spec[kind[0].lower() + kind[1:]] = parameters
-    await cloud.make(ServerAction, name, spec, project)
-    return name
+    own = {kind[0].lower() + kind[1:]: parameters} if parameters else {}
+    return await cloud.ask(project, server, kind, **own)
 
 
 async def ended(cloud: Cloud, project: str, action: str, seconds: float = 120) -> Object:
     """Wait until an action has ended, and give it."""
-    return await cloud.until(
-        ServerAction, action, lambda a: (a.get("status") or {}).get("phase") in _ENDED, namespace=project,
-        seconds=seconds,
-    )  # fmt: skip
+    return await cloud.act_ended(project, action, seconds)
 
 
 async def succeeded(cloud: Cloud, project: str, action: str, seconds: float = 120) -> Object:

@@ -8,22 +8,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kumulus_agent.actions.plan import OTHERS
 from kumulus_agent.servers.desired import Key, read_image
 from kumulus_agent.servers.terms import Act
 from kumulus_api import ServerAction
-from kumulus_api.server_action import ActionPhase, RebootType
+from kumulus_api.server_action import ENDED, MIGRATIONS, ActionPhase, RebootType
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.store import Store
-
-_ENDED = frozenset({ActionPhase.SUCCEEDED.value, ActionPhase.FAILED.value})
 
 
 def is_open(body: Mapping[str, Any], host: str) -> bool:
     """Say whether a host's agent has something to do for an action: it is open, and the agent has not told its end."""
     status = body.get("status") or {}
     said = (status.get("report") or {}).get("outcome")
-    return status.get("phase") == ActionPhase.RUNNING.value and status.get("host") == host and said not in _ENDED
+    return status.get("phase") == ActionPhase.RUNNING.value and status.get("host") == host and said not in ENDED
 
 
 def read_act(body: Mapping[str, Any]) -> Act | None:
@@ -32,7 +29,7 @@ def read_act(body: Mapping[str, Any]) -> Act | None:
         action = ServerAction.model_validate(body)
     except ValidationError:
         return None
-    if action.spec.type in OTHERS:
+    if action.spec.type in MIGRATIONS:
         return None
     reboot = action.spec.reboot
     return Act(

@@ -15,15 +15,12 @@ from kumulus_agent.servers.terms import ALIVE, DONE, Act, Action, Observed, Plan
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
-OTHERS = frozenset({ActionType.MIGRATE, ActionType.LIVE_MIGRATE})
-"""Acts that are not for this plan."""
-
 
 def acted(act: Act, desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
     """Decide what an open action asks for, and what is to be told of it.
 
     Args:
-        act: which; not one of `OTHERS`.
+        act: which; not a migration.
         desired: an instance of ours.
         observed: of the epoch of its assignment, or absent.
         stop_seconds: how long its guest may take to shut down.

@@ -25,17 +25,15 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.remove import remove_instance
 from kumulus_agent.servers.start import Actuators
 from kumulus_api import Host, Server, ServerAction
-from kumulus_api.server_action import ActionPhase, ActionReason, ActionType, LiveMigrate
+from kumulus_api.server_action import ENDED, MIGRATIONS, ActionPhase, ActionReason, ActionType, LiveMigrate
 from kumulus_runtime.api_client import ApiError, NotFound
 from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
 
 Object = dict[str, Any]
-MIGRATIONS: Final = frozenset({ActionType.MIGRATE.value, ActionType.LIVE_MIGRATE.value})
 _QEMU_HOME: Final = "var/lib/libvirt/qemu"
 _LOOK_AGAIN: Final = 1.0
 _OPEN: Final = ActionPhase.RUNNING.value
-_FINAL: Final = frozenset({ActionPhase.SUCCEEDED.value, ActionPhase.FAILED.value})
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -110,7 +108,7 @@ class MigrationController:
         async with self._busy.setdefault(str(status.get("instanceID")), asyncio.Lock()):
             if status.get("phase") == _OPEN:
                 return await (self._send(action) if role == SOURCE else self._take(action))
-            if status.get("phase") in _FINAL:
+            if status.get("phase") in ENDED:
                 await self._end(action, role)
         return None
 
@@ -118,7 +116,7 @@ class MigrationController:
 
     async def _send(self, action: Object) -> float | None:
         uid, own = action["metadata"]["uid"], report_of(action, SOURCE)
-        if own.get("outcome") in _FINAL:
+        if own.get("outcome") in ENDED:
             return None
         if uid in self._runs:
             if self._unwanted(action):
@@ -222,7 +220,7 @@ class MigrationController:
 
     async def _take(self, action: Object) -> float | None:
         uid, own = action["metadata"]["uid"], report_of(action, TARGET)
-        if own.get("outcome") in _FINAL:
+        if own.get("outcome") in ENDED:
             return None
         if uid not in self._guests:
             _, desired = await self._live(action)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import secrets
 import ssl
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ import structlog
 
 from kumulus_agent.storage.atomic import write_file
 from kumulus_runtime.api_client import CONFIGMAP, KubeClient
+from kumulus_runtime.certificates.issuing import run_apart
 from kumulus_runtime.resources import CERTIFICATESIGNINGREQUEST
 
 SIGNER: Final = "kumulus.dev/host"
@@ -99,13 +98,10 @@ class Credentials:
         return Contexts(*contexts)
 
     async def _ask(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(_PROGRAM), self._node, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        if process.returncode != 0:
-            raise NoCredentials(f"no certificate request could be made: its process ended with {process.returncode}")
-        made = json.loads(output)
+        try:
+            made = await run_apart(_PROGRAM, self._node)
+        except (RuntimeError, TimeoutError) as error:
+            raise NoCredentials(f"no certificate request: {str(error) or 'its process takes too long'}") from error
         name = f"kumulus-host-{self._node[:200]}-{secrets.token_hex(4)}"
         body: dict[str, Any] = {
             "metadata": {"name": name},

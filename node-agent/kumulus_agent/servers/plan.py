@@ -7,20 +7,8 @@ from dataclasses import replace
 from kumulus_agent.actions.plan import acted
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.plan_power import brought, kept
-from kumulus_agent.servers.terms import (
-    CRASH_PAUSE,
-    POWER_STATES,
-    Act,
-    Action,
-    Claim,
-    Observed,
-    Plan,
-    Power,
-    Step,
-)
+from kumulus_agent.servers.terms import POWER_STATES, Act, Action, Claim, Observed, Plan, Power, Step
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
-
-__all__ = ["CRASH_PAUSE", "Act", "Action", "Claim", "Observed", "Plan", "Power", "Step", "plan"]
 
 
 def plan(

@@ -13,7 +13,7 @@ import structlog
 
 from kumulus_api import Flavor, Server, ServerAction
 from kumulus_api.base import ObjectMeta
-from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
+from kumulus_api.server_action import MIGRATIONS, ActionPhase, ActionReason, ActionType
 from kumulus_operator.actions.begin import closing, going_on, own_patch, sized_as, wanted_image
 from kumulus_operator.actions.legality import AT_ONCE, illegal
 from kumulus_operator.actions.plan import (
@@ -31,7 +31,6 @@ from kumulus_operator.actions.plan import (
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.migration.controller import LOOK_AGAIN, Migrations
-from kumulus_operator.migration.plan import MIGRATIONS
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.plan import assigned_image
 from kumulus_operator.servers.resolve import bootable_image
@@ -40,6 +39,7 @@ from kumulus_runtime.errors import Conflict, NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
 _DAY = 86400.0
+_NOT_OVERTAKEN = MIGRATIONS | {ActionType.RESET_STATE}
 _OF_A_HOST = ("host", "instanceID", "epoch")
 
 
@@ -111,7 +111,7 @@ class ActionController:
     async def _overtake(self, action: ServerAction, due: ServerAction) -> ServerAction:
         """Give up what a reset of the state finds under way; a migration has two ends and is none of it."""
         running = phase_of(due) is ActionPhase.RUNNING
-        if due.spec.type in (ActionType.MIGRATE, ActionType.LIVE_MIGRATE, ActionType.RESET_STATE) or not running:
+        if due.spec.type in _NOT_OVERTAKEN or not running:
             return due
         message = f"given up for {action.metadata.name}; permanent: what had been done of it stays"
         status = closed(due, ActionPhase.FAILED, ActionReason.ABORTED, message, datetime.now(UTC))

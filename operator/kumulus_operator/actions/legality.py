@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from kumulus_api import Server
-from kumulus_api.server_action import ActionReason, ActionType, RebootType, ServerAction
+from kumulus_api.server_action import MIGRATIONS, ActionReason, ActionType, RebootType, ServerAction
 from kumulus_api.server_assignment import ServerAssignment
 from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.actions.begin import RESIZED
@@ -65,9 +65,7 @@ LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
 AT_ONCE = RESIZED | {ActionType.LOCK, ActionType.UNLOCK}
 """What is done when it is written: no agent has a part in it."""
 _HARD_REBOOT = frozenset({_A, _S, _P, _SUSPENDED, _E})
-_DESPITE_LOCK = frozenset(
-    {ActionType.LOCK, ActionType.UNLOCK, ActionType.RESET_STATE, ActionType.MIGRATE, ActionType.LIVE_MIGRATE}
-)
+_DESPITE_LOCK = MIGRATIONS | {ActionType.LOCK, ActionType.UNLOCK, ActionType.RESET_STATE}
 """Beside the lock's own, what only administrators may do, whom a lock does not bind in Nova either."""
 
 

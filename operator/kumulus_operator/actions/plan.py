@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from kumulus_api import Server
-from kumulus_api.server_action import ActionPhase, ActionReason, ServerAction
+from kumulus_api.server_action import ENDED, ActionPhase, ActionReason, ServerAction
 from kumulus_operator.refusal import Refusal
+from kumulus_runtime.conditions import timestamp
 
 Object = dict[str, Any]
 _OWN = ("phase", "reason", "message", "host", "target", "instanceID", "epoch", "image", "startedAt", "finishedAt")
 """The operator's fields of the status."""
-_ENDED = frozenset({ActionPhase.SUCCEEDED, ActionPhase.FAILED})
 
 
 def phase_of(action: ServerAction) -> ActionPhase:
@@ -24,7 +24,7 @@ def phase_of(action: ServerAction) -> ActionPhase:
 
 def ended(action: ServerAction) -> bool:
     """Give whether nothing more comes of an action."""
-    return phase_of(action) in _ENDED
+    return phase_of(action) in ENDED
 
 
 def first_open(actions: Iterable[ServerAction]) -> ServerAction | None:
@@ -59,7 +59,7 @@ def opened(server: Server, now: datetime) -> Object:
         "phase": ActionPhase.RUNNING.value,
         "reason": ActionReason.IN_PROGRESS.value,
         "message": "",
-        "startedAt": stamp(now),
+        "startedAt": timestamp(now),
     }
     if given is not None:
         out |= {"host": given.host, "instanceID": given.instance_id, "epoch": given.epoch}
@@ -69,7 +69,7 @@ def opened(server: Server, now: datetime) -> Object:
 def closed(action: ServerAction, phase: ActionPhase, reason: str, message: str, now: datetime) -> Object:
     """Give the status of an action that has ended."""
     own = own_status(action)
-    return own | {"phase": phase.value, "reason": reason, "message": message, "finishedAt": stamp(now)}
+    return own | {"phase": phase.value, "reason": reason, "message": message, "finishedAt": timestamp(now)}
 
 
 def refused(action: ServerAction, refusal: Refusal, now: datetime) -> Object:
@@ -80,7 +80,7 @@ def refused(action: ServerAction, refusal: Refusal, now: datetime) -> Object:
 def reported(action: ServerAction, now: datetime) -> Object | None:
     """Give the status that an agent's final report leads to, or None while it goes on."""
     report = action.status.report if action.status is not None else None
-    if report is None or report.outcome not in _ENDED:
+    if report is None or report.outcome not in ENDED:
         return None
     return closed(action, report.outcome, report.reason, report.message, now)
 
@@ -88,13 +88,8 @@ def reported(action: ServerAction, now: datetime) -> Object | None:
 def outdated(history: Iterable[ServerAction], kept: int, days: float, now: datetime) -> list[ServerAction]:
     """Give those ended actions of one server that are beyond the newest `kept`, or older than `days`."""
     done = sorted((item for item in history if ended(item)), key=_finished, reverse=True)
-    oldest = stamp(now - timedelta(days=days))
+    oldest = timestamp(now - timedelta(days=days))
     return [item for number, item in enumerate(done) if number >= kept or _finished(item) < oldest]
-
-
-def stamp(moment: datetime) -> str:
-    """Give a time as Kubernetes writes it (RFC 3339, seconds, UTC)."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _finished(action: ServerAction) -> str:

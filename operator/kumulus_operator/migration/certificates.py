@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +13,8 @@ import structlog
 
 from kumulus_operator.bodies import MANAGER
 from kumulus_operator.cloud import Cloud
+from kumulus_runtime.certificates.issuing import run_apart
+from kumulus_runtime.conditions import timestamp
 from kumulus_runtime.errors import ApiError, Conflict, NotFound
 from kumulus_runtime.resources import CERTIFICATESIGNINGREQUEST, CONFIGMAP
 
@@ -28,7 +28,6 @@ MOST = 100
 USAGES = frozenset({"digital signature", "client auth", "server auth"})
 _NODE_NAME = "authentication.kubernetes.io/node-name"
 _PROGRAM = Path(__file__).with_name("authority.py")
-_DEADLINE_SECONDS = 60.0
 _PAUSE_SECONDS = 5.0
 
 Object = dict[str, Any]
@@ -60,21 +59,14 @@ def requester(request: Mapping[str, Any], agent: str) -> tuple[str, str]:
     return str(nodes[0]), ""
 
 
-async def run_apart(given: Mapping[str, str]) -> dict[str, str]:
+async def ask_authority(given: Mapping[str, str]) -> dict[str, str]:
     """Have the authority's program answer.
 
     Raises:
         RuntimeError: it ended badly.
         TimeoutError: it took more than a minute.
     """
-    pipe = asyncio.subprocess.PIPE
-    # As a file: as a module it would import this package, and with it what the operator has in memory already.
-    process = await asyncio.create_subprocess_exec(sys.executable, str(_PROGRAM), stdin=pipe, stdout=pipe)
-    async with asyncio.timeout(_DEADLINE_SECONDS):
-        output, _ = await process.communicate(json.dumps(given).encode())
-    if process.returncode != 0:
-        raise RuntimeError(f"no certificate could be made: its process ended with {process.returncode}")
-    answer: dict[str, str] = json.loads(output)
+    answer: dict[str, str] = await run_apart(_PROGRAM, given=given)
     return answer
 
 
@@ -113,7 +105,7 @@ class HostCertificates:
         if not fault:
             authority = await self._authority()
             text = base64.b64decode(request["spec"]["request"]).decode(errors="replace")
-            made = await run_apart({**authority, "request": text, "node": node})
+            made = await ask_authority({**authority, "request": text, "node": node})
             certificate, fault = made.get("certificate", ""), made.get("refused", "")
         judged = _judged(request, fault, datetime.now(UTC))
         if judged is not request:
@@ -128,7 +120,7 @@ class HostCertificates:
         """Give the authority of this process, made when it is first needed, and have the hosts trust it."""
         now = datetime.now(UTC)
         if self._made is None or now - self._made_at > RENEW_AFTER:
-            made = await run_apart({})
+            made = await ask_authority({})
             found = await self._client.get(CONFIGMAP, AUTHORITY, self._namespace)
             body = {
                 "metadata": {"name": AUTHORITY, "namespace": self._namespace},
@@ -168,6 +160,6 @@ def _judged(request: Object, fault: str, now: datetime) -> Object:
         "status": "True",
         "reason": "NotThatHost" if fault else "NodeClaim",
         "message": fault or "the requester's token names the node that it asks for",
-        "lastUpdateTime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lastUpdateTime": timestamp(now),
     }
     return request | {"status": status | {"conditions": [*(status.get("conditions") or []), condition]}}

@@ -9,12 +9,12 @@ import structlog
 
 from kumulus_api import Server, ServerAction
 from kumulus_api.quantities import parse_quantity
-from kumulus_api.server_action import ActionType
+from kumulus_api.server_action import MIGRATIONS, ActionType
 from kumulus_api.server_assignment import ServerAssignment
 from kumulus_operator.actions.plan import closed, ended, opened, refused
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
-from kumulus_operator.migration.plan import MIGRATIONS, Decision, Hosts, Move, cancelled, decide, flipped, heading
+from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
 from kumulus_operator.placement.facts import ANY, Amounts, Wish
 from kumulus_operator.placement.usage import group_name, server_amounts
 from kumulus_operator.placement.wish import group_of, terms_of

@@ -11,10 +11,9 @@ from datetime import datetime
 
 from kumulus_api import Condition, Server
 from kumulus_api.host import DrainReason
-from kumulus_api.server_action import ActionPhase, ServerAction
+from kumulus_api.server_action import MIGRATIONS, ActionPhase, ServerAction
 from kumulus_api.server_status import ObservedPowerState, ServerConditionType
 from kumulus_operator.actions.plan import ended, phase_of
-from kumulus_operator.migration.plan import MIGRATIONS
 from kumulus_operator.views import Key
 
 AT_ONCE = 2

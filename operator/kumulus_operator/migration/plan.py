@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kumulus_api.server_action import ActionPhase, ActionReason, ActionType, ServerAction
+from kumulus_api.server_action import ActionPhase, ActionReason, ServerAction
 from kumulus_api.server_assignment import ServerAssignment
-
-MIGRATIONS = frozenset({ActionType.LIVE_MIGRATE, ActionType.MIGRATE})
 
 
 class Move(StrEnum):

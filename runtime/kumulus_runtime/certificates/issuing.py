@@ -10,8 +10,9 @@ import json
 import ssl
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 Pems = tuple[bytes, bytes, bytes]
 """The authority's certificate, the server's certificate and its key."""
@@ -26,16 +27,31 @@ async def issue_apart(names: Sequence[str]) -> Pems:
         RuntimeError: the process ended badly.
         TimeoutError: it took more than a minute.
     """
-    # Run as a file: as a module it would import this package, and with it what the operator has in memory already.
+    authority, certificate, key = await run_apart(_PROGRAM, *names)
+    return authority.encode(), certificate.encode(), key.encode()
+
+
+async def run_apart(program: Path, *arguments: str, given: Mapping[str, str] | None = None) -> Any:
+    """Run a program that works with certificates in a process of its own, and give the JSON that it prints.
+
+    Args:
+        program: its file. As a module it would import its package, and with it what the caller has in memory already.
+        arguments: of its command line.
+        given: what it reads from its standard input, as JSON; None for nothing.
+
+    Raises:
+        RuntimeError: the process ended badly.
+        TimeoutError: it took more than a minute.
+    """
+    pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(_PROGRAM), *names, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+        sys.executable, str(program), *arguments, stdin=nothing if given is None else pipe, stdout=pipe
     )
     async with asyncio.timeout(_DEADLINE_SECONDS):
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(None if given is None else json.dumps(given).encode())
     if process.returncode != 0:
-        raise RuntimeError(f"the certificate could not be made: its process ended with {process.returncode}")
-    authority, certificate, key = json.loads(output)
-    return authority.encode(), certificate.encode(), key.encode()
+        raise RuntimeError(f"no certificate could be made: its process ended with {process.returncode}")
+    return json.loads(output)
 
 
 def server_context(issued: Pems) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.notices import notices
-from kumulus_agent.servers.plan import Action, Plan, Power, Step
+from kumulus_agent.servers.terms import Action, Plan, Power, Step
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 START = Plan((Step(Action.START, "it is not here yet"),), ReadyReason.RUNNING, ObservedPowerState.RUNNING)

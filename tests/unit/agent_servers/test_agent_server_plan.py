@@ -6,7 +6,8 @@ from itertools import product
 import pytest
 
 from kumulus_agent.servers.desired import Desired, DesiredPort, NetworkKey
-from kumulus_agent.servers.plan import CRASH_PAUSE, Action, Claim, Observed, Plan, Power, plan
+from kumulus_agent.servers.plan import plan
+from kumulus_agent.servers.terms import CRASH_PAUSE, Action, Claim, Observed, Plan, Power
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
