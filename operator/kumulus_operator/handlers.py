@@ -9,7 +9,7 @@ import kopf
 
 from kumulus_api import GROUP, VERSION, Kind
 from kumulus_operator.cloud import Cloud
-from kumulus_operator.kinds import KINDS
+from kumulus_operator.kinds import KINDS, MANY
 from kumulus_runtime import kopf_login, kopf_settings
 
 _GATHER = 1.0
@@ -17,7 +17,7 @@ _GATHER = 1.0
 
 
 def register(cloud: Cloud) -> kopf.OperatorRegistry:
-    """Give a registry with a handler for each kind."""
+    """Give a registry with a handler for each kind that kopf watches."""
     # One line per event and handler, which says nothing: our reconciles log what they do.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     registry = kopf.OperatorRegistry()
@@ -28,7 +28,8 @@ def register(cloud: Cloud) -> kopf.OperatorRegistry:
 
     kopf.on.startup(id="settings", registry=registry)(configure)
     for kind in KINDS:
-        _watch(registry, cloud, kind)
+        if kind not in MANY:
+            _watch(registry, cloud, kind)
 
     async def namespace_seen(name: str, **_: Any) -> None:
         cloud.queues.projects.add(("", name))

@@ -20,7 +20,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
-from kumulus_operator.kinds import KINDS
+from kumulus_operator.kinds import KINDS, MANY
 from kumulus_operator.metrics import WAITING_SERVERS, WATCHES
 from kumulus_operator.migration.certificates import HostCertificates
 from kumulus_operator.networks.controller import NetworkController
@@ -34,6 +34,7 @@ from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
 from kumulus_operator.vitals import Stage, Vitals
 from kumulus_operator.volumes.controller import VolumeController
+from kumulus_operator.watching import follow
 from kumulus_runtime import kopf_watching, logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.lease import Leadership
@@ -99,9 +100,9 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
     vitals.stage = Stage.LEADING
     cloud = Cloud(client, settings)
     WAITING_SERVERS.set_function(lambda: len(cloud.server_waiters))
-    await list_everything(cloud)
     async with asyncio.TaskGroup() as group:
-        tasks = [
+        tasks: list[asyncio.Task[None]] = await list_everything(cloud, group)
+        tasks += [
             group.create_task(work)
             for work in (
                 cloud.ledger.run(),
@@ -141,14 +142,21 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
     ]
 
 
-async def list_everything(cloud: Cloud) -> None:
-    """Fill views and books by consistent lists, before anything is decided."""
+async def list_everything(cloud: Cloud, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+    """Fill views and books by consistent lists, before anything is decided; give the watches that went on from them."""
     for lease in (await cloud.client.list(LEASE, cloud.settings.system_namespace))[0]:
         _see_lease(cloud, lease)
+    watches = []
     for kind in KINDS:
+        if kind in MANY:
+            listed = asyncio.Event()
+            watches.append(follow(cloud, kind, group, listed))
+            await listed.wait()
+            continue
         for body in (await cloud.client.list(kind))[0]:
             cloud.take(kind, body)
     _LOG.info("everything listed", servers=len(cloud.servers), hosts=len(cloud.hosts))
+    return watches
 
 
 async def _watch_leases(cloud: Cloud) -> None:

@@ -5,7 +5,7 @@ Errors are translated once, here; their tree is in ``kumulus_runtime.errors``. N
 (once): the work queue repeats a whole reconcile.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self
 
 from kubernetes.aio.client.api_client import ApiClient
@@ -290,9 +290,22 @@ class KubeClient(Transport):
         return as_object(await self.request("PUT", path, with_type(resource, body)))
 
     async def watch(
-        self, kind: KindRef, *, namespace: str | None = None, field_selector: str = "", label_selector: str = ""
+        self,
+        kind: KindRef,
+        *,
+        namespace: str | None = None,
+        field_selector: str = "",
+        label_selector: str = "",
+        listed_again: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[tuple[str, Object]]:
         """List, then watch, for ever.
+
+        Args:
+            kind: model class or resource.
+            namespace: of the objects; None for all.
+            field_selector: which objects.
+            label_selector: which objects.
+            listed_again: called after each list but the first; there was a time of which no event will tell.
 
         Yields:
             ``(type, object)`` with type ADDED, MODIFIED or DELETED, and once ``("SYNCED", {})`` after the first list.
@@ -300,7 +313,7 @@ class KubeClient(Transport):
             with apiVersion, kind, name, namespace and uid only. DELETED is a reason to look, not a proof.
         """
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
-        async for event in _watch.list_and_watch(self, resource_of(kind), namespace, selectors):
+        async for event in _watch.list_and_watch(self, resource_of(kind), namespace, selectors, listed_again):
             yield event
 
     async def watch_metadata(self, kind: KindRef, *, namespace: str | None = None) -> AsyncIterator[tuple[str, Object]]:

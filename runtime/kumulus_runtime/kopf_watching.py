@@ -11,8 +11,13 @@ _WATCHER = "watcher for "
 """How kopf names the task of a watch; behind it stand plural, version and group, then the namespace."""
 
 
+def name_of(plural: str) -> str:
+    """Give the name of a task that watches a kind without kopf, so that `watched` counts it, too."""
+    return f"{_WATCHER}{plural}"
+
+
 def watched(loop: asyncio.AbstractEventLoop) -> frozenset[str]:
-    """Give the plurals of all kinds that kopf watches at this moment in a loop; any thread may ask.
+    """Give the plurals of all kinds that are watched at this moment in a loop; any thread may ask.
 
     kopf logs the failure of one of its watches and goes on without it, so somebody has to look.
     """

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -16,6 +16,8 @@ IDLE_SECONDS = 70.0
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 _WATCH_SECONDS = (300, 600)
+_TURN = 100
+"""Objects of a list that are shown before others may do something."""
 
 Event = tuple[str, dict[str, Any]]
 _Key = tuple[str, str]
@@ -38,7 +40,11 @@ class Source(Protocol):
 
 
 async def list_and_watch(
-    source: Source, resource: ResourceLike, namespace: str | None, selectors: Mapping[str, str]
+    source: Source,
+    resource: ResourceLike,
+    namespace: str | None,
+    selectors: Mapping[str, str],
+    listed_again: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Event]:
     """Yield what `kumulus_runtime.api_client.KubeClient.watch` promises; errors are logged and waited out."""
     known: dict[_Key, dict[str, Any]] = {}
@@ -51,10 +57,14 @@ async def list_and_watch(
                 items, listed = await source.list(
                     resource, namespace, selectors["labelSelector"], selectors["fieldSelector"]
                 )
-                for event in _changes(known, items):
+                for number, event in enumerate(_changes(known, items)):
+                    if number % _TURN == _TURN - 1:
+                        await asyncio.sleep(0)
                     yield event
-                version = listed
-                if not synced:
+                version, items = listed, []
+                if synced:
+                    listed_again()
+                else:
                     synced = True
                     yield "SYNCED", {}
             async for kind_of_event, item in _watch_once(source, resource, namespace, selectors, version):

@@ -2,9 +2,10 @@
 
 Method: ten servers (cached image, one automatic interface), one after the other, timed from the request to the watch
 event that shows the end; writes are counted from the API server's audit log, the deferred release of the addresses
-included; then a server that writes to memory and disk, with an open connection through it, migrates thirty times from
-host to host, and what it holds is compared; then twenty idle servers for two minutes. Memory is PSS, CPU
-is user + system, both from proc(5). Placement is measured beside the lab: `engine.py` the decisions alone, `scale.py`
+included; then three times twenty servers at once, from the first request to the last that is Ready or gone; then a
+server that writes to memory and disk, with an open connection through it, migrates thirty times from host to host, and
+what it holds is compared; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from
+proc(5). Placement is measured beside the lab: `engine.py` the decisions alone, `scale.py`
 with an API server and simulated agents.
 """
 
@@ -31,6 +32,8 @@ from kumulus_lab.testing.travelling import back_and_forth
 from kumulus_runtime.api_client import KubeClient
 
 SERVERS = 10
+BURST = 20
+BURSTS = 3
 IDLE_SERVERS = 20
 IDLE_SECONDS = 120
 MIGRATIONS = 30
@@ -102,6 +105,21 @@ async def released(cloud: Cloud, project: str) -> None:
             await cloud.gone(AddressClaim, claim["metadata"]["name"], seconds=RELEASE_SECONDS)
 
 
+async def bursts(cloud: Cloud, project: str) -> list[Result]:
+    """Make twenty servers at once and delete them at once, time and again."""
+    ready, gone = Result("burst20_ready_seconds", "s"), Result("burst20_gone_seconds", "s")
+    names = [f"t{index}" for index in range(BURST)]
+    for _ in range(BURSTS):
+        watch = Stopwatch()
+        await asyncio.gather(*(cloud.make_server(project, name) for name in names))
+        await asyncio.gather(*(cloud.server_ready(project, name, 120) for name in names))
+        ready.samples.append(watch.seconds)
+        watch = Stopwatch()
+        await asyncio.gather(*(cloud.delete(Server, name, project) for name in names))
+        gone.samples.append(watch.seconds)
+    return [ready, gone]
+
+
 async def migrations(cloud: Cloud, project: str, lab: LabSettings) -> list[Result]:
     """Migrate a busy server back and forth; its hypervisor measures how long the guest stood still."""
     downtimes = await back_and_forth(cloud, lab, project, MIGRATIONS)
@@ -145,6 +163,7 @@ async def measure() -> list[Result]:
         async with cloud.project() as project:
             network = await cloud.make_network(project)
             figures = await single(cloud, project, network["status"]["vni"], lab)
+            figures += await bursts(cloud, project)
             return [*figures, *await migrations(cloud, project, lab), *await idle(cloud, project, lab)]
     finally:
         await client.close()

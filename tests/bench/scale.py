@@ -4,6 +4,8 @@ Method: etcd and API server alone, and one operator, on the cores of this machin
 that watches Servers and writes the status of each that is assigned; their Leases are written once. Servers are created
 in 50 projects of one network each, 400 at most between creation and assignment, and timed from the first request to the
 event that shows the last assignment. Then the operator is restarted, and timed until it has placed one server more.
+What a server costs is told besides: CPU of operator, API server with etcd, and this process, and writes by the audit
+log. Other sizes: `python tests/bench/scale.py HOSTS SERVERS`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from typing import Any
 
 from kumulus_api import FINALIZER, Flavor, Host, Image, Network, Project, Server
 from kumulus_lab.control_plane import ControlPlane
+from kumulus_lab.processes import running as pid_of
 from kumulus_lab.testing import processes
+from kumulus_lab.testing.audit import AuditLog, summary
 from kumulus_lab.testing.site import AGENT, OperatorProcess
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.conditions import get_condition, set_condition
@@ -42,12 +46,41 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Size:
+    """How many hosts there are, and servers to be placed on them."""
+
+    hosts: int = HOSTS
+    servers: int = SERVERS
+
+
+@dataclass(frozen=True)
 class Figures:
     """What was measured."""
 
     placement_per_second: float
     operator_restart_seconds: float
     operator_pss_10k_mib: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """CPU seconds so far, by who used them."""
+
+    operator: float
+    api: float
+    bench: float
+
+    @classmethod
+    def now(cls, plane: ControlPlane, operator: OperatorProcess) -> Costs:
+        """Read them."""
+        daemons = [pid for daemon in plane.daemons() if (pid := pid_of(daemon)) is not None]
+        of_api = sum(processes.of_pid(pid).cpu_seconds for pid in daemons)
+        return cls(processes.of_pid(operator.pid).cpu_seconds, of_api, time.process_time())
+
+    def each(self, since: Costs, servers: int) -> str:
+        """Give what one server has cost since then."""
+        pairs = ((name, getattr(self, name) - getattr(since, name)) for name in ("operator", "api", "bench"))
+        return ", ".join(f"{name} {used / servers * 1000:.1f} ms" for name, used in pairs)
 
 
 @dataclass
@@ -111,7 +144,7 @@ async def running(client: KubeClient) -> AsyncIterator[Agents]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def make_hosts(client: KubeClient) -> None:
+async def make_hosts(client: KubeClient, count: int) -> None:
     """Make all Hosts Ready, with a Lease each."""
 
     async def make(number: int) -> None:
@@ -126,7 +159,7 @@ async def make_hosts(client: KubeClient) -> None:
         }
         await client.apply_status(Host, {"metadata": {"name": name}, "status": status}, manager=AGENT)
 
-    await _each(make, HOSTS)
+    await _each(make, count)
 
 
 async def make_projects(client: KubeClient) -> None:
@@ -180,7 +213,7 @@ async def make_server(client: KubeClient, namespace: str, name: str) -> None:
     await client.create(Server, {"metadata": metadata, "spec": spec})
 
 
-async def place_all(client: KubeClient, agents: Agents) -> float:
+async def place_all(client: KubeClient, agents: Agents, count: int) -> float:
     """Create all servers, and give how many a second were placed."""
     started = time.monotonic()
 
@@ -188,10 +221,10 @@ async def place_all(client: KubeClient, agents: Agents) -> float:
         await agents.room.acquire()
         await make_server(client, f"p{number % PROJECTS}", f"s{number // PROJECTS}")
 
-    await _each(make, SERVERS)
-    await agents.until(SERVERS)
+    await _each(make, count)
+    await agents.until(count)
     last = max(agents.assigned.values())
-    return SERVERS / (last - started)
+    return count / (last - started)
 
 
 async def while_running(operator: OperatorProcess, work: Coroutine[Any, Any, float]) -> float:
@@ -220,7 +253,7 @@ async def restart(client: KubeClient, agents: Agents, operator: OperatorProcess)
     return agents.assigned[last, "after-restart"] - started
 
 
-async def measure(directory: Path) -> Figures:
+async def measure(directory: Path, size: Size) -> Figures:
     """Measure all with an API server in a directory."""
     with ControlPlane.temporary(directory) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(_CRDS))
@@ -234,11 +267,14 @@ async def measure(directory: Path) -> Figures:
         operator.start()
         client = await KubeClient.connect("kumulus-bench")
         try:
-            await make_hosts(client)
+            await make_hosts(client, size.hosts)
             await make_projects(client)
             async with running(client) as agents:
-                print("scale: placing", SERVERS, "servers", file=sys.stderr)
-                rate = await while_running(operator, place_all(client, agents))
+                print("scale: placing", size.servers, "servers on", size.hosts, "hosts", file=sys.stderr)
+                log, before = AuditLog(plane.audit_log), Costs.now(plane, operator)
+                rate = await while_running(operator, place_all(client, agents, size.servers))
+                print("scale: each", Costs.now(plane, operator).each(before, size.servers), file=sys.stderr)
+                print(f"scale: {rate:.1f}/s;", summary(log.writes()), file=sys.stderr)
                 restarted = await restart(client, agents, operator)
                 await asyncio.sleep(_SETTLE_SECONDS)
                 pss = processes.of_pid(operator.pid).pss_mib
@@ -248,11 +284,11 @@ async def measure(directory: Path) -> Figures:
             operator.stop()
 
 
-def figures() -> Figures:
+def figures(size: Size | None = None) -> Figures:
     """Measure in a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="kumulus-bench-") as directory:
-        return asyncio.run(measure(Path(directory)))
+        return asyncio.run(measure(Path(directory), size or Size()))
 
 
 if __name__ == "__main__":
-    print(figures())
+    print(figures(Size(*map(int, sys.argv[1:]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from kumulus_api.network import Subnet
@@ -12,10 +13,15 @@ from kumulus_api.quantities import service_address
 
 def reserved_addresses(subnet: Subnet) -> frozenset[IPv4Address]:
     """Give the addresses that no port may have: network, broadcast, gateway, DHCP/DNS."""
-    network = IPv4Network(subnet.cidr)
-    kept = {network.network_address, network.broadcast_address, service_address(subnet.cidr, subnet.gateway)}
-    if subnet.gateway is not None:
-        kept.add(IPv4Address(subnet.gateway))
+    return _reserved(subnet.cidr, subnet.gateway)
+
+
+@lru_cache(maxsize=1024)
+def _reserved(cidr: str, gateway: str | None) -> frozenset[IPv4Address]:
+    network = IPv4Network(cidr)
+    kept = {network.network_address, network.broadcast_address, service_address(cidr, gateway)}
+    if gateway is not None:
+        kept.add(IPv4Address(gateway))
     return frozenset(kept)
 
 

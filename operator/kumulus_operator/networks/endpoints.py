@@ -39,7 +39,7 @@ class EndpointsController:
         """Bring the slices of one network up to date."""
         cloud = self._cloud
         network = cloud.networks.get(*key)
-        users = sorted(cloud.users_of_network.get(key, ()))
+        users = cloud.users_of_network.get(key, set())
         if network is None or network.status is None or network.status.vni is None:
             self._written_at.pop(key, None)
             self._turns.done(key)
@@ -51,7 +51,7 @@ class EndpointsController:
         if wait > 0:
             return wait
         self._turns.done(key)
-        servers = [server for user in users if (server := cloud.servers.get(*user)) is not None]
+        servers = [server for user in sorted(users) if (server := cloud.servers.get(*user)) is not None]
         plan = plan_slices(endpoints_of(key, servers, self._hosts_of(servers)), self._found(key))
         for index, endpoints in plan.write.items():
             await self._write(network, index, endpoints)

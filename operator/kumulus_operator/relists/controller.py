@@ -13,13 +13,14 @@ import structlog
 
 from kumulus_api import Kind
 from kumulus_operator.cloud import Cloud
-from kumulus_operator.kinds import KINDS
+from kumulus_operator.kinds import KINDS, MANY
 from kumulus_operator.views import Key, version_of
 
 SETTLED = 10.0
 """Seconds after the start when kopf has listed all kinds; of one without objects it shows nothing."""
 
 _KINDS = {kind.definition.plural: kind for kind in KINDS}
+_OF_KOPF = [plural for plural, kind in _KINDS.items() if kind not in MANY]
 _LOG = structlog.stdlib.get_logger(__name__)
 
 
@@ -46,7 +47,7 @@ class RelistController:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
-        for plural in _KINDS:
+        for plural in _OF_KOPF:
             cloud.queues.relists.add_after(("", plural), SETTLED)
 
     async def reconcile(self, key: Key) -> None:

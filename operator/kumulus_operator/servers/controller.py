@@ -143,7 +143,7 @@ class ServerController:
             raise
         cloud.take(Server, body)
         _LOG.info("server assigned", namespace=server.key[0], name=server.key[1], host=wanted["host"])
-        return Server.model_validate(body)
+        return cloud.servers.get(*server.key) or Server.model_validate(body)
 
     async def _placed(self, placed: tuple[Server, bool]) -> None:
         server, adopted = placed

@@ -236,7 +236,7 @@ def line(kind, body):
 
 
 async def test_a_watch_survives_silence_compaction_and_splits(api, client, monkeypatch):
-    """A watch resumes where it ended, lists again after 410, and reports what vanished meanwhile."""
+    """A watch resumes where it ended, lists again after 410, says so, and reports what vanished meanwhile."""
     monkeypatch.setattr("kumulus_runtime.watch._FIRST_DELAY", 0.001)
     api.answer(200, {"metadata": {"resourceVersion": "5"}, "items": [item("a", "4"), item("b", "5")]})
     whole = line("MODIFIED", item("a", "6")) + line("BOOKMARK", item("", "8"))
@@ -244,11 +244,12 @@ async def test_a_watch_survives_silence_compaction_and_splits(api, client, monke
     api.answer(200, lines=[line("ERROR", status(410, "Expired"))])
     api.answer(200, {"metadata": {"resourceVersion": "20"}, "items": [item("a", "19")]})
     api.answer(200, lines=[line("ADDED", item("c", "21"))])
-    events = []
-    async for kind, obj in client.watch(SERVER, namespace="demo"):
+    events, again = [], []
+    async for kind, obj in client.watch(SERVER, namespace="demo", listed_again=lambda: again.append(len(events))):
         events.append((kind, obj.get("metadata", {}).get("name")))
         if events[-1] == ("ADDED", "c"):
             break
+    assert again == [6]
     assert events == [
         ("ADDED", "a"),
         ("ADDED", "b"),
@@ -259,6 +260,28 @@ async def test_a_watch_survives_silence_compaction_and_splits(api, client, monke
         ("ADDED", "c"),
     ]
     assert [request["query"].get("resourceVersion") for request in api.requests] == [None, "5", "8", None, "20"]
+
+
+async def test_a_long_list_lets_others_work(api, client):
+    """While thousands of objects are shown, what else the process does has its turns: the Lease is renewed."""
+    names = [f"s{number}" for number in range(1000)]
+    api.answer(200, {"metadata": {"resourceVersion": "5"}, "items": [item(name, "4") for name in names]})
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    watching = client.watch(SERVER)
+    await anext(watching)
+    task = asyncio.create_task(others())
+    async for kind, _ in watching:
+        if kind == "SYNCED":
+            break
+    task.cancel()
+    assert turns >= 9
 
 
 async def test_kopf_logs_in_with_the_same_files(kubeconfig):
