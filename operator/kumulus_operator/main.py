@@ -35,7 +35,7 @@ from kumulus_operator.views import Key
 from kumulus_operator.vitals import Stage, Vitals
 from kumulus_operator.volumes.controller import VolumeController
 from kumulus_operator.watching import follow
-from kumulus_runtime import kopf_watching, logs, metrics_server, process
+from kumulus_runtime import garbage, kopf_watching, logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.lease import Leadership
 from kumulus_runtime.resources import LEASE, NAMESPACE, ROLEBINDING
@@ -51,6 +51,7 @@ def main() -> None:
     """Run until a signal; the exit code tells whether it ended well."""
     settings = OperatorSettings.read("kumulus-operator")
     logs.configure(settings.log_format, settings.log_level)
+    garbage.keep_pauses_short()
 
     async def run(stop: asyncio.Event) -> None:
         await operate(settings, stop)

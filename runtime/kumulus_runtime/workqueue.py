@@ -171,6 +171,8 @@ class WorkQueue(Generic[K]):
                 self._work.observe(time.monotonic() - started)
                 if key in self._dirty and not self._stopping:
                     self._enqueue(key)
+            # A reconcile with nothing to do waits for nothing: ten thousand of them would be one turn of the loop.
+            await asyncio.sleep(0)
 
     async def _handle(self, key: K, reconcile: Callable[[K], Awaitable[float | None]]) -> None:
         try:

@@ -231,3 +231,27 @@ def test_metrics_are_those_of_controller_runtime(in_virtual_time):
     assert sample("workqueue_work_duration_seconds_count", queue) == 2
     assert sample("workqueue_longest_running_processor_seconds", queue) == 0
     assert seen["depth"] == 0
+
+
+async def test_many_keys_let_others_work():
+    """However many keys have nothing to do, what else the process does has its turns in between."""
+    queue, turns, done = WorkQueue("crowd"), 0, asyncio.Event()
+
+    async def reconcile(key):
+        if key == 999:
+            done.set()
+
+    async def others():
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    for key in range(1000):
+        queue.add(key)
+    tasks = [asyncio.create_task(queue.run(reconcile, 10)), asyncio.create_task(others())]
+    async with asyncio.timeout(10):
+        await done.wait()
+    for task in tasks:
+        task.cancel()
+    assert turns >= 90

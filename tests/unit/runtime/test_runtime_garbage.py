@@ -1,0 +1,40 @@
+"""The garbage collector of a process that keeps many objects."""
+
+import gc
+import weakref
+
+import pytest
+
+from kumulus_runtime.garbage import keep_pauses_short
+
+
+class _Ring:
+    """Refers to itself."""
+
+    def __init__(self):
+        self.own = self
+
+
+@pytest.fixture
+def clock():
+    """A clock that the test sets, of a collector that is put back afterwards."""
+    former, seconds = list(gc.callbacks), [0.0]
+    keep_pauses_short(lambda: seconds[0])
+    yield seconds
+    gc.callbacks[:] = former
+    gc.unfreeze()
+
+
+def test_what_survives_is_set_aside_for_an_hour(clock):
+    """A full collection does not look again at what survived one, until it looks at everything once an hour."""
+    ring = _Ring()
+    gone = weakref.ref(ring)
+    gc.collect()
+    assert gc.get_freeze_count() > 0
+    del ring
+    clock[0] = 3599.0
+    gc.collect()
+    assert gone() is not None
+    clock[0] = 3600.0
+    gc.collect()
+    assert gone() is None
