@@ -127,6 +127,31 @@ async def test_a_watch_shows_every_change(client, namespace):
     assert seen == ["ADDED", "SYNCED", "MODIFIED", "DELETED"]
 
 
+async def test_a_watch_misses_no_deletion(client, namespace, control_plane):
+    """What is made and deleted while nobody watches, and too long ago for the API server, comes from a new list."""
+    await client.create(CONFIGMAP, make_configmap(namespace, name="a"))
+    seen, lists = [], []
+
+    async def follow():
+        watch = client.watch(CONFIGMAP, namespace=namespace, listed_again=lambda: lists.append(len(seen)))
+        async for kind, obj in watch:
+            seen.append((kind, obj.get("metadata", {}).get("name")))
+            if kind == "SYNCED":
+                await client.delete(CONFIGMAP, "a", namespace)
+                await client.create(CONFIGMAP, make_configmap(namespace, name="b"))
+                # It remembers nothing that was before its start.
+                await asyncio.to_thread(control_plane.stop, gently=False)
+                await asyncio.to_thread(control_plane.start)
+            elif seen[-1] == ("ADDED", "b"):
+                await client.create(CONFIGMAP, make_configmap(namespace, name="c"))
+            elif seen[-1] == ("ADDED", "c"):
+                return
+
+    await asyncio.wait_for(follow(), 90)
+    assert seen == [("ADDED", "a"), ("SYNCED", None), ("DELETED", "a"), ("ADDED", "b"), ("ADDED", "c")]
+    assert lists == [4]
+
+
 async def test_leadership_passes_on(client, namespace):
     """A released Lease is taken at once, by one process only, and the API server accepts every field of it."""
     timing = LeaseTiming(duration=6, renew=0.5, retry=0.2, margin=2.0)
