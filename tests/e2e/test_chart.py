@@ -6,8 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kumulus_api import AddressClaim, Flavor, NetworkIDClaim, Project, Server
 from kumulus_lab import builds
 from kumulus_lab.settings import LabSettings
@@ -47,20 +45,20 @@ async def names(cloud: Cloud, kind: Any) -> set[str]:
     return {body["metadata"]["name"] for body in objects}
 
 
-@pytest.mark.parametrize("version", ["helm3", "helm4"])
-async def test_helm_test_makes_a_server_and_leaves_nothing(cloud: Cloud, lab: LabSettings, version: str) -> None:
+async def test_helm_test_makes_a_server_and_leaves_nothing(cloud: Cloud, lab: LabSettings) -> None:
     """`helm test` succeeds with both versions of Helm; its Server, its project, its rights and its claims are gone."""
     before = files_of_instances(lab)
     claims = {kind: await names(cloud, kind) for kind in (AddressClaim, NetworkIDClaim)}
-    assert "Succeeded" in await helm(lab, version, "test", "kumulus", "--timeout=200s")
-    for name in await names(cloud, NAMESPACE):
-        if name.startswith(NAME):
-            await cloud.gone(NAMESPACE, name, seconds=60)
-    for kind in (Project, Flavor, Server):
-        assert not {name for name in await names(cloud, kind) if name.startswith(NAME)}
-    for kind in HOOKS:
-        assert "kumulus-test" not in await names(cloud, kind)
-    assert files_of_instances(lab) <= before
+    for version in ("helm3", "helm4"):
+        assert "Succeeded" in await helm(lab, version, "test", "kumulus", "--timeout=200s")
+        for name in await names(cloud, NAMESPACE):
+            if name.startswith(NAME):
+                await cloud.gone(NAMESPACE, name, seconds=60)
+        for kind in (Project, Flavor, Server):
+            assert not {name for name in await names(cloud, kind) if name.startswith(NAME)}, version
+        for hook in HOOKS:
+            assert "kumulus-test" not in await names(cloud, hook), version
+        assert files_of_instances(lab) <= before, version
     # Claims are given back after a quarantine.
     for kind, known in claims.items():
         for name in await names(cloud, kind) - known:
