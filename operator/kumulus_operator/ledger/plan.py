@@ -63,34 +63,32 @@ class Position:
 
 def refusal_of(request: Request, position: Position) -> Refusal | None:
     """Say why a server is not admitted whatever room there is, or None."""
-    for hold in sorted(request.holds):
-        holder = position.held.get(hold)
-        if holder is not None and holder != request.name:
-            return _held(hold, holder)
-    if request.adopted_host is not None:
-        return None
-    excess = quota_excess(request, position.usage, position.quota)
-    if excess is None:
-        return None
-    message = (
-        f"quota of project {request.namespace}: {excess}; "
-        "transient: admitted when servers of the project are deleted or its quota is raised"
-    )
-    return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
+    refusal = _held_by_another(request, position)
+    if refusal is not None or request.adopted_host is not None:
+        return refusal
+    return _over_quota(request, quota_excess(request, position.usage, position.quota), "servers")
 
 
 def refusal_of_devices(request: Request, position: Position) -> Refusal | None:
     """Say why a server that has its size is not given more ports and volumes, or None."""
+    excess = port_excess(len(request.new_ports), position.usage, position.quota)
+    return _held_by_another(request, position) or _over_quota(request, excess, "ports")
+
+
+def _held_by_another(request: Request, position: Position) -> Refusal | None:
     for hold in sorted(request.holds):
         holder = position.held.get(hold)
         if holder is not None and holder != request.name:
             return _held(hold, holder)
-    excess = port_excess(len(request.new_ports), position.usage, position.quota)
+    return None
+
+
+def _over_quota(request: Request, excess: str | None, what: str) -> Refusal | None:
     if excess is None:
         return None
     message = (
         f"quota of project {request.namespace}: {excess}; "
-        "transient: admitted when ports of the project are deleted or its quota is raised"
+        f"transient: admitted when {what} of the project are deleted or its quota is raised"
     )
     return Refusal(ScheduledReason.QUOTA_EXCEEDED, message, frozenset({quota(request.namespace)}))
 

@@ -301,28 +301,6 @@ async def test_fixed_fields_stay(admin: KubeClient, kind: type[Kind], change: di
     assert said in refusal.value.message
 
 
-@pytest.mark.parametrize("change", [{"volumes": []}, {"networks": []}])
-@pytest.mark.parametrize("state", ["Running", "Stopped", "Paused", "Suspended", "Rescued"])
-async def test_devices_change_where_the_guest_can_be_told(
-    connect: Any, admin: KubeClient, state: str, change: dict[str, Any]
-) -> None:
-    """Volumes and networks can be changed in each state but those in which a guest's memory or rescue holds them."""
-    name = f"devices-{state.lower()}"
-    if await admin.get(Server, name, "demo") is None:
-        body = make_assigned(Server, name, "h1")
-        body["spec"]["powerState"] = "Running" if state == "Rescued" else state
-        if state == "Rescued":
-            image = {"name": "tiny", "namespace": "demo", "url": "http://images.test/tiny", "format": "raw"}
-            image |= {"digest": "sha256:" + "0" * 64, "virtualSize": 1}
-            body["spec"]["assignment"]["rescue"] = {"action": INSTANCE_ID, "image": image}
-        await (await connect(RESTORER)).create(Server, body)
-    if state in ("Suspended", "Rescued"):
-        with pytest.raises(Invalid, match="cannot change while the server is suspended or rescued"):
-            await admin.patch_merge(Server, name, {"spec": change}, "demo")
-    else:
-        await admin.patch_merge(Server, name, {"spec": change}, "demo")
-
-
 @pytest.mark.parametrize("change", [{"group": {"name": "other"}}, {"zone": "south"}, {"zone": None}, {"group": None}])
 async def test_group_and_zone_stay_once_a_server_is_placed(connect: Any, admin: KubeClient, change: Any) -> None:
     """A server that waits may be given another group or zone; one that is placed keeps what it was placed by."""
