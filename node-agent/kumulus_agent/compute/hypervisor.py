@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -32,6 +33,8 @@ from kumulus_agent.compute.state import (
 from kumulus_agent.compute.usage import Usage, read_usage
 
 DEFAULT_URI: Final = "qemu:///system"
+_FLUSH_SECONDS: Final = 5.0
+_log = logging.getLogger(__name__)
 OnEvent = Callable[[str], None]
 
 
@@ -213,8 +216,24 @@ class Hypervisor:
         with contextlib.suppress(InstanceNotFound):
             await self._record(instance_id, lambda record: replace(record, power_changes=changes))
 
+    async def switch_off(self, instance_id: str) -> None:
+        """End the guest at once, as a power switch does: its disks keep what they have taken; off or absent is success.
+
+        Where in its qcow2 file a write went QEMU has in memory until the guest flushes, or stands still (QEMU's
+        do_vm_stop flushes all disks). A QEMU that does not answer ends all the same.
+        """
+        self._asked_off[instance_id] = float("inf")
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._unless_absent(
+                    f"flush instance {instance_id}", instance_id, domains.if_active(domains.pause)
+                )
+        except (HypervisorError, TimeoutError) as error:
+            _log.warning("a guest is ended whose disks were not flushed: %s: %s", instance_id, error)
+        await self.destroy(instance_id)
+
     async def destroy(self, instance_id: str) -> None:
-        """End the guest at once, without mercy for what it has not written; off or absent is success.
+        """End a guest whose disk nobody needs any more; off or absent is success.
 
         QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest. The domain remembers that it
         was us, for an agent that starts before libvirt has noticed.

@@ -164,7 +164,7 @@ class Source:
             await hypervisor.shutdown_graceful(instance_id)
             await self._until_off(instance_id, seconds)
         while not await self._until_off(instance_id, _OFF_LOOKS):
-            await hypervisor.destroy(instance_id)
+            await hypervisor.switch_off(instance_id)
 
     async def _until_off(self, instance_id: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -223,7 +223,7 @@ class Source:
                 return
             # After a post-copy that broke there is nothing to resume: it starts anew from its disk.
             _log.warning("the guest cannot go on and is ended", instance=instance_id, error=str(error))
-            await self.actuators.hypervisor.destroy(instance_id)
+            await self.actuators.hypervisor.switch_off(instance_id)
 
     async def _forget(self, instance_id: str) -> None:
         await self.actuators.hypervisor.destroy(instance_id)

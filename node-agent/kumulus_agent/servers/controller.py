@@ -262,7 +262,7 @@ class ServerController:
         self.instances.forget_failures(sighting.instance_id)
 
     async def _switch_off(self, sighting: Sighting, _outcome: Outcome) -> None:
-        await self.actuators.hypervisor.destroy(sighting.instance_id)
+        await self.actuators.hypervisor.switch_off(sighting.instance_id)
         self.instances.off(sighting.instance_id)
 
     async def _forget_shutdown(self, sighting: Sighting, _outcome: Outcome) -> None:

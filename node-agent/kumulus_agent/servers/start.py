@@ -280,7 +280,7 @@ class _Start:
                         await datapath.plug(port.tap, port.network.vni)
         except StepFailed:
             # A guest without its network is not what was asked for, and its first boot is not over yet.
-            await self.actuators.hypervisor.destroy(desired.instance_id)
+            await self.actuators.hypervisor.switch_off(desired.instance_id)
             raise
 
 

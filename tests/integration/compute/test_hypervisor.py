@@ -65,6 +65,28 @@ async def test_destroy_leaves_nothing(hypervisor: Hypervisor, events, make_domai
     await hypervisor.undefine(spec.instance_id)
 
 
+async def test_a_switched_off_guest_keeps_what_its_disk_has_taken(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt
+) -> None:
+    """What was written and not flushed is in the file when a guest was switched off; off already is success."""
+    spec = make_domain()
+    overlay = Path(spec.disks[0].path).with_suffix(".qcow2")
+    base = ("-F", "raw", "-b", spec.disks[0].path)
+    private_libvirt.inside("qemu-img", "create", "-q", "-f", "qcow2", *base, str(overlay), "64M")
+    spec = replace(spec, disks=(replace(spec.disks[0], path=str(overlay), format="qcow2"),))
+    await hypervisor.define_and_start(domain_xml(spec))
+    write = 'qemu-io -d virtio-disk0/virtio-backend "write -P 90 32M 64k"'
+    told = private_libvirt.inside("virsh", "qemu-monitor-command", f"k-{spec.instance_id}", "--hmp", write)
+    assert told.strip() == "", "QEMU prints its refusals only"
+    for _ in range(2):
+        await hypervisor.switch_off(spec.instance_id)
+    state = await hypervisor.get_instance(spec.instance_id)
+    assert state is not None
+    assert state.state is PowerState.OFF
+    read = private_libvirt.inside("qemu-io", "-f", "qcow2", "-c", "read -P 90 32M 64k", str(overlay))
+    assert "Pattern verification failed" not in read
+
+
 async def test_a_paused_guest_stands_still_and_goes_on(hypervisor: Hypervisor, make_domain: MakeDomain) -> None:
     """Pausing and resuming are seen, by whose wish it was, and do no harm when repeated."""
     spec = make_domain()
