@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from kumulus_lab import commands
 from kumulus_lab.cache import locked
 from kumulus_lab.containers.layout import Layout
 from kumulus_lab.hosts import Hosts
+from kumulus_lab.machine import unmount_below
 from kumulus_lab.progress import detail
 from kumulus_lab.settings import LabSettings
 
@@ -57,7 +58,7 @@ def build_and_import(lab: LabSettings) -> dict[str, str]:
     """
     references = {target: f"{REPOSITORY_NAME}/{target}:{key(target)}" for target in TARGETS}
     hosts = Hosts(lab)
-    with locked(lab.cache / "images") as folder:
+    with _cached(lab.cache) as folder:
         for target, reference in references.items():
             ensure(folder, target, reference)
         with ThreadPoolExecutor() as pool:
@@ -76,7 +77,7 @@ def build_and_push(cache: Path, registry: str) -> dict[str, str]:
         CommandFailed: a build failed or the registry refused; the message ends with its output.
     """
     references = {}
-    with locked(cache / "images") as folder:
+    with _cached(cache) as folder:
         for target in TARGETS:
             local = f"{REPOSITORY_NAME}/{target}:{key(target)}"
             ensure(folder, target, local)
@@ -85,6 +86,16 @@ def build_and_push(cache: Path, registry: str) -> dict[str, str]:
             push = ["push", "--quiet", local, f"docker://{references[target]}"]
             commands.run([*buildah(folder), *push], timeout=_BUILD_LIMIT)
     return references
+
+
+@contextlib.contextmanager
+def _cached(cache: Path) -> Iterator[Path]:
+    """Give the locked cache of images; buildah mounts its storage onto itself, which goes at the end."""
+    with locked(cache / "images") as folder:
+        try:
+            yield folder
+        finally:
+            unmount_below(folder / "storage")
 
 
 def ensure(folder: Path, target: str, reference: str) -> None:
