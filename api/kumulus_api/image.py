@@ -14,10 +14,12 @@ from kumulus_api.base import (
     HostName,
     Kind,
     Model,
+    ObjectName,
     Quantity,
     Rule,
     Status,
     Trait,
+    UUIDText,
     validated,
 )
 
@@ -41,10 +43,29 @@ class Architecture(StrEnum):
     S390X = "s390x"
 
 
-class ImageSource(Model):
-    """Where the image's bytes come from."""
+HELD_SCHEME = "kumulus-image"
+"""Scheme of the address of an image that a host holds: `kumulus-image:///<namespace>/<name>`."""
 
-    url: Annotated[str, Field(min_length=8, max_length=2048, pattern=r"^https?://[^\s]+$")]
+
+class ServerSource(Model):
+    """The server whose root disk was copied, as it was then."""
+
+    name: ObjectName
+    instance_id: Annotated[UUIDText, Field(alias="instanceID")]
+    action: UUIDText
+    """The uid of the ServerAction CreateImage that made the copy."""
+    host: HostName
+    """The host that made it, and holds it."""
+
+
+class ImageSource(Model):
+    """Where the image's bytes come from: an address, or a server of which a host holds a copy."""
+
+    url: Annotated[str, Field(min_length=8, max_length=2048, pattern=r"^https?://[^\s]+$")] | None = None
+    server: ServerSource | None = None
+    """Written by the operator for a ServerAction CreateImage."""
+
+    model_config = validated(Rule("has(self.url) != has(self.server)", "a source is a url"))
 
 
 class ImageSpec(Model):
@@ -75,7 +96,7 @@ class ImageStatus(Status):
     """Where it is imported and what it turned out to be."""
 
     import_host: HostName | None = None
-    """The host that downloads and inspects it first; set by the operator."""
+    """The host that downloads and inspects it first, or holds the copy of a server's disk; set by the operator."""
     digest: Digest | None = None
     """sha256 of the bytes as downloaded; what hosts verify their copies by."""
     size: Annotated[int, Field(ge=0)] | None = None
@@ -96,6 +117,13 @@ class ImageReason(StrEnum):
     UNSAFE = "UnsafeImage"
     CORRUPT = "CorruptImage"
     TOO_LARGE = "TooLarge"
+    COPYING = "Copying"
+    """The disk of a server is being copied."""
+    COPIED = "Copied"
+    NOT_HELD = "NotHeld"
+    """The copy has come to nothing; the image goes."""
+    HOST_LOST = "HostLost"
+    """The host that held the only copy never returns."""
 
 
 class Image(Kind):
@@ -112,8 +140,18 @@ class Image(Kind):
             Column("Virtual", ".status.virtualSize", "integer", 1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
-        selectable=(".status.importHost",),
+        selectable=(".status.importHost", ".spec.source.server.instanceID"),
     )
 
     spec: ImageSpec
     status: ImageStatus | None = None
+
+    @property
+    def address(self) -> str:
+        """Where hosts get the bytes from: a URL, or the name under which other hosts hold them."""
+        return self.spec.source.url or held_address(*self.key)
+
+
+def held_address(namespace: str, name: str) -> str:
+    """Give the address of an image that a host holds."""
+    return f"{HELD_SCHEME}:///{namespace}/{name}"

@@ -24,7 +24,12 @@ from kumulus_agent.host.traits import read_traits
 from kumulus_agent.hosts.controller import HostController
 from kumulus_agent.hosts.plan import Machine, SelfTest
 from kumulus_agent.images.controller import ImageController
+from kumulus_agent.images.copies import DiskCopies
+from kumulus_agent.images.exchange import ImageExchange
+from kumulus_agent.images.held import HeldImages
 from kumulus_agent.migration.controller import MigrationController
+from kumulus_agent.migration.credentials import Credentials
+from kumulus_agent.migration.host_port import HostPort
 from kumulus_agent.migration.reports import SOURCE, TARGET
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
@@ -114,7 +119,19 @@ class Agent:
         self._datapath = Datapath(HostServices(settings.run_dir / "services"), settings.run_dir / "dns")
         here = Here(settings.node_name, settings.underlay_address, settings.guest_mtu)
         self._networks = CarriedNetworks(client, self._datapath, here)
-        self._cache = ImageCache(settings.state_dir / "images", settings.image_cache_bytes, in_use=self._images_in_use)
+        credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
+        self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
+        exchange = ImageExchange(client, settings.node_name, self._port)
+        self._cache = ImageCache(
+            settings.state_dir / "images",
+            settings.image_cache_bytes,
+            in_use=self._images_in_use,
+            from_host=exchange.fetch,
+        )
+        exchange.serve(self._cache, lambda key: self._held.queue.add_after(key, 5.0))
+        self._copies = DiskCopies(settings, client, self._hypervisor, self._cache, self._servers.add)
+        self._held = HeldImages(client, settings.node_name, self._cache, self._port, self._copies.copying)
+        self._copies.tell, self._copies.image_changed = self._held.tell, self._held.queue.add
         self._machine = read_machine(settings)
         self._host = HostController(
             settings,
@@ -200,19 +217,22 @@ class Agent:
             self._networks,
             self._instances,
             OpenActions(self._client, self._store, settings.node_name),
+            self._copies,
         )
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
         reporter = Reporter(self._client, self._store, settings.node_name, events)
         servers = ServerController(
-            observer, actuators, self._instances, self._store, reporter, self._capacity, self._volumes.add
+            observer, actuators, self._instances, self._store, reporter, self._capacity, self._copies, self._volumes.add
         )
         directory = settings.state_dir / "volumes"
         volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
         images = ImageController(settings, self._client, self._store, self._cache, events)
         migrations = MigrationController(
-            actuators, self._instances, self._store, servers.check_capacity, self._servers.add
+            actuators, self._instances, self._store, servers.check_capacity, self._servers.add, port=self._port
         )
-        self._closing.push_async_callback(migrations.close)
+        for close in (self._port.close, migrations.close, self._copies.close):
+            self._closing.push_async_callback(close)
+        await self._until_done("clear half copies away", self._copies.sweep)
         await self._until_done("adopt what runs here", self._adoption.adopt)
         loop = asyncio.get_running_loop()
         collector = ServerUsageCollector(
@@ -229,6 +249,8 @@ class Agent:
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
             group.create_task(migrations.queue.run(migrations.reconcile, 4))
+            group.create_task(self._held.follow())
+            group.create_task(self._held.queue.run(self._held.reconcile, 2))
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
             group.create_task(self._networks.keep_comparing())
@@ -329,8 +351,9 @@ class Agent:
     def _images_in_use(self) -> set[str]:
         digests = set(self._instances.bases.values())
         for body in self._store.list(Server):
-            image = (body["spec"].get("assignment") or {}).get("image") or {}
-            digests.add(str(image.get("digest", "")))
+            given = body["spec"].get("assignment") or {}
+            for image in (given.get("image"), (given.get("rescue") or {}).get("image")):
+                digests.add(str((image or {}).get("digest", "")))
         return digests
 
     def _host_changed(self) -> None:
@@ -344,16 +367,16 @@ class Agent:
         body = self._store.get(Server, key[1], key[0])
         if body is None or body["metadata"].get("deletionTimestamp"):
             self._instances.unwanted(key)
+            self._held.disks_changed()
         self._servers.add(key)
 
     def _action_seen(self, key: Key) -> None:
         body = self._store.get(ServerAction, key[1], key[0])
-        if body is None:
-            return
-        if is_open(body, self._settings.node_name):
+        if body is not None and is_open(body, self._settings.node_name):
             self._servers.add((key[0], body["spec"]["server"]["name"]))
-        else:
-            # The history is long, and nothing here asks for it.
+            return
+        self._copies.forget(*key)
+        if body is not None:  # the history is long, and nothing here asks for it
             self._store.apply("DELETED", body)
 
     def _port_seen(self, key: Key) -> None:

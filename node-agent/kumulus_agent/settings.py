@@ -23,7 +23,7 @@ class AgentSettings(BaseProcessSettings):
     metrics_port: int = Field(default=9808, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
     migration_port: int = Field(default=9809, ge=0, le=65535)
-    """TCP port for other hosts' guests that migrate to this one; open while one does."""
+    """TCP port for other hosts: guests that migrate to this one, images that it holds. Open while there are any."""
     libvirt_uri: str = "qemu:///system"
     """The hypervisor."""
     virtualization: str = Field(default="auto", pattern=r"^(auto|kvm|qemu)$")

@@ -47,12 +47,13 @@ _BOOT_MODULES = (
     "virtio_net",
     "virtio_blk",
 )
-# Loaded by the init script when needed: each group in a list file of its own.
+# Loaded by the init script, or by user-data (agent), when needed: each group in a list file of its own.
 _MODULE_GROUPS = {
     "boot": _BOOT_MODULES,
     "seed": ("isofs",),
     "cdrom": ("virtio_scsi", "ata_piix", "sr_mod"),
     "vfat": ("nls_ascii", "nls_cp437", "vfat"),
+    "agent": ("virtio_console",),
     "late": ("evdev", "button", "virtio_balloon", "virtio_rng", "virtio_mem"),
 }
 # The 16-bit entry hands over a second sooner under emulation than the 32-bit one.

@@ -38,6 +38,7 @@ def read_act(body: Mapping[str, Any]) -> Act | None:
         type=action.spec.type,
         hard=reboot is not None and reboot.type is RebootType.HARD,
         image=read_image(action.status.image if action.status is not None else None),
+        image_name=action.spec.create_image.name if action.spec.create_image is not None else "",
     )
 
 

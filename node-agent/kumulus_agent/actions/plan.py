@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.plan_power import brought, going_down
-from kumulus_agent.servers.terms import ALIVE, DONE, Act, Action, Observed, Plan, Power, Report, Step
+from kumulus_agent.servers.terms import ALIVE, DONE, POWER_STATES, Act, Action, Observed, Plan, Power, Report, Step
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
@@ -107,6 +107,23 @@ def _reset(_act: Act, desired: Desired, observed: Observed, stop_seconds: float)
     return Plan(tuple(steps), made.ready, made.power, made.message, look_again=0.0, report=DONE)
 
 
+def _create_image(act: Act, desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
+    made, copy = brought(desired, observed, stop_seconds), observed.copy
+    if copy is not None and copy.report is not None:
+        return replace(made, report=copy.report)
+    if copy is None and _MOVES & made.actions:
+        return replace(made, look_again=0.0)
+    if copy is None:
+        return replace(made, steps=(*made.steps, Step(Action.COPY_DISK, f"{act.type} {act.name}")))
+    if copy.offline and Action.START in made.actions:
+        # What a guest writes now would be in the copy in part.
+        message = "it is started when its disk has been copied"
+        return Plan((), ReadyReason.PENDING, POWER_STATES[observed.power], message)
+    return made
+
+
+_MOVES = frozenset({Action.START, Action.SWITCH_OFF, Action.SAVE, Action.PRESS_POWER_BUTTON})
+
 _ACTS: dict[ActionType, Callable[[Act, Desired, Observed, float], Plan]] = {
     ActionType.START: _start,
     ActionType.REBOOT: _reboot,
@@ -114,4 +131,5 @@ _ACTS: dict[ActionType, Callable[[Act, Desired, Observed, float], Plan]] = {
     ActionType.RESCUE: _rescue,
     ActionType.UNRESCUE: _unrescue,
     ActionType.RESET_STATE: _reset,
+    ActionType.CREATE_IMAGE: _create_image,
 }

@@ -34,7 +34,8 @@ _LONGEST_PAUSE = 300.0
 def needs_import(body: dict[str, Any], host: str) -> bool:
     """Say whether this host has to import the image: it was given to it, and is neither there nor given up."""
     status = body.get("status") or {}
-    if status.get("importHost") != host or body["metadata"].get("deletionTimestamp"):
+    held = "server" in body.get("spec", {}).get("source", {})
+    if held or status.get("importHost") != host or body["metadata"].get("deletionTimestamp"):
         return False
     ready = get_condition(status.get("conditions") or [], "Ready") or {}
     if ready.get("status") == "True":
@@ -81,13 +82,16 @@ class ImageController:
         if body is None or not needs_import(body, self.settings.node_name):
             failed = self._failures.pop(key, None)
             if failed is not None:
-                await self.cache.forget(failed.spec.source.url, failed.spec.checksum)
+                await self.cache.forget(failed.spec.source.url or "", failed.spec.checksum)
             return None
         logger = log(body)
-        spec = Image.model_validate(body).spec
+        image_object = Image.model_validate(body)
+        spec = image_object.spec
         image_format: Literal["raw", "qcow2"] = "qcow2" if spec.format.value == "qcow2" else "raw"
         try:
-            image = await self.cache.ensure(spec.source.url, spec.checksum, image_format, self.settings.max_image_bytes)
+            image = await self.cache.ensure(
+                image_object.address, spec.checksum, image_format, self.settings.max_image_bytes
+            )
         except Terminal as error:
             reason = ImageReason(error.reason) if error.reason in _TERMINAL else ImageReason.DOWNLOAD_FAILED
             logger.warning("image refused", reason=reason.value, error=str(error))

@@ -28,6 +28,8 @@ class Channel(StrEnum):
     """NBD, one connection per disk."""
     FILE = "file"
     """One file of the instance."""
+    IMAGE = "image"
+    """An image that the host holds, for a server of the one that asks."""
 
 
 class Denied(Exception):
@@ -44,8 +46,8 @@ class Hello:
         uid: its uid.
         instance_id: of the server.
         channel: what follows.
-        file: its name, for a file.
-        size: its bytes, for a file.
+        file: its name, for a file; the digest of an image.
+        size: its bytes, for a file; of an image those that are there already.
     """
 
     namespace: str

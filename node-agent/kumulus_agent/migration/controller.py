@@ -12,9 +12,10 @@ import structlog
 from kumulus_agent.host.inventory import HOST_ROOT
 from kumulus_agent.migration.agreement import agree, is_elsewhere, may_come
 from kumulus_agent.migration.channels import Channel, Denied, Hello, libvirt_socket, make_sockets, sockets_of
-from kumulus_agent.migration.credentials import Credentials, NoCredentials
+from kumulus_agent.migration.credentials import NoCredentials
 from kumulus_agent.migration.domains import Done, Wish
-from kumulus_agent.migration.listener import Listener, Serve
+from kumulus_agent.migration.host_port import HostPort
+from kumulus_agent.migration.listener import Serve
 from kumulus_agent.migration.plan import State, Verdict, View
 from kumulus_agent.migration.reports import SOURCE, TARGET, MigrationReporter, Word, report_of
 from kumulus_agent.migration.source import NotCarriedOver, Source, ask_target
@@ -31,6 +32,7 @@ from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
 
 Object = dict[str, Any]
+_NEED: Final = "migration"
 _QEMU_HOME: Final = "var/lib/libvirt/qemu"
 _LOOK_AGAIN: Final = 1.0
 _OPEN: Final = ActionPhase.RUNNING.value
@@ -47,6 +49,7 @@ class MigrationController:
         store: what the watches have shown.
         check_capacity: raises StepFailed if an instance does not fit.
         server_changed: has a Server looked at.
+        port: where other hosts come.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class MigrationController:
         store: Store,
         check_capacity: Callable[[Desired], None],
         server_changed: Callable[[Key], None],
+        *,
+        port: HostPort,
     ) -> None:
         settings = actuators.settings
         self._actuators = actuators
@@ -67,9 +72,8 @@ class MigrationController:
         self._source = Source(actuators)
         self._target = Target(actuators, check_capacity)
         self._reporter = MigrationReporter(actuators.client, settings.node_name)
-        directory = settings.state_dir / "pki"
-        self._credentials = Credentials(actuators.client, settings.node_name, directory, settings.system_namespace)
-        self._listener = Listener(settings.underlay_address, settings.migration_port, self._admit)
+        self._port = port
+        port.serve((Channel.CONTROL, Channel.MEMORY, Channel.DISKS, Channel.FILE), self._admit)
         self._actions: dict[Key, Object] = {}
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._guests: dict[str, Desired] = {}
@@ -95,7 +99,7 @@ class MigrationController:
         for run in self._runs.values():
             run.cancel()
         await asyncio.gather(*self._runs.values(), return_exceptions=True)
-        await self._listener.close()
+        await self._port.release(_NEED)
 
     async def reconcile(self, key: Key) -> float | None:
         """Do what is next in a migration; give the seconds after which to look again, if any."""
@@ -209,7 +213,7 @@ class MigrationController:
 
     async def _tunnel(self, action: Object) -> Tunnel:
         settings, status = self._actuators.settings, action["status"]
-        contexts = await self._credentials.contexts()
+        contexts = await self._port.contexts()
         host = await self._client.get(Host, status["target"])
         address = ((host or {}).get("status") or {}).get("tunnelAddress", "")
         sockets = await asyncio.to_thread(make_sockets, settings.run_dir, status["instanceID"], HOST_ROOT / _QEMU_HOME)
@@ -242,7 +246,7 @@ class MigrationController:
         found = await self._target.look(desired.instance_id)
         begun = bool(report_of(action, SOURCE))
         try:
-            contexts = await self._credentials.contexts()
+            await self._port.contexts()
             if not begun:
                 await self._target.prepare(desired, live=_live(action))
             elif found.state is not State.ABSENT and _live(action):
@@ -252,7 +256,7 @@ class MigrationController:
             await asyncio.to_thread(
                 make_sockets, self._actuators.settings.run_dir, desired.instance_id, HOST_ROOT / _QEMU_HOME
             )
-            await self._listener.open(contexts.server)
+            await self._port.need(_NEED)
         except (NotPrepared, NoCredentials, OSError) as error:
             if begun:
                 raise
@@ -291,9 +295,9 @@ class MigrationController:
         status, expected = action["status"], None
         if role == TARGET:
             expected = self._guests.pop(action["metadata"]["uid"], None)
-            await self._listener.end(action["metadata"]["uid"])
+            await self._port.end(action["metadata"]["uid"])
             if not self._guests:
-                await self._listener.close()
+                await self._port.release(_NEED)
         left = role == SOURCE if status["phase"] == ActionPhase.SUCCEEDED else role == TARGET
         if not left or not await self._remains(status["instanceID"]):
             return

@@ -31,6 +31,7 @@ from kumulus_agent.servers.remove import remove_instance
 from kumulus_agent.servers.start import Actuators
 from kumulus_agent.storage.atomic import publish
 from kumulus_agent.storage.errors import StorageError
+from kumulus_agent.storage.held_address import also_on, is_held
 from kumulus_agent.storage.root_disk import ensure_root_disk
 from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path
 from kumulus_api import Volume
@@ -112,7 +113,9 @@ class Target:
         if image is None:
             return
         image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
-        base = await self.actuators.images.ensure(image.url, image.digest, image_format, max(image.virtual_size, 1))
+        # Its image may be deleted: the host that it comes from has it in any case.
+        url = also_on(image.url, desired.host) if is_held(image.url) else image.url
+        base = await self.actuators.images.ensure(url, image.digest, image_format, max(image.virtual_size, 1))
         if live:
             await ensure_root_disk(self.actuators.files(desired.instance_id).root_disk, base, desired.root_disk)
 

@@ -94,7 +94,8 @@ class Tunnel:
         """
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            reader, writer = await self._dial(replace(self._hello, channel=Channel.FILE, file=name, size=size))
+            hello = replace(self._hello, channel=Channel.FILE, file=name, size=size)
+            reader, writer = await dial(self._peer, self._contexts, hello)
             try:
                 for piece in pieces(file.fileno(), size):
                     data = await asyncio.to_thread(os.pread, file.fileno(), piece.length, piece.offset)
@@ -128,7 +129,7 @@ class Tunnel:
 
     def _carrying(self, channel: Channel) -> Callable[[Connection], Awaitable[None]]:
         async def carry(local: Connection) -> None:
-            remote = await self._dial(replace(self._hello, channel=channel))
+            remote = await dial(self._peer, self._contexts, replace(self._hello, channel=channel))
             try:
                 await relay(local, remote)
             finally:
@@ -139,7 +140,7 @@ class Tunnel:
     async def _control(self, local: Connection) -> None:
         remote: Connection | None = None
         try:
-            remote = await self._dial(replace(self._hello, channel=Channel.CONTROL))
+            remote = await dial(self._peer, self._contexts, replace(self._hello, channel=Channel.CONTROL))
             await relay(local, remote)
         finally:
             # First, and before anybody can read the end of the other: see the class.
@@ -158,27 +159,30 @@ class Tunnel:
             self._local -= writers
             await close(own[1])
 
-    async def _dial(self, hello: Hello) -> Connection:
-        async with asyncio.timeout(_DIAL_SECONDS):
-            reader, writer = await asyncio.open_connection(
-                self._peer.address,
-                self._peer.port,
-                ssl=self._contexts.client,
-                server_hostname=self._peer.name,
-                limit=LIMIT,
-            )
-            try:
-                watch_peer(writer)
-                writer.write(hello.line())
-                await writer.drain()
-                await _accepted(reader)
-            except BaseException:
-                writer.transport.abort()
-                raise
-        return reader, writer
+
+async def dial(peer: Peer, contexts: Contexts, hello: Hello) -> Connection:
+    """Connect to another host's agent.
+
+    Raises:
+        Denied: it does not take the connection.
+        OSError, TimeoutError: it does not answer, or is not who it should be.
+    """
+    async with asyncio.timeout(_DIAL_SECONDS):
+        reader, writer = await asyncio.open_connection(
+            peer.address, peer.port, ssl=contexts.client, server_hostname=peer.name, limit=LIMIT
+        )
+        try:
+            watch_peer(writer)
+            writer.write(hello.line())
+            await writer.drain()
+            await _accepted(reader)
+        except BaseException:
+            writer.transport.abort()
+            raise
+    return reader, writer
 
 
 async def _accepted(reader: StreamReader) -> None:
     answer = (await read_line(reader)).decode(errors="replace").strip()
     if answer != "ok":
-        raise Denied(f"the target said: {answer[:500]}")
+        raise Denied(f"the other host said: {answer[:500]}")

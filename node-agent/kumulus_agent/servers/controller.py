@@ -14,6 +14,7 @@ import structlog
 from kumulus_agent import metrics
 from kumulus_agent.actions.rebuild import fetch_image, rebuild_root
 from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.images.copies import DiskCopies, Wish
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.devices import attach, detach, detached, let_go
@@ -51,6 +52,7 @@ class ServerController:
     store: Store
     reporter: Reporter
     capacity: Callable[[], Capacity]
+    copies: DiskCopies
     volume_changed: Callable[[Key], None] = lambda _key: None
 
     async def reconcile(self, key: Key) -> float | None:
@@ -191,6 +193,13 @@ class ServerController:
                 await rebuild_root(self.actuators, sighting.desired, sighting.act.image, unwanted)
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
+
+    async def _copy_disk(self, sighting: Sighting, _outcome: _Outcome) -> None:
+        act, desired = sighting.act, sighting.desired
+        if act is not None and desired is not None:
+            offline = sighting.observed.power not in ALIVE
+            ids = (sighting.instance_id, act.uid, act.name)
+            self.copies.begin(Wish(desired.key, *ids, image=act.image_name, offline=offline))
 
     def check_capacity(self, desired: Desired) -> None:
         """Compare with what is placed here.
@@ -339,6 +348,7 @@ _VERBS: dict[Action, _Verb] = {
     Action.START: ServerController._start,  # noqa: SLF001 - the table of this class's own verbs
     Action.FETCH: ServerController._fetch,  # noqa: SLF001
     Action.REBUILD: ServerController._rebuild,  # noqa: SLF001
+    Action.COPY_DISK: ServerController._copy_disk,  # noqa: SLF001
     Action.PAUSE: ServerController._pause,  # noqa: SLF001
     Action.RESUME: ServerController._resume,  # noqa: SLF001
     Action.SAVE: ServerController._save,  # noqa: SLF001

@@ -95,6 +95,7 @@ class Desired:
         metadata: keys and values that the guest is told, sorted.
         shelved: vCPUs and memory were given back; it runs when the operator has admitted it again.
         target: the host that the instance migrates to, or empty.
+        host: the host that has it.
         pinned: the user's placement names a host.
     """
 
@@ -133,6 +134,7 @@ class Desired:
 
     target: str = ""
     pinned: bool = False
+    host: str = ""
     max_vcpus: int = 0
     max_memory: int = 0
     leaving_ports: tuple[DesiredPort, ...] = ()
@@ -210,6 +212,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         rescue_id=assignment.rescue.action if assignment.rescue is not None else "",
         shelved=assignment.shelved,
         target=assignment.target or "",
+        host=assignment.host,
         pinned=server.spec.placement.host is not None,
         metadata=tuple(sorted(server.spec.metadata.items())),
         config_drive=server.spec.config_drive,

@@ -48,6 +48,10 @@ class InstanceFiles:
         """The overlay over the image of a rescue."""
         return self.directory / f"rescue-{UUID(rescue)}.qcow2"
 
+    def snapshot(self, action: str) -> Path:
+        """The copy of the root disk that is being made for a ServerAction."""
+        return self.directory / f"snapshot-{UUID(action)}.part"
+
     @property
     def serial_socket(self) -> Path:
         """Where QEMU offers the serial console while the guest runs."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kumulus_agent.actions.open import OpenActions
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import InstanceState, PowerState
+from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.servers.desired import Desired, Key, read_desired
@@ -60,6 +61,7 @@ class Observer:
     networks: CarriedNetworks
     instances: Instances
     actions: OpenActions
+    copies: DiskCopies
 
     async def look(self, key: Key, instance_id: str, stored: Desired | None) -> Sighting:
         """Look at one instance.
@@ -100,6 +102,7 @@ class Observer:
             devices=state.devices if state else None,
             limits=state.size if state else None,
             held=frozenset(self.networks.held(instance_id)),
+            copy=self.copies.of(act.uid) if act is not None else None,
         )
         return Sighting(instance_id, state, observed, claim, desired, act)
 

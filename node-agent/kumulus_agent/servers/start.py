@@ -24,7 +24,7 @@ from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.config_drive import write_config_drive
-from kumulus_agent.storage.errors import StorageError
+from kumulus_agent.storage.errors import HolderAway, StorageError
 from kumulus_agent.storage.errors import Terminal as StorageTerminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
@@ -344,7 +344,7 @@ async def failing_as(
         yield
     except (StorageError, HypervisorError, NetworkError, NetworkUnknown, ApiError, OSError, ValueError) as error:
         lasting = isinstance(error, StorageTerminal | HypervisorTerminal)
-        own = str(getattr(error, "reason", "")) if lasting else ""
+        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, HolderAway) else ""
         raise StepFailed(reason, str(error), part=part, detail=own or detail, lasting=lasting) from error
     except BaseExceptionGroup as group:
         failure = first_failure(group)

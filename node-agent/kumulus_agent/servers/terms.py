@@ -57,6 +57,26 @@ class Claim(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What is told of an act: how it ended, why, and a sentence."""
+
+    outcome: ActionPhase
+    reason: str
+    message: str = ""
+
+
+DONE = Report(ActionPhase.SUCCEEDED, ActionReason.COMPLETED.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of the root disk that was begun: whether its guest has to stay off, and how it ended, if it has."""
+
+    offline: bool
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """An instance as it is on this host.
 
@@ -81,6 +101,7 @@ class Observed:
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
         limits: what the domain can have while it runs; None without one.
+        copy: of the root disk, for the action under way; None if this agent has begun none.
     """
 
     power: Power = Power.ABSENT
@@ -103,6 +124,7 @@ class Observed:
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
     limits: Size | None = None
+    copy: Copy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,7 @@ class Act:
         type: what is to be done.
         hard: of a Reboot: the guest is not asked.
         image: of a Rebuild: the base of the new root disk.
+        image_name: of a CreateImage: what the copy is called.
     """
 
     name: str
@@ -122,18 +145,7 @@ class Act:
     type: ActionType
     hard: bool = False
     image: DesiredImage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What is told of an act: how it ended, why, and a sentence."""
-
-    outcome: ActionPhase
-    reason: str
-    message: str = ""
-
-
-DONE = Report(ActionPhase.SUCCEEDED, ActionReason.COMPLETED.value)
+    image_name: str = ""
 
 
 class Action(StrEnum):
@@ -154,6 +166,7 @@ class Action(StrEnum):
     PRESS_FOR_ACTION = "press the power button for the action"
     SWITCH_OFF = "switch off"
     REBUILD = "make the root disk anew"
+    COPY_DISK = "begin to copy the root disk"
     FORGET_SHUTDOWN = "forget the guest's shutdown"
     FORGET_FAILURES = "forget what failed"
     DISCARD_MEMORY = "discard the saved memory"

@@ -95,7 +95,7 @@ async def download(
             if size_limit < digests.size + (response.content_length or 0):
                 size = digests.size + (response.content_length or 0)
                 raise TooLarge(f"{url} has {size} bytes, {size_limit} are allowed; {SMALLER}")
-            await asyncio.to_thread(_sidecar(part).write_text, json.dumps(asdict(validators)))
+            await asyncio.to_thread(note, part, validators)
             await _receive(response, part, digests, size_limit)
     except aiohttp.InvalidURL as error:
         raise SourceRefused(f"{url!r} is not a URL that can be fetched; use another") from error
@@ -124,12 +124,22 @@ def _sidecar(part: Path) -> Path:
     return part.with_name(part.name + ".json")
 
 
-async def _resume_point(part: Path, url: str) -> tuple[dict[str, str], Digests]:
-    validators = await asyncio.to_thread(_read_validators, part)
+def note(part: Path, validators: Validators) -> None:
+    """Write down of which version a partial file is."""
+    _sidecar(part).write_text(json.dumps(asdict(validators)))
+
+
+def begun(part: Path, url: str) -> tuple[Digests, Validators | None]:
+    """Give what there is of a partial file that may be gone on with, and its version. Blocks."""
+    validators = _read_validators(part)
     if validators is None or validators.url != url or not validators.if_range:
-        return {}, Digests()
-    digests = await asyncio.to_thread(_hash_file, part)
-    if not digests.size:
+        return Digests(), None
+    return hash_file(part), validators
+
+
+async def _resume_point(part: Path, url: str) -> tuple[dict[str, str], Digests]:
+    digests, validators = await asyncio.to_thread(begun, part, url)
+    if validators is None or not digests.size:
         return {}, digests
     return {"Range": f"bytes={digests.size}-", "If-Range": validators.if_range}, digests
 
@@ -143,7 +153,8 @@ def _read_validators(part: Path) -> Validators | None:
         return None
 
 
-def _hash_file(path: Path) -> Digests:
+def hash_file(path: Path) -> Digests:
+    """Read a file and give its hashes. Blocks."""
     digests = Digests()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
@@ -179,10 +190,11 @@ async def _receive(response: aiohttp.ClientResponse, part: Path, digests: Digest
         async for chunk in _blocks(response):
             if digests.size + len(chunk) > size_limit:
                 raise TooLarge(f"{response.url} sends more than the {size_limit} bytes that are allowed; {SMALLER}")
-            await asyncio.to_thread(_store, file, digests, chunk)
+            await asyncio.to_thread(store, file, digests, chunk)
 
 
-def _store(file: BinaryIO, digests: Digests, chunk: bytes) -> None:
+def store(file: BinaryIO, digests: Digests, chunk: bytes) -> None:
+    """Write the next bytes of a file and hash them. Blocks."""
     file.write(chunk)
     digests.update(chunk)
 

@@ -5,6 +5,7 @@
     StorageError
     ├── Retryable             try again after .delay seconds
     │   ├── DownloadFailed    the source did not deliver; .http_status where it answered
+    │   ├── HolderAway        the host that holds the image does not serve it; .reason is CamelCase for a condition
     │   └── CacheFull         the disk that holds the cache has no room
     └── Terminal              fails again until the request changes; .reason is CamelCase for a condition
         ├── ChecksumMismatch  the bytes are not the ones asked for
@@ -42,6 +43,12 @@ class DownloadFailed(Retryable):
     def __init__(self, message: str, http_status: int | None = None, delay: float = 5.0) -> None:
         super().__init__(message, delay)
         self.http_status = http_status
+
+
+class HolderAway(Retryable):
+    """The host that holds the image does not serve it now; what came is kept and resumed."""
+
+    reason = "ImageHostAway"
 
 
 class CacheFull(Retryable):

@@ -1,7 +1,9 @@
 """Images on this host: verified, inspected, shared by all overlays, evicted when unused.
 
 Layout below the root: ``<sha256>.img`` the image, ``<sha256>.json`` what is known of it, ``partial/`` downloads under
-way. The sidecar is written last: an image without one is a leftover and is taken over by the next download.
+way. The sidecar is written last: an image without one is a leftover and is taken over by the next download. Of an image
+that was made here it is written first, since nothing would take it over. Such a one has owners: it is the only copy and
+stays until they are gone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +22,16 @@ from typing import Any, Final
 import aiohttp
 
 from kumulus_agent.storage.atomic import publish, write_file
-from kumulus_agent.storage.download import Downloaded, Validators, discard, download, resumable
+from kumulus_agent.storage.download import Downloaded, Validators, discard, download, hash_file, resumable
 from kumulus_agent.storage.errors import SMALLER, ChecksumMismatch, Retryable, Terminal, TooLarge
+from kumulus_agent.storage.held_address import is_held
 from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import ImageFormat, Inspected
 from kumulus_agent.storage.qemu_img import check_whole
+from kumulus_api.image import HELD_SCHEME
 
+FromHost = Callable[[str, str, Path, int], Awaitable[Downloaded]]
+"""Takes the address of an image that a host holds, its digest, the file to write and the most bytes it may have."""
 _log = logging.getLogger(__name__)
 GRACE_SECONDS: Final = 600
 """An image handed out is not evicted for so long: its overlay is about to be made."""
@@ -59,6 +65,7 @@ class _Entry:
     sha512: str
     validators: Validators
     used_at: float
+    owners: tuple[str, ...] = ()
 
 
 class ImageCache:
@@ -68,9 +75,18 @@ class ImageCache:
         root: directory of the cache; made if absent.
         max_bytes: size that eviction keeps to, as far as unused images allow.
         in_use: returns the digests of images that disks on this host are based on; these are never removed.
+        from_host: fetches what other hosts hold.
     """
 
-    def __init__(self, root: Path, max_bytes: int, *, in_use: Callable[[], Collection[str]] = tuple) -> None:
+    def __init__(
+        self,
+        root: Path,
+        max_bytes: int,
+        *,
+        in_use: Callable[[], Collection[str]] = tuple,
+        from_host: FromHost | None = None,
+    ) -> None:
+        self._from_host = from_host
         self._root = root
         self._partial = root / "partial"
         self._max_bytes = max_bytes
@@ -93,14 +109,15 @@ class ImageCache:
         """Have the image on this host; concurrent calls for one image share one download.
 
         Args:
-            source_url: http or https. Without a checksum the server is asked whether a cached copy is still current.
+            source_url: http or https, or the address of what a host holds, which needs a sha256. Without a checksum the
+                server is asked whether a cached copy is still current.
             expected_checksum: ``sha256:<hex>`` or ``sha512:<hex>``; a cached match needs no network.
             image_format: the declared format.
             virtual_size_limit: bytes that the guest's disk may have.
 
         Raises:
             Terminal: ChecksumMismatch, UnsafeImage, FormatMismatch, TooLarge or SourceRefused.
-            Retryable: DownloadFailed or CacheFull.
+            Retryable: DownloadFailed, HolderAway or CacheFull.
         """
         checksum = _checked(expected_checksum)
         entries = await self._load()
@@ -137,7 +154,7 @@ class ImageCache:
             if total <= self._max_bytes:
                 break
             digest = entry.image.digest
-            if digest in needed or time.time() - entry.used_at < GRACE_SECONDS:
+            if entry.owners or digest in needed or time.time() - entry.used_at < GRACE_SECONDS:
                 continue
             await self.remove(digest)
             total -= entry.image.size
@@ -156,6 +173,78 @@ class ImageCache:
         if key not in self._running:
             await asyncio.to_thread(discard, self._part(key))
 
+    async def adopt(self, part: Path, address: str, owner: str, virtual_size_limit: int) -> CachedImage:
+        """Take a qcow2 file that was made here, on the same file system, as an image of an owner.
+
+        Args:
+            part: the file; it is gone afterwards.
+            address: under which other hosts ask for it.
+            owner: who keeps it from being removed, until `disown`.
+            virtual_size_limit: bytes that the guest's disk may have.
+
+        Raises:
+            Terminal: UnsafeImage, CorruptImage or TooLarge.
+            Retryable: it could not be checked.
+        """
+        entries = await self._load()
+        inspected = await asyncio.to_thread(inspect_apart, part, "qcow2", virtual_size_limit)
+        await check_whole(part)
+        hashed = await asyncio.to_thread(hash_file, part)
+        done = Downloaded(Validators(address), hashed.size, hashed.sha256.hexdigest(), hashed.sha512.hexdigest())
+        known = entries.get(f"sha256:{done.sha256}")
+        if known is not None:
+            # The same disk was copied twice.
+            entry = replace(known, owners=tuple(sorted({*known.owners, owner})))
+            await asyncio.to_thread(_write_entry, entry)
+            await asyncio.to_thread(part.unlink)
+        else:
+            entry = await asyncio.to_thread(self._keep, part, done, inspected, owner)
+        entries[entry.image.digest] = entry
+        return entry.image
+
+    def _keep(self, part: Path, done: Downloaded, inspected: Inspected, owner: str) -> _Entry:
+        entry = replace(self._entry(done, inspected), owners=(owner,))
+        _write_entry(entry)
+        os.chown(part, os.geteuid(), os.getegid())  # QEMU, which has written it, is not to own it
+        part.chmod(0o444)
+        publish(part, entry.image.path)
+        return entry
+
+    async def owned(self, owner: str) -> CachedImage | None:
+        """Give the image that an owner keeps here, if there is one."""
+        entries = (await self._load()).values()
+        return next((entry.image for entry in entries if owner in entry.owners), None)
+
+    async def disown(self, owner: str) -> None:
+        """Have an owner keep nothing any more."""
+        entries = await self._load()
+        for entry in [entry for entry in entries.values() if owner in entry.owners]:
+            left = replace(entry, owners=tuple(item for item in entry.owners if item != owner))
+            await asyncio.to_thread(_write_entry, left)
+            entries[entry.image.digest] = left
+
+    async def held(self) -> dict[str, set[str]]:
+        """Give the digests of what has come from a host, or was made here, by the address it has there."""
+        found: dict[str, set[str]] = {}
+        for digest, entry in (await self._load()).items():
+            for url in {entry.validators.url, *(f"{HELD_SCHEME}:///{owner}" for owner in entry.owners)}:
+                if is_held(url):
+                    found.setdefault(url, set()).add(digest)
+        return found
+
+    async def unneeded(self, digest: str) -> bool:
+        """Remove one image that no owner keeps and no disk here lies on; give whether it is gone."""
+        entry = (await self._load()).get(digest)
+        if entry is not None and (entry.owners or digest in set(self._in_use())):
+            return False
+        await self.remove(digest)
+        return True
+
+    async def path_of(self, digest: str) -> Path | None:
+        """Give the file of an image, if it is here."""
+        entry = (await self._load()).get(digest)
+        return entry.image.path if entry is not None else None
+
     def _part(self, key: str) -> Path:
         return self._partial / f"{hashlib.blake2s(key.encode()).hexdigest()}.part"
 
@@ -168,9 +257,12 @@ class ImageCache:
         size_limit = virtual_size_limit + virtual_size_limit // 10 + (64 << 20)
         part = self._part(checksum or url)
         try:
-            done = await download(
-                self._client(), url, part, size_limit=size_limit, known=known.validators if known else None
-            )
+            if is_held(url) and self._from_host is not None:
+                done = await self._from_host(url, checksum or "", part, size_limit)
+            else:
+                done = await download(
+                    self._client(), url, part, size_limit=size_limit, known=known.validators if known else None
+                )
             if done.not_modified and known is not None:
                 return known.image
             _verify(done, checksum, url)
@@ -191,14 +283,17 @@ class ImageCache:
         return entry.image
 
     def _admit(self, part: Path, done: Downloaded, inspected: Inspected) -> _Entry:
-        path = self._root / f"{done.sha256}.img"
-        image = CachedImage(path, f"sha256:{done.sha256}", inspected.format, done.size, inspected.virtual_size)
-        entry = _Entry(image, done.sha512, done.validators, time.time())
+        entry = self._entry(done, inspected)
         part.chmod(0o444)
-        publish(part, path)
+        publish(part, entry.image.path)
         discard(part)
         _write_entry(entry)
         return entry
+
+    def _entry(self, done: Downloaded, inspected: Inspected) -> _Entry:
+        path = self._root / f"{done.sha256}.img"
+        image = CachedImage(path, f"sha256:{done.sha256}", inspected.format, done.size, inspected.virtual_size)
+        return _Entry(image, done.sha512, done.validators, time.time())
 
     async def _use(self, entry: _Entry, image_format: ImageFormat, virtual_size_limit: int) -> CachedImage:
         image = entry.image
@@ -282,13 +377,16 @@ def _read_entry(sidecar: Path) -> _Entry | None:
         document: dict[str, Any] = json.loads(sidecar.read_text())
         image = CachedImage(**{**document.pop("image"), "path": sidecar.with_suffix(".img")})
         validators = Validators(**document["validators"])
-        entry = _Entry(image, document["sha512"], validators, used_at=sidecar.stat().st_mtime)
+        owners = tuple(str(owner) for owner in document.get("owners", ()))
+        entry = _Entry(image, document["sha512"], validators, sidecar.stat().st_mtime, owners)
     except (OSError, ValueError, TypeError, KeyError) as error:
         _log.warning("unreadable image record ignored", extra={"path": str(sidecar), "error": str(error)})
         return None
     # A power cut may have left a record of a file that never reached the disk.
-    whole = image.path.exists() and image.path.stat().st_size == image.size
-    return entry if whole else None
+    if not image.path.exists():
+        sidecar.unlink(missing_ok=True)
+        return None
+    return entry if image.path.stat().st_size == image.size else None
 
 
 def _unlink(image: Path) -> None:

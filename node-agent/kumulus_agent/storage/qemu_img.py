@@ -16,20 +16,21 @@ _CHECKED: Final = frozenset({0, 1, 2, 3})
 """Exit codes of `qemu-img check` that say something of the image: whole, not readable, corrupt, space lost."""
 
 
-async def qemu_img(*arguments: str, allowed: Collection[int] = (0,)) -> bytes:
+async def qemu_img(*arguments: str, allowed: Collection[int] = (0,), deadline: float = _DEADLINE_SECONDS) -> bytes:
     """Run qemu-img and return its output.
 
     Args:
         arguments: the subcommand and what belongs to it.
         allowed: exit codes that are no failure.
+        deadline: seconds.
 
     Raises:
         Retryable: it failed or did not end in time.
     """
     try:
-        done = await execute((QEMU_IMG, *arguments), deadline=_DEADLINE_SECONDS)
+        done = await execute((QEMU_IMG, *arguments), deadline=deadline)
     except TimeoutError as error:
-        raise Retryable(f"qemu-img {arguments[0]} did not end in {_DEADLINE_SECONDS} s") from error
+        raise Retryable(f"qemu-img {arguments[0]} did not end in {deadline:.0f} s") from error
     if done.code not in allowed:
         raise Retryable(f"qemu-img {arguments[0]} failed: {done.said}")
     return done.output

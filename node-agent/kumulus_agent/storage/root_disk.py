@@ -35,11 +35,11 @@ async def grow_root_disk(path: Path, size_bytes: int) -> None:
     Raises:
         Retryable: qemu-img failed.
     """
-    if await asyncio.to_thread(_virtual_size, path) < size_bytes:
+    if await asyncio.to_thread(virtual_size, path) < size_bytes:
         await qemu_img("resize", "-q", "-f", "qcow2", str(path), str(size_bytes))
 
 
-def _virtual_size(path: Path) -> int:
+def virtual_size(path: Path) -> int:
     """Read the size of the disk in the guest from the header of a qcow2 file of ours (docs/interop/qcow2.txt)."""
     with path.open("rb") as file:
         file.seek(24)

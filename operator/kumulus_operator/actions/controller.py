@@ -15,6 +15,7 @@ from kumulus_api import Flavor, Server, ServerAction
 from kumulus_api.base import ObjectMeta
 from kumulus_api.server_action import MIGRATIONS, ActionPhase, ActionReason, ActionType
 from kumulus_operator.actions.begin import closing, going_on, own_patch, sized_as, wanted_image
+from kumulus_operator.actions.image import make_image
 from kumulus_operator.actions.legality import AT_ONCE, illegal
 from kumulus_operator.actions.plan import (
     closed,
@@ -125,7 +126,7 @@ class ActionController:
         """Write what an action changes about its Server; give the status with which it is opened, or has ended.
 
         Raises:
-            Refused: its image is not there, not Ready or too large.
+            Refused: its image is not there, not Ready or too large; or the one that it makes is there already.
         """
         image = self._image(action, server)
         await self._adopt(action, server)
@@ -134,6 +135,8 @@ class ActionController:
         if action.spec.type in AT_ONCE:
             # It is done when it is seen to be open, so that it is known to be done also if this process ends.
             return {name: value for name, value in opened(server, now).items() if name not in _OF_A_HOST}
+        if action.spec.type is ActionType.CREATE_IMAGE:
+            await make_image(self._cloud, action, server)
         await self._patch(action, server)
         return opened(server, now) | ({"image": image} if image is not None else {})
 

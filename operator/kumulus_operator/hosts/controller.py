@@ -47,6 +47,7 @@ class HostController:
             enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
         if given_up:
             enqueue(cloud.queues.ports, (port.key for port in cloud.ports_on(name)))
+            enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
         return None
 
 

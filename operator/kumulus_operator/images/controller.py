@@ -1,12 +1,13 @@
-"""Reconcile an Image: name the host that imports it."""
+"""Reconcile an Image: name the host that imports it, or give up one that no host holds."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kumulus_api import Image
+from kumulus_api import FINALIZER, Image
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.images.held import held_status, lost_status, never_comes
 from kumulus_operator.images.plan import import_status
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import CAPACITY
@@ -28,6 +29,9 @@ class ImageController:
         cloud = self._cloud
         cloud.image_waiters.forget(key)
         image = cloud.images.get(*key)
+        if image is not None and image.spec.source.server is not None:
+            await self._held(image)
+            return None
         if image is None or image.deleting:
             return None
         load: dict[str, int] = {}
@@ -39,14 +43,36 @@ class ImageController:
         status = import_status(image, cloud.host_facts(), silent, load, datetime.now(UTC))
         if status is not None and "importHost" not in status:
             cloud.image_waiters.wait(key, {CAPACITY})
+        await self._write(image, status)
+        return None
+
+    async def _write(self, image: Image, status: dict[str, object] | None) -> None:
+        cloud = self._cloud
         if status is None or _says(image, status):
-            return None
+            return
         try:
             body = await cloud.client.apply_status(Image, identity(image) | {"status": status}, manager=MANAGER)
         except (NotFound, Conflict):
-            return None
+            return
         cloud.take(Image, body)
-        return None
+
+    async def _held(self, image: Image) -> None:
+        """Name the host that holds an image, and give up one that no host holds."""
+        cloud, now = self._cloud, datetime.now(UTC)
+        source = image.spec.source.server
+        lost = source is None or cloud.host_lost(source.host)
+        if not image.deleting and not never_comes(image, lost=lost):
+            await self._write(image, held_status(image, now) or (lost_status(image, now) if lost else None))
+            return
+        live = await cloud.client.get(Image, image.metadata.name, image.metadata.namespace)
+        if live is None or live["metadata"]["uid"] != image.metadata.uid:
+            return
+        current = Image.model_validate(live)
+        name, namespace, uid = current.metadata.name, current.metadata.namespace, current.metadata.uid
+        if current.deleting and lost:
+            await cloud.client.remove_finalizer(Image, name, FINALIZER, namespace, uid=uid)
+        elif never_comes(current, lost=lost) and not current.deleting:
+            await cloud.client.delete(Image, name, namespace, uid=uid)
 
 
 def _says(image: Image, status: dict[str, object]) -> bool:

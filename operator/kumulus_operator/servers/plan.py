@@ -95,7 +95,7 @@ def assigned_image(image: Image) -> dict[str, Any]:
     return {
         "name": image.metadata.name,
         "namespace": image.metadata.namespace,
-        "url": image.spec.source.url,
+        "url": image.address,
         "format": image.spec.format.value,
         "digest": status.digest if status else None,
         "virtualSize": status.virtual_size if status else None,

@@ -78,7 +78,12 @@ class Host:
 @pytest.fixture
 async def target(tmp_path: Path) -> AsyncIterator[Host]:
     host = Host(tmp_path)
-    await host.listener.open(contexts(tmp_path, "h2").server)
+    context = contexts(tmp_path, "h2").server
+
+    async def provide() -> ssl.SSLContext:
+        return context
+
+    await host.listener.open(provide)
     yield host
     await host.listener.close()
 

@@ -1,0 +1,209 @@
+"""Copies beside everything else: told once whole, cleared away when they fail, are given up or were cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import libvirt
+import pytest
+
+from kumulus_agent.compute.errors import InstanceNotFound
+from kumulus_agent.images import copies as module
+from kumulus_agent.images.copies import DiskCopies, Wish
+from kumulus_agent.servers.terms import Copy
+from kumulus_agent.storage.image_cache import CachedImage, ImageCache
+from kumulus_agent.storage.qemu_img import qemu_img
+from kumulus_api.server_action import ActionPhase
+
+pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
+INSTANCE = "22222222-2222-4222-8222-222222222222"
+ACTION = "00000000-0000-4000-8000-00000000000a"
+OFF = Wish(("demo", "web"), INSTANCE, ACTION, "copy", "golden", offline=True)
+ON = Wish(("demo", "web"), INSTANCE, ACTION, "copy", "golden", offline=False)
+
+
+@dataclass
+class Domain:
+    """A guest whose backup job goes on until it is told to end."""
+
+    job: int = libvirt.VIR_DOMAIN_JOB_NONE
+    ended: int = libvirt.VIR_DOMAIN_JOB_NONE
+    seen: list[str] = field(default_factory=list)
+
+    def call(self, _asked: str, function: Callable[[Any], Any]) -> Any:
+        """Be the hypervisor, and its connection."""
+
+        async def answer() -> Any:
+            return function(SimpleNamespace(lookupByUUIDString=lambda _id: self))
+
+        return answer()
+
+    def isActive(self) -> bool:  # noqa: D102
+        return True
+
+    def state(self) -> tuple[int, int]:  # noqa: D102
+        return libvirt.VIR_DOMAIN_RUNNING, 1
+
+    def XMLDesc(self) -> str:  # noqa: D102
+        return "<domain><devices/></domain>"
+
+    def backupBegin(self, xml: str, _checkpoint: None, _flags: int) -> None:  # noqa: D102
+        self.seen.append("begin")
+        assert 'mode="push"' in xml
+        self.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
+
+    def abortJob(self) -> None:  # noqa: D102
+        self.seen.append("abort")
+        self.job, self.ended = libvirt.VIR_DOMAIN_JOB_NONE, libvirt.VIR_DOMAIN_JOB_CANCELLED
+
+    def jobStats(self, flags: int = 0) -> dict[str, int]:  # noqa: D102
+        backup = libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP
+        return {"type": self.ended if flags else self.job, "operation": backup}
+
+    def finish(self) -> None:
+        """End the job well."""
+        self.job, self.ended = libvirt.VIR_DOMAIN_JOB_NONE, libvirt.VIR_DOMAIN_JOB_COMPLETED
+
+
+class Bench:
+    """Copies of one instance's disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.domain = Domain()
+        self.instances = folder / "instances"
+        self.home = self.instances / INSTANCE
+        self.home.mkdir(parents=True)
+        self.cache = ImageCache(folder / "images", 1 << 30)
+        self.told: list[str] = []
+        self.changed = asyncio.Event()
+        self.image: dict[str, Any] | None = {
+            "metadata": {"name": "golden", "namespace": "demo", "uid": "1"},
+            "spec": {"source": {"server": {"action": ACTION}}},
+        }
+        settings = SimpleNamespace(instances_dir=self.instances, node_name="h1", max_image_bytes=1 << 40)
+        self.copies = DiskCopies(settings, self, self.domain, self.cache, lambda _key: self.changed.set())  # type: ignore[arg-type]
+        self.copies.tell = self.tell
+
+    async def get(self, *_: Any) -> dict[str, Any] | None:
+        """Be the API server."""
+        return self.image
+
+    async def tell(self, _body: dict[str, Any], image: CachedImage) -> bool:
+        """Say whether there is an Image to tell of."""
+        self.told.append(image.digest)
+        return self.image is not None
+
+    async def end(self) -> Copy:
+        """Wait for the end of the copy."""
+        async with asyncio.timeout(20):
+            await self.changed.wait()
+        found = self.copies.of(ACTION)
+        assert found is not None
+        return found
+
+    def parts(self) -> list[Path]:
+        """Give what is half there."""
+        return list(self.home.glob("*.part"))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(tmp_path)
+    await qemu_img("create", "-q", "-f", "qcow2", str(made.home / "root.qcow2"), "1M")
+    yield made
+    await made.copies.close()
+    await made.cache.close()
+
+
+async def test_a_guest_that_is_off_is_copied(bench: Bench) -> None:
+    """The copy is in the cache, owned by its Image and told once; a second beginning begins nothing."""
+    for _ in range(2):
+        bench.copies.begin(OFF)
+    found = await bench.end()
+    assert found.report is not None
+    assert found.report.outcome is ActionPhase.SUCCEEDED, found.report.message
+    image = await bench.cache.owned("demo/golden")
+    assert image is not None
+    assert bench.told == [image.digest]
+    assert (image.virtual_size, bench.parts()) == (1 << 20, [])
+
+
+async def test_a_running_guest_is_copied(bench: Bench) -> None:
+    """A job is begun and waited for; meanwhile the Image is known to be on its way."""
+    bench.copies.begin(ON)
+    async with asyncio.timeout(20):
+        while not bench.domain.seen:  # noqa: ASYNC110 - the job is the test's own
+            await asyncio.sleep(0.01)
+    assert bench.copies.copying(("demo", "golden"))
+    bench.domain.finish()
+    found = await bench.end()
+    assert found.report is not None
+    assert found.report.outcome is ActionPhase.SUCCEEDED, found.report.message
+    assert "no guest agent" in found.report.message
+
+
+async def test_a_copy_is_given_up_with_its_action(bench: Bench) -> None:
+    """What is not wanted any more is ended and cleared away, and can be begun anew."""
+    bench.copies.begin(ON)
+    async with asyncio.timeout(20):
+        while not bench.domain.seen:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    bench.copies.forget("demo", "another")
+    assert bench.copies.copying(("demo", "golden"))
+    bench.copies.forget("demo", "copy")
+    async with asyncio.timeout(20):
+        await bench.changed.wait()
+    assert bench.domain.seen == ["begin", "abort"]
+    assert bench.copies.of(ACTION) is None
+    assert bench.parts() == []
+
+
+async def test_the_next_agent_sweeps_what_was_cut_off(bench: Bench) -> None:
+    """Half a file is removed and the job that fills it ended, also if its guest is gone."""
+    part = bench.home / f"snapshot-{ACTION}.part"
+    for gone in (False, True):
+        part.touch()
+        bench.domain.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
+        if gone:
+
+            async def absent(*_: Any) -> Any:
+                raise InstanceNotFound("gone")
+
+            bench.domain.call = absent  # type: ignore[method-assign]
+        await bench.copies.sweep()
+        assert bench.parts() == []
+    assert bench.domain.seen == ["abort"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"), [("room", "HostDiskFull"), ("deleted", "ImageDeleted"), ("job", "CopyFailed")]
+)
+async def test_what_fails_says_why_and_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, change: str, reason: str
+) -> None:
+    """Without room, without an Image, or with a job that broke off there is no image, and the reason is typed."""
+
+    async def too_little(_disk: Path) -> int:
+        return 5
+
+    if change == "room":
+        monkeypatch.setattr(module, "missing_room", too_little)
+    if change == "deleted":
+        bench.image = None
+    bench.copies.begin(ON)
+    if change == "job":
+        async with asyncio.timeout(20):
+            while not bench.domain.seen:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+        bench.domain.abortJob()
+    found = await bench.end()
+    assert found.report is not None
+    assert (found.report.outcome, found.report.reason) == (ActionPhase.FAILED, reason)
+    assert bench.parts() == []
+    assert await bench.cache.images() == []
