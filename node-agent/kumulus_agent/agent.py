@@ -25,7 +25,7 @@ from kumulus_agent.hosts.controller import HostController
 from kumulus_agent.hosts.plan import Machine, SelfTest
 from kumulus_agent.images.controller import ImageController
 from kumulus_agent.images.copies import DiskCopies
-from kumulus_agent.images.exchange import ImageExchange
+from kumulus_agent.images.exchange import ImageExchange, digests_of
 from kumulus_agent.images.held import HeldImages
 from kumulus_agent.migration.controller import MigrationController
 from kumulus_agent.migration.credentials import Credentials
@@ -112,7 +112,7 @@ class Agent:
         self._volumes: WorkQueue[Key] = WorkQueue("volumes")
         self._images: WorkQueue[Key] = WorkQueue("images")
         self._hosts: WorkQueue[str] = WorkQueue("hosts")
-        self._instances = Instances(changed=self._host_changed)
+        self._instances = Instances(changed=self._instances_changed)
         self._hypervisor = Hypervisor(
             settings.libvirt_uri, on_event=self._domain_changed, on_reconnect=self._hypervisor_back
         )
@@ -349,15 +349,15 @@ class Agent:
         return await asyncio.to_thread(missing_packages, HOST_ROOT)
 
     def _images_in_use(self) -> set[str]:
-        digests = set(self._instances.bases.values())
-        for body in self._store.list(Server):
-            given = body["spec"].get("assignment") or {}
-            for image in (given.get("image"), (given.get("rescue") or {}).get("image")):
-                digests.add(str((image or {}).get("digest", "")))
-        return digests
+        placed = (digests_of(body) for body in self._store.list(Server))
+        return set(self._instances.bases.values()).union(*placed)
 
     def _host_changed(self) -> None:
         self._hosts.add(self._settings.node_name)
+
+    def _instances_changed(self) -> None:
+        self._host_changed()
+        self._held.disks_changed()
 
     def _domain_changed(self, instance_id: str) -> None:
         if instance_id != SELF_TEST_ID:

@@ -129,7 +129,7 @@ class ImageExchange:
 
     async def _entitled(self, peer: str, digest: str) -> bool:
         servers, _ = await self._client.list(Server, field_selector=f"spec.assignment.host={peer}")
-        if any(digest in _digests(server) for server in servers):
+        if any(digest in digests_of(server) for server in servers):
             return True
         for field in ("host", "target"):
             actions, _ = await self._client.list(ServerAction, field_selector=f"status.{field}={peer}")
@@ -141,12 +141,12 @@ class ImageExchange:
                     return True
                 name, namespace = action["spec"]["server"]["name"], action["metadata"]["namespace"]
                 server = await self._client.get(Server, name, namespace) if field == "target" else None
-                if server is not None and digest in _digests(server):
+                if server is not None and digest in digests_of(server):
                     return True
         return False
 
 
-def _digests(server: Object) -> set[str]:
+def digests_of(server: Object) -> set[str]:
     """Give the digests of the images that a server's disks lie on (pure)."""
     given = server["spec"].get("assignment") or {}
     images = (given.get("image") or {}, (given.get("rescue") or {}).get("image") or {})
