@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Final
 from kumulus_agent.migration.channels import Channel, Denied, Hello
 from kumulus_agent.migration.credentials import Contexts, Credentials
 from kumulus_agent.migration.listener import Admit, Listener, Serve
+from kumulus_runtime.api_client import ApiError
 
 _FRESH_SECONDS: Final = 5.0
 """How long the context of one connection serves the next ones: strangers cannot make us ask the API server often."""
@@ -31,7 +33,8 @@ class HostPort:
         self._admits: dict[Channel, Admit] = {}
         self._needs: set[str] = set()
         self._changing = asyncio.Lock()
-        self._fresh: tuple[float, ssl.SSLContext] | None = None
+        self._read_at = -math.inf
+        self._known: ssl.SSLContext | None = None
         self._listener = Listener(address, port, self._admit)
 
     async def contexts(self) -> Contexts:
@@ -56,7 +59,7 @@ class HostPort:
         """
         async with self._changing:
             # Whoever comes because of this may have a certificate that is newer than what we knew.
-            self._fresh = None
+            self._read_at = -math.inf
             await self._context()
             await self._listener.open(self._context)
             self._needs.add(who)
@@ -79,9 +82,14 @@ class HostPort:
         await self._listener.close()
 
     async def _context(self) -> ssl.SSLContext:
-        if self._fresh is None or time.monotonic() - self._fresh[0] > _FRESH_SECONDS:
-            self._fresh = (time.monotonic(), (await self.contexts()).server)
-        return self._fresh[1]
+        if self._known is None or time.monotonic() - self._read_at > _FRESH_SECONDS:
+            try:
+                self._known = (await self.contexts()).server
+                self._read_at = time.monotonic()
+            except ApiError:
+                if self._known is None:  # else what goes on between hosts does not wait for the API server
+                    raise
+        return self._known
 
     async def _admit(self, peer: str, hello: Hello) -> Serve:
         admit = self._admits.get(hello.channel)

@@ -25,6 +25,7 @@ from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_agent.storage.qemu_img import qemu_img
 from kumulus_api import FINALIZER, Host, Image, Server
 from kumulus_operator.migration.authority import make_authority, sign
+from kumulus_runtime.errors import ApiError
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 AUTHORITY = make_authority(datetime.now(UTC))
@@ -159,6 +160,21 @@ async def test_a_holder_that_is_away_is_named(pair: Pair) -> None:
     with pytest.raises(HolderAway, match="host h1, which holds it") as caught:
         await pair.fetch(image.digest)
     assert caught.value.reason == "ImageHostAway"
+
+
+async def test_hosts_meet_while_the_api_server_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that cannot ask for its authorities goes by those that it knows, as a migration under way needs."""
+    image = await pair.hold()
+    asked = []
+
+    async def away() -> Contexts:
+        asked.append(1)
+        raise ApiError(0, "Unreachable", "no answer")
+
+    monkeypatch.setattr(pair.h1.port._credentials, "contexts", away)
+    await pair.h1.port.need("a migration")
+    assert (await pair.fetch(image.digest)).digest == image.digest
+    assert asked
 
 
 async def test_a_broken_transfer_goes_on_where_it_stopped(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
