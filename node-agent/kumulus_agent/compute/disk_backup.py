@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,11 +9,23 @@ import libvirt
 import structlog
 from lxml import etree
 
-from kumulus_agent.compute.domain_xml import AGENT_CHANNEL, E
+from kumulus_agent.compute.domain_xml import AGENT_CHANNEL
+from kumulus_agent.compute.size_xml import E
 
-_AGENT_SECONDS: Final = 5
-_THAW_ATTEMPTS: Final = 3
+_AGENT_SECONDS: Final = 10
+_SILENT: Final = frozenset(
+    getattr(libvirt, f"VIR_ERR_AGENT_{name}", None)  # a newer libvirt knows more of them
+    for name in ("UNRESPONSIVE", "UNSYNCED", "COMMAND_TIMEOUT")
+)
 _log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How a copy began: whether the guest's file systems were frozen for it, and whether they may be so still."""
+
+    frozen: bool = False
+    stands: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,7 @@ class Copied:
     failure: str = ""
 
 
-def begin_backup(domain: Any, target: str, path: str) -> bool:
+def begin_backup(domain: Any, target: str, path: str) -> Begun:
     """Begin to copy a disk into a qcow2 file of its size; the copy is of this moment, the guest runs on.
 
     Args:
@@ -35,14 +45,19 @@ def begin_backup(domain: Any, target: str, path: str) -> bool:
         path: the file.
 
     Returns:
-        Whether the guest's file systems were frozen at that moment, by its agent.
+        How; a guest that stands still is to be thawed again and again, by `thaw`.
     """
     disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=target, backup="yes", type="file")
     xml = etree.tostring(E.domainbackup(E.disks(disk), mode="push"), encoding="unicode")
     domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # read once, the end of an earlier job is forgotten
-    with _frozen(domain) as frozen:
+    asked = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING and _agent_answers(domain)
+    frozen = asked and _freeze(domain)
+    try:
         domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
-    return frozen
+    finally:
+        # Also where the freeze has failed: the guest may have been too slow, rather than unwilling.
+        stands = asked and not thaw(domain)
+    return Begun(frozen, stands)
 
 
 def look_at_backup(domain: Any) -> Copied:
@@ -74,36 +89,24 @@ def end_backup(domain: Any) -> None:
         domain.abortJob()
 
 
-def thaw(domain: Any) -> None:
-    """Let the guest's file systems go on, if its agent answers; not frozen is success.
-
-    A guest whose agent has gone mad in between is left alone: nothing else could thaw it, and others must not wait.
-    """
-    if not _agent_answers(domain):
-        return
-    for _ in range(_THAW_ATTEMPTS):
-        try:
-            domain.fsThaw()
-        except libvirt.libvirtError as error:
-            _log.warning("guest not thawed", domain=domain.name(), error=str(error))
-        else:
-            return
-
-
-@contextlib.contextmanager
-def _frozen(domain: Any) -> Iterator[bool]:
-    """Freeze the guest's file systems, if it runs and has an agent that does it; what it refuses goes on unfrozen."""
-    frozen = False
-    if domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING and _agent_answers(domain):
-        try:
-            frozen = domain.fsFreeze() > 0
-        except libvirt.libvirtError:
-            thaw(domain)  # it may have been too slow, rather than unwilling
+def thaw(domain: Any) -> bool:
+    """Let the guest's file systems go on; give whether they do. Not frozen, off and without an agent are success."""
+    if not domain.isActive() or not _agent_answers(domain):
+        return True
     try:
-        yield frozen
-    finally:
-        if frozen:
-            thaw(domain)
+        domain.fsThaw()
+    except libvirt.libvirtError as error:
+        _log.warning("guest not thawed", domain=domain.name(), error=str(error))
+        return error.get_error_code() not in _SILENT  # what has answered knows better
+    return True
+
+
+def _freeze(domain: Any) -> bool:
+    try:
+        return bool(domain.fsFreeze() > 0)
+    except libvirt.libvirtError as error:
+        _log.info("guest not frozen", domain=domain.name(), error=str(error))
+        return False
 
 
 def _agent_answers(domain: Any) -> bool:

@@ -16,7 +16,15 @@ from uuid import UUID
 
 import structlog
 
-from kumulus_agent.compute.disk_backup import Copied, begin_backup, end_backup, is_backing_up, look_at_backup
+from kumulus_agent.compute.disk_backup import (
+    Begun,
+    Copied,
+    begin_backup,
+    end_backup,
+    is_backing_up,
+    look_at_backup,
+    thaw,
+)
 from kumulus_agent.compute.errors import HypervisorError, HypervisorUnavailable, InstanceNotFound
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.images.held import owner_of
@@ -211,9 +219,18 @@ class DiskCopies:
             return "of a guest that is off"
         await empty_copy(disk, part)
         begin = partial(begin_backup, target=_ROOT, path=str(part))
-        frozen = await self._on_domain(wish.instance_id, "begin to copy the disk", begin)
+        begun: Begun = await self._on_domain(wish.instance_id, "begin to copy the disk", begin)
+        if begun.stands:
+            await self._until_thawed(wish.instance_id)
         await self._until_ended(wish.instance_id)
-        return "its guest's agent had frozen the file systems" if frozen else "as after a power cut: no guest agent"
+        if begun.frozen:
+            return "its guest's agent had frozen the file systems"
+        return "as after a power cut: no guest agent has answered"
+
+    async def _until_thawed(self, instance_id: str) -> None:
+        """Ask again and again: nobody else would. An agent that is started meanwhile finds the half copy, and asks."""
+        while not await self._on_domain(instance_id, "let the file systems go on", thaw):  # noqa: ASYNC110
+            await asyncio.sleep(_LAST_LOOK)
 
     async def _until_ended(self, instance_id: str) -> None:
         pause = _FIRST_LOOK

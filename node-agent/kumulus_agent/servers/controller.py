@@ -194,7 +194,7 @@ class ServerController:
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
 
-    async def _copy_disk(self, sighting: Sighting, _outcome: _Outcome) -> None:
+    async def _copy_disk(self, sighting: Sighting, _outcome: Outcome) -> None:
         act, desired = sighting.act, sighting.desired
         if act is not None and desired is not None:
             offline = sighting.observed.power not in ALIVE

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kumulus_agent.compute.disk_backup import Copied, begin_backup, end_backup, is_backing_up, look_at_backup
+from kumulus_agent.compute.disk_backup import Begun, Copied, begin_backup, end_backup, is_backing_up, look_at_backup
 from kumulus_agent.compute.domain_xml import Disk, DomainSpec, domain_xml
 from kumulus_agent.compute.errors import Retryable
 from kumulus_agent.compute.hypervisor import Hypervisor
@@ -44,7 +44,7 @@ async def on(hypervisor: Hypervisor, spec: DomainSpec, verb: Callable[[Any], Any
 
 async def copied(hypervisor: Hypervisor, spec: DomainSpec, part: Path) -> Copied:
     await empty_copy(Path(spec.disks[0].path), part)
-    assert not await on(hypervisor, spec, lambda domain: begin_backup(domain, "vda", str(part)))
+    assert await on(hypervisor, spec, lambda domain: begin_backup(domain, "vda", str(part))) == Begun()
     async with asyncio.timeout(60):
         while (found := await on(hypervisor, spec, look_at_backup)).going_on:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.02)

@@ -139,7 +139,7 @@ async def look(host: Host, settings: AgentSettings, desired: Desired, power: Pow
     events: Any = SimpleNamespace(post=lambda *_, **__: None)
     reporter = Reporter(host, Store(), "h1", events)  # type: ignore[arg-type]
     none: Any = None
-    controller = ServerController(none, actuators, Instances(lambda: None), Store(), reporter, none)
+    controller = ServerController(none, actuators, Instances(lambda: None), Store(), reporter, none, none)
     observed = Observed(
         power,
         epoch=1,
