@@ -188,6 +188,8 @@ class ActionReason(StrEnum):
     DISK_FULL = "HostDiskFull"
     """The host has no room for a copy of the disk."""
     COPY_FAILED = "CopyFailed"
+    GUEST_FROZEN = "GuestFrozen"
+    """The guest's agent does not answer since the file systems were frozen; it is asked until it does."""
     UNSUPPORTED = "Unsupported"
     """A host's agent is older than the action."""
     ABORTED = "Aborted"

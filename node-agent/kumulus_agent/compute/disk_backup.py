@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import libvirt
 import structlog
 from lxml import etree
 
-from kumulus_agent.compute.domain_xml import AGENT_CHANNEL
 from kumulus_agent.compute.size_xml import E
 
 _AGENT_SECONDS: Final = 10
-_SILENT: Final = frozenset(
-    getattr(libvirt, f"VIR_ERR_AGENT_{name}", None)  # a newer libvirt knows more of them
-    for name in ("UNRESPONSIVE", "UNSYNCED", "COMMAND_TIMEOUT")
-)
+_ANSWERS: Final = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", None)})
+"""As what libvirt gives back a guest agent's own error; a newer one knows a code for it."""
 _log = structlog.stdlib.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """How a copy began: whether the guest's file systems were frozen for it, and whether they may be so still."""
-
-    frozen: bool = False
-    stands: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +26,28 @@ class Copied:
     failure: str = ""
 
 
-def begin_backup(domain: Any, target: str, path: str) -> Begun:
+def begin_backup(domain: Any, target: str, path: str, owed: Path) -> bool:
     """Begin to copy a disk into a qcow2 file of its size; the copy is of this moment, the guest runs on.
 
     Args:
         domain: runs or is paused.
         target: the disk's name, such as `vda`.
         path: the file.
+        owed: is there from before the guest is asked to freeze its file systems until it has said that they go on:
+            where it is left behind, also by an error, `thaw` is to be called until it is gone.
 
     Returns:
-        How; a guest that stands still is to be thawed again and again, by `thaw`.
+        Whether the file systems were frozen.
     """
     disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=target, backup="yes", type="file")
     xml = etree.tostring(E.domainbackup(E.disks(disk), mode="push"), encoding="unicode")
     domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # read once, the end of an earlier job is forgotten
-    asked = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING and _agent_answers(domain)
-    frozen = asked and _freeze(domain)
+    frozen = not owed.exists() and _freeze(domain, owed)
     try:
         domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
     finally:
-        # Also where the freeze has failed: the guest may have been too slow, rather than unwilling.
-        stands = asked and not thaw(domain)
-    return Begun(frozen, stands)
+        thaw(domain, owed)
+    return frozen
 
 
 def look_at_backup(domain: Any) -> Copied:
@@ -81,42 +71,58 @@ def is_backing_up(domain: Any) -> bool:
 
 
 def end_backup(domain: Any) -> None:
-    """Give a copy up, and let a guest go on that was left frozen; none, and a guest that is off, are success."""
-    if not domain.isActive():
-        return
-    thaw(domain)
+    """Give a copy up; none is success."""
     if is_backing_up(domain):
         domain.abortJob()
 
 
-def thaw(domain: Any) -> bool:
-    """Let the guest's file systems go on; give whether they do. Not frozen, off and without an agent are success."""
-    if not domain.isActive() or not _agent_answers(domain):
+def thaw(domain: Any, owed: Path) -> bool:
+    """Ask the guest to let its file systems go on, and remove `owed` if they do; give whether.
+
+    Nothing of one that is off is frozen, nor of one that was started since, without `owed`. One whose memory is saved,
+    that is paused or without an agent by now still has to.
+    """
+    if not owed.exists():
         return True
-    try:
-        domain.fsThaw()
-    except libvirt.libvirtError as error:
-        _log.warning("guest not thawed", domain=domain.name(), error=str(error))
-        return error.get_error_code() not in _SILENT  # what has answered knows better
+    if domain.isActive():
+        try:
+            domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+            domain.fsThaw()
+        except libvirt.libvirtError as error:
+            _log.warning("guest not thawed", domain=domain.name(), error=str(error))
+            return False
+    elif domain.hasManagedSaveImage():
+        return False
+    owed.unlink(missing_ok=True)
     return True
 
 
-def _freeze(domain: Any) -> bool:
+def _freeze(domain: Any, owed: Path) -> bool:
+    if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING or not _agent_answers(domain):
+        return False
+    owed.touch()
     try:
         return bool(domain.fsFreeze() > 0)
     except libvirt.libvirtError as error:
         _log.info("guest not frozen", domain=domain.name(), error=str(error))
+        if _is_answer(error):
+            owed.unlink()  # QEMU's agent has then thawed what it had frozen
         return False
 
 
 def _agent_answers(domain: Any) -> bool:
-    root = etree.fromstring(domain.XMLDesc().encode())
-    found = root.find(f"devices/channel/target[@name='{AGENT_CHANNEL}']")
-    if found is None or found.get("state") != "connected":
-        return False
-    # libvirt's own patience has no end. A guest that is slow to freeze would stand still for long.
-    domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+    """Ask for something harmless: a guest that says nothing to that is not told to stand still."""
+    try:
+        # libvirt's own patience has no end. A guest that is slow to freeze would stand still for long.
+        domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+        domain.getTime()
+    except libvirt.libvirtError as error:
+        return _is_answer(error)
     return True
+
+
+def _is_answer(error: libvirt.libvirtError) -> bool:
+    return error.get_error_domain() == libvirt.VIR_FROM_QEMU and error.get_error_code() in _ANSWERS
 
 
 def _is_backup(stats: dict[str, Any]) -> bool:

@@ -16,19 +16,12 @@ from uuid import UUID
 
 import structlog
 
-from kumulus_agent.compute.disk_backup import (
-    Begun,
-    Copied,
-    begin_backup,
-    end_backup,
-    is_backing_up,
-    look_at_backup,
-    thaw,
-)
+from kumulus_agent.compute.disk_backup import Copied, begin_backup, end_backup, is_backing_up, look_at_backup
 from kumulus_agent.compute.errors import HypervisorError, HypervisorUnavailable, InstanceNotFound
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.images.held import owner_of
-from kumulus_agent.servers.instance_files import instance_files
+from kumulus_agent.images.thaws import Thaws
+from kumulus_agent.servers.instance_files import THAW_OWED, InstanceFiles, instance_files
 from kumulus_agent.servers.terms import Copy, Report
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.disk_copy import copy_disk, empty_copy, missing_room
@@ -46,6 +39,8 @@ _FIRST_LOOK: Final = 0.05
 _LAST_LOOK: Final = 1.0
 _ATTEMPTS: Final = 30
 _TELL_AGAIN: Final = 2.0
+_THAW_SECONDS: Final = 120.0
+"""How long an action waits for its guest to go on; it is asked for longer."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -113,6 +108,7 @@ class DiskCopies:
         self._settings = settings
         self._client = client
         self._hypervisor = hypervisor
+        self._thaws = Thaws(hypervisor)
         self._cache = cache
         self._server_changed = server_changed
         self._runs: dict[str, _Run] = {}
@@ -149,12 +145,15 @@ class DiskCopies:
             self.image_changed(wish.image_key)
 
     async def sweep(self) -> None:
-        """Clear away what an agent that ended has left: half files, jobs that fill them, guests that were frozen.
+        """Clear away what an agent that ended has left: guests that may be frozen, half files, jobs that fill them.
 
         Raises:
             HypervisorError: libvirtd does not answer.
         """
-        for part in await asyncio.to_thread(_parts, self._settings.instances_dir):
+        owed, parts = await asyncio.to_thread(_left, self._settings.instances_dir)
+        for file in owed:
+            self._thaws.begin(str(UUID(file.parent.name)), file)
+        for part in parts:
             _log.info("half a copy is removed", path=str(part))
             await self._clear(str(UUID(part.parent.name)), part)
 
@@ -164,6 +163,7 @@ class DiskCopies:
         for run in runs:
             run.task.cancel()
         await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
+        await self._thaws.close()
 
     async def _run(self, wish: Wish) -> None:
         try:
@@ -187,7 +187,7 @@ class DiskCopies:
             files = instance_files(self._settings.instances_dir, wish.instance_id)
             part = files.snapshot(wish.action)
             try:
-                how = await self._copy(wish, files.root_disk, part)
+                how = await self._copy(wish, files, part)
                 address, limit = held_address(*wish.image_key), self._settings.max_image_bytes
                 image = await self._cache.adopt(part, address, owner, limit)
             finally:
@@ -208,29 +208,38 @@ class DiskCopies:
             raise _deleted(wish)
         return body
 
-    async def _copy(self, wish: Wish, disk: Path, part: Path) -> str:
-        missing = await missing_room(disk)
+    async def _copy(self, wish: Wish, files: InstanceFiles, part: Path) -> str:
+        missing = await missing_room(files.root_disk)
         if missing:
             host = self._settings.node_name
             message = f"host {host} lacks {missing} bytes for a copy of the disk; transient: ask again when it has room"
             raise _NotCopied(ActionReason.DISK_FULL, message)
         if wish.offline:
-            await copy_disk(disk, part)
+            await copy_disk(files.root_disk, part)
             return "of a guest that is off"
-        await empty_copy(disk, part)
-        begin = partial(begin_backup, target=_ROOT, path=str(part))
-        begun: Begun = await self._on_domain(wish.instance_id, "begin to copy the disk", begin)
-        if begun.stands:
-            await self._until_thawed(wish.instance_id)
+        await empty_copy(files.root_disk, part)
+        frozen = await self._begin(wish.instance_id, files.thaw_owed, part)
+        if not await self._thaws.ended(wish.instance_id, _THAW_SECONDS):
+            message = (
+                f"the guest's agent has not let the file systems go on for {_THAW_SECONDS:.0f} s and is asked until it "
+                "does; transient: ask again then, or end what stands still by a hard Reboot"
+            )
+            raise _NotCopied(ActionReason.GUEST_FROZEN, message)
         await self._until_ended(wish.instance_id)
-        if begun.frozen:
+        if frozen:
             return "its guest's agent had frozen the file systems"
         return "as after a power cut: no guest agent has answered"
 
-    async def _until_thawed(self, instance_id: str) -> None:
-        """Ask again and again: nobody else would. An agent that is started meanwhile finds the half copy, and asks."""
-        while not await self._on_domain(instance_id, "let the file systems go on", thaw):  # noqa: ASYNC110
-            await asyncio.sleep(_LAST_LOOK)
+    async def _begin(self, instance_id: str, owed: Path, part: Path) -> bool:
+        """Begin the job; a guest that it has left frozen is asked to go on, whoever still waits for the copy."""
+        begin = partial(begin_backup, target=_ROOT, path=str(part), owed=owed)
+        begun = asyncio.create_task(self._on_domain(instance_id, "begin to copy the disk", begin))
+        try:
+            return bool(await asyncio.shield(begun))
+        finally:
+            await asyncio.wait([begun])  # libvirt's call goes on to its end, also without us
+            if await asyncio.to_thread(owed.exists):
+                self._thaws.begin(instance_id, owed)
 
     async def _until_ended(self, instance_id: str) -> None:
         pause = _FIRST_LOOK
@@ -283,5 +292,5 @@ def _deleted(wish: Wish) -> _NotCopied:
     return _NotCopied(ActionReason.IMAGE_DELETED, message)
 
 
-def _parts(instances: Path) -> list[Path]:
-    return sorted(instances.glob("*/snapshot-*.part"))
+def _left(instances: Path) -> tuple[list[Path], list[Path]]:
+    return sorted(instances.glob(f"*/{THAW_OWED}")), sorted(instances.glob("*/snapshot-*.part"))

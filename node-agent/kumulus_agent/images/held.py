@@ -15,7 +15,7 @@ from kumulus_agent.storage.held_address import key_of
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_api import FINALIZER, Image, ServerAction
 from kumulus_api.image import ImageReason, held_address
-from kumulus_api.server_action import ActionPhase
+from kumulus_api.server_action import ENDED
 from kumulus_runtime.api_client import ApiError, KubeClient, NotFound
 from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.workqueue import WorkQueue
@@ -25,7 +25,6 @@ Object = dict[str, Any]
 _NEED: Final = "images"
 _SELECTOR: Final = "spec.source.server.instanceID!="
 _LOOK_AGAIN: Final = 5.0
-_ENDED: Final = frozenset({ActionPhase.SUCCEEDED.value, ActionPhase.FAILED.value})
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -107,7 +106,7 @@ class HeldImages:
         actions, _ = await self._client.list(ServerAction, namespace=namespace)
         found = [item.get("status") or {} for item in actions if item["metadata"]["uid"] == uid]
         words = [(status.get("phase"), (status.get("report") or {}).get("outcome")) for status in found]
-        return any(not _ENDED & set(word) for word in words)
+        return any(not ENDED & set(word) for word in words)
 
     async def tell(self, body: Object, image: CachedImage) -> bool:
         """Say that an image is whole and here; give whether there still is one to say it of."""

@@ -80,6 +80,8 @@ class Source:
             NotCarriedOver: libvirt said no, or nothing.
         """
         files = self.actuators.files(desired.instance_id)
+        if files.thaw_owed.exists():
+            raise NotCarriedOver("its file systems stand still for an image until the guest's agent lets them go on")
         try:
             for path in (files.seed, files.console_log):
                 if path.exists():

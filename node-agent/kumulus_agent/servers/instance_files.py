@@ -7,10 +7,13 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from kumulus_agent.servers.desired import DesiredPort, Key, NetworkKey
 from kumulus_agent.storage.atomic import write_file
+
+THAW_OWED: Final = "thaw-owed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class InstanceFiles:
     def snapshot(self, action: str) -> Path:
         """The copy of the root disk that is being made for a ServerAction."""
         return self.directory / f"snapshot-{UUID(action)}.part"
+
+    @property
+    def thaw_owed(self) -> Path:
+        """Is there while the guest's file systems may be frozen for a copy."""
+        return self.directory / THAW_OWED
 
     @property
     def serial_socket(self) -> Path:

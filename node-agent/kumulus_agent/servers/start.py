@@ -269,6 +269,8 @@ class _Start:
         )
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
+                # Whatever was frozen, it ends with the guest that was.
+                await asyncio.to_thread(files.thaw_owed.unlink, missing_ok=True)
                 await actuators.hypervisor.define_and_start(domain_xml(spec))
 
     async def _plug(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import Any
 import libvirt
 import pytest
 
-from kumulus_agent.compute.errors import InstanceNotFound
+from kumulus_agent.compute.errors import InstanceNotFound, Retryable
 from kumulus_agent.images import copies as module
+from kumulus_agent.images import thaws
 from kumulus_agent.images.copies import DiskCopies, Wish
 from kumulus_agent.servers.terms import Copy
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
@@ -28,34 +30,85 @@ OFF = Wish(("demo", "web"), INSTANCE, ACTION, "copy", "golden", offline=True)
 ON = Wish(("demo", "web"), INSTANCE, ACTION, "copy", "golden", offline=False)
 
 
+def failure(code: int) -> libvirt.libvirtError:
+    """Give an error of QEMU's driver."""
+    error = libvirt.libvirtError("asked")
+    error.err = (code, libvirt.VIR_FROM_QEMU, "because", 2, None, None, None, -1, -1)
+    return error
+
+
 @dataclass
 class Domain:
-    """A guest whose backup job goes on until it is told to end."""
+    """A guest whose backup job goes on until it is told to end.
+
+    Attributes:
+        silence: how often its agent does not answer before it does, by what it is asked.
+        refused: what is answered with an error.
+    """
 
     job: int = libvirt.VIR_DOMAIN_JOB_NONE
     ended: int = libvirt.VIR_DOMAIN_JOB_NONE
     seen: list[str] = field(default_factory=list)
+    silence: dict[str, float] = field(default_factory=lambda: {"time": math.inf})
+    frozen: bool = False
+    active: bool = True
+    saved: bool = False
+    refused: str = ""
 
     def call(self, _asked: str, function: Callable[[Any], Any]) -> Any:
         """Be the hypervisor, and its connection."""
 
         async def answer() -> Any:
-            return function(SimpleNamespace(lookupByUUIDString=lambda _id: self))
+            try:
+                return function(SimpleNamespace(lookupByUUIDString=lambda _id: self))
+            except libvirt.libvirtError as error:
+                raise Retryable(str(error)) from error
 
         return answer()
 
     def isActive(self) -> bool:  # noqa: D102
-        return True
+        return self.active
+
+    def hasManagedSaveImage(self) -> bool:  # noqa: D102
+        self.seen.append("saved?")
+        return self.saved
+
+    def name(self) -> str:  # noqa: D102
+        return "k-1"
+
+    def agentSetResponseTimeout(self, seconds: int, _flags: int) -> None:  # noqa: D102
+        assert seconds > 0
+
+    def getTime(self) -> None:  # noqa: D102
+        self._answer("time")
+
+    def fsFreeze(self) -> int:  # noqa: D102
+        self.seen.append("freeze")
+        self.frozen = True  # also if it is slow to say so
+        self._answer("freeze")
+        return 1
+
+    def fsThaw(self) -> int:  # noqa: D102
+        self.seen.append("thaw")
+        self._answer("thaw")
+        self.frozen = False
+        return 1
+
+    def _answer(self, asked: str) -> None:
+        left = self.silence.get(asked, 0)
+        self.silence[asked] = left - 1
+        if left > 0:
+            raise failure(libvirt.VIR_ERR_AGENT_UNRESPONSIVE)
+        if self.refused == asked:
+            raise failure(libvirt.VIR_ERR_INTERNAL_ERROR)
 
     def state(self) -> tuple[int, int]:  # noqa: D102
         return libvirt.VIR_DOMAIN_RUNNING, 1
 
-    def XMLDesc(self) -> str:  # noqa: D102
-        return "<domain><devices/></domain>"
-
     def backupBegin(self, xml: str, _checkpoint: None, _flags: int) -> None:  # noqa: D102
         self.seen.append("begin")
         assert 'mode="push"' in xml
+        self._answer("begin")
         self.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
 
     def abortJob(self) -> None:  # noqa: D102
@@ -79,6 +132,7 @@ class Bench:
         self.instances = folder / "instances"
         self.home = self.instances / INSTANCE
         self.home.mkdir(parents=True)
+        self.owed = self.home / "thaw-owed"
         self.cache = ImageCache(folder / "images", 1 << 30)
         self.told: list[str] = []
         self.changed = asyncio.Event()
@@ -106,6 +160,12 @@ class Bench:
         found = self.copies.of(ACTION)
         assert found is not None
         return found
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait for what the test's own domain shows."""
+        async with asyncio.timeout(20):
+            while not holds():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
 
     def parts(self) -> list[Path]:
         """Give what is half there."""
@@ -137,9 +197,7 @@ async def test_a_guest_that_is_off_is_copied(bench: Bench) -> None:
 async def test_a_running_guest_is_copied(bench: Bench) -> None:
     """A job is begun and waited for; meanwhile the Image is known to be on its way."""
     bench.copies.begin(ON)
-    async with asyncio.timeout(20):
-        while not bench.domain.seen:  # noqa: ASYNC110 - the job is the test's own
-            await asyncio.sleep(0.01)
+    await bench.until(lambda: bool(bench.domain.seen))
     assert bench.copies.copying(("demo", "golden"))
     bench.domain.finish()
     found = await bench.end()
@@ -151,9 +209,7 @@ async def test_a_running_guest_is_copied(bench: Bench) -> None:
 async def test_a_copy_is_given_up_with_its_action(bench: Bench) -> None:
     """What is not wanted any more is ended and cleared away, and can be begun anew."""
     bench.copies.begin(ON)
-    async with asyncio.timeout(20):
-        while not bench.domain.seen:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.01)
+    await bench.until(lambda: bool(bench.domain.seen))
     bench.copies.forget("demo", "another")
     assert bench.copies.copying(("demo", "golden"))
     bench.copies.forget("demo", "copy")
@@ -198,12 +254,104 @@ async def test_what_fails_says_why_and_leaves_nothing(
         bench.image = None
     bench.copies.begin(ON)
     if change == "job":
-        async with asyncio.timeout(20):
-            while not bench.domain.seen:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.01)
+        await bench.until(lambda: bool(bench.domain.seen))
         bench.domain.abortJob()
     found = await bench.end()
     assert found.report is not None
     assert (found.report.outcome, found.report.reason) == (ActionPhase.FAILED, reason)
     assert bench.parts() == []
     assert await bench.cache.images() == []
+
+
+@pytest.fixture
+def agent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Domain:
+    """Give a guest with an agent, which is asked again at once."""
+    monkeypatch.setattr(thaws, "_FIRST_PAUSE", 0.01)
+    bench.domain.silence = {}
+    return bench.domain
+
+
+@pytest.mark.parametrize("silence", [{}, {"freeze": 1, "thaw": 3}, {"thaw": 3}])
+async def test_a_guest_that_is_slow_to_answer_goes_on(bench: Bench, agent: Domain, silence: dict[str, float]) -> None:
+    """A guest is asked to thaw until it says that it has, and only what is known to have stood still is called so."""
+    agent.silence = dict(silence)
+    bench.copies.begin(ON)
+    await bench.until(lambda: "thaw" in agent.seen and not bench.owed.exists())
+    assert agent.seen == ["freeze", "begin", *["thaw"] * int(silence.get("thaw", 0) + 1)]
+    assert not agent.frozen
+    agent.finish()
+    found = await bench.end()
+    assert found.report is not None
+    assert found.report.outcome is ActionPhase.SUCCEEDED, found.report.message
+    assert ("frozen" in found.report.message) is ("freeze" not in silence)
+
+
+async def test_a_guest_that_does_not_thaw_ends_the_action_and_is_asked_on(
+    bench: Bench, agent: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No action stays open for an agent that says nothing; the guest goes on as soon as it answers, whoever waits."""
+    monkeypatch.setattr(module, "_THAW_SECONDS", 0.1)
+    agent.silence = {"thaw": math.inf}
+    bench.copies.begin(ON)
+    found = await bench.end()
+    assert found.report is not None
+    assert (found.report.outcome, found.report.reason) == (ActionPhase.FAILED, "GuestFrozen")
+    assert "abort" in agent.seen
+    assert (bench.parts(), bench.owed.exists()) == ([], True)
+    bench.copies.forget("demo", "copy")
+    agent.silence = {}
+    await bench.until(lambda: not bench.owed.exists())
+    assert not agent.frozen
+
+
+async def test_a_guest_of_a_copy_that_was_refused_goes_on(bench: Bench, agent: Domain) -> None:
+    """What was frozen for a job that never began is thawed, too."""
+    agent.refused, agent.silence = "begin", {"thaw": 2}
+    bench.copies.begin(ON)
+    found = await bench.end()
+    assert found.report is not None
+    assert found.report.reason == "CopyFailed"
+    await bench.until(lambda: not bench.owed.exists())
+    assert not agent.frozen
+
+
+async def test_the_next_agent_asks_on(bench: Bench, agent: Domain) -> None:
+    """A guest whose agent ended is asked by the next one, which does not take one with saved memory for thawed."""
+    bench.owed.touch()
+    agent.frozen, agent.active, agent.saved = True, False, True
+    await bench.copies.sweep()
+    await bench.until(lambda: agent.seen.count("saved?") > 1)
+    assert bench.owed.exists()
+    agent.active, agent.saved = True, False
+    await bench.until(lambda: not bench.owed.exists())
+    assert not agent.frozen
+
+
+async def test_a_guest_that_is_off_is_not_waited_for(bench: Bench, agent: Domain) -> None:
+    """What has ended, or was started since, has nothing frozen."""
+    bench.owed.touch()
+    agent.active = False
+    await bench.copies.sweep()
+    await bench.until(lambda: not bench.owed.exists())
+    assert agent.seen == ["saved?"]
+
+
+@pytest.mark.parametrize("refused", ["time", "freeze"])
+async def test_an_agent_may_say_no(bench: Bench, agent: Domain, refused: str) -> None:
+    """An agent's own error is an answer: it may freeze all the same, and after a refused freeze nothing is owed."""
+    agent.refused = refused
+    bench.copies.begin(ON)
+    await bench.until(lambda: "begin" in agent.seen)
+    assert agent.seen == (["freeze", "begin", "thaw"] if refused == "time" else ["freeze", "begin"])
+    assert not bench.owed.exists()
+
+
+async def test_who_says_nothing_is_not_told_to_stand_still(bench: Bench, agent: Domain) -> None:
+    """An agent that is there and does not answer is never asked to freeze: nobody could tell it to go on."""
+    agent.silence = {"time": math.inf}
+    bench.copies.begin(ON)
+    await bench.until(lambda: bool(agent.seen))
+    agent.finish()
+    found = await bench.end()
+    assert found.report is not None
+    assert (found.report.outcome, agent.seen, bench.owed.exists()) == (ActionPhase.SUCCEEDED, ["begin"], False)
