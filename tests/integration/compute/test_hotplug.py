@@ -56,6 +56,31 @@ async def test_volumes_and_nics_come_to_a_running_guest(
     assert nic.mac in stored
 
 
+async def test_the_most_volumes_come_to_a_running_guest(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt, tmp_path: Path
+) -> None:
+    """Beside every device that a server can be started with there is room for all volumes and more interfaces."""
+    nics = [Nic(f"kt00000001{n:02}", f"52:54:00:00:01:{n:02}", 1450) for n in range(4)]
+    for nic in nics:
+        private_libvirt.inside("ip", "tuntap", "add", "dev", nic.tap, "mode", "tap")
+    drives = [tmp_path / "seed.iso", tmp_path / "config-drive.iso"]
+    for drive in drives:
+        drive.write_bytes(b"\0" * (1 << 20))
+    spec = replace(
+        make_domain(nics=(nics[0],)),
+        seed_path=str(drives[0]),
+        config_drive=str(drives[1]),
+        graphics=True,
+        max_memory_bytes=256 << 20,
+    )
+    await hypervisor.define_and_start(domain_xml(spec))
+    volumes = [make_volume(tmp_path) for _ in range(16)]
+    for device in (*(disk for _, disk in volumes), *nics[1:]):
+        await hypervisor.attach(spec.instance_id, device)
+    expected = Devices(frozenset(nic.mac for nic in nics), frozenset(volume_id for volume_id, _ in volumes))
+    assert await devices(hypervisor, spec.instance_id) == expected
+
+
 async def test_a_guest_that_does_not_answer_keeps_its_devices(
     hypervisor: Hypervisor, make_domain: MakeDomain, tmp_path: Path
 ) -> None:
