@@ -89,7 +89,7 @@ async def test_a_guest_that_runs_is_copied_and_starts_elsewhere(cloud: Cloud, la
         assert "frozen" in done["status"]["message"]
         said = log.read_text(errors="replace")
         assert said.index("stands still") < said.index("goes on")
-        await console.says(log, f"wrote-{said.count('wrote-') + 3}$")
+        await goes_on(log)
         status = image["status"]
         assert (status["importHost"], status["virtualSize"]) == ("h1", 1 << 30)
         assert "ownerReferences" not in image["metadata"]
@@ -101,6 +101,12 @@ async def test_a_guest_that_runs_is_copied_and_starts_elsewhere(cloud: Cloud, la
         moved = await cloud.act(project, "b", "LiveMigrate", COPY_SECONDS, liveMigrate={"host": "h1"})
         assert moved["status"]["phase"] == "Succeeded", moved["status"]
         await agreed(cloud, lab, seconds=30)
+
+
+async def goes_on(log: Path) -> None:
+    """The server `a` goes on writing."""
+    said = await asyncio.to_thread(log.read_text, errors="replace")
+    await console.says(log, f"wrote-{said.count('wrote-') + 3}$")
 
 
 async def taken_once(cloud: Cloud, project: str, before: Object) -> None:
@@ -116,33 +122,32 @@ async def taken_once(cloud: Cloud, project: str, before: Object) -> None:
 
 @pytest.mark.disturbs
 async def test_copies_at_rest_and_under_kill(cloud: Cloud, lab: LabSettings) -> None:
-    """What is paused, suspended or off stays so; a copy outlives the kill of the agents, unless it is given up."""
+    """A copy outlives the kill of the agents, and its guest goes on; what is paused or suspended stays so."""
     async with nothing_left(lab) as digests, cloud.project() as project:
-        await made(cloud, project, lab)
-        for state in ("Paused", "Suspended"):
-            await cloud.power(project, "a", state)
-            await copied(cloud, project, digests, state.lower())
-            await cloud.tells(project, "a", state)
-            await cloud.power(project, "a", "Running")
+        log = await made(cloud, project, lab)
         before = await cloud.restarts()
         async with asyncio.TaskGroup() as group:
             group.create_task(copied(cloud, project, digests))
             await cloud.until(Image, GOLDEN, lambda image: "status" in image, namespace=project)
             kill(lab, Victim.AGENT)
         await back(cloud, lab, before, Victim.AGENT)
-        before = await cloud.restarts()
-        spec = {"server": {"name": "a"}, "type": "CreateImage", "createImage": {"name": "never"}}
-        await cloud.make(ServerAction, "never", spec, project)
-        await cloud.until(ServerAction, "never", lambda act: "host" in (act.get("status") or {}), namespace=project)
-        kill(lab, Victim.AGENT)
-        await cloud.client.delete(ServerAction, "never", project)
-        await back(cloud, lab, before, Victim.AGENT)
-        never = (project, "never")
-        async with Observer(cloud, Image, namespace=project) as images:
-            # Unless it was whole before the agent ended.
-            await images.eventually(lambda found: never not in found or ready(found[never]), "the image goes", 60)
-        await cloud.power(project, "a", "Stopped")
-        await copied(cloud, project, digests, "stopped")
-        await cloud.tells(project, "a", "Stopped")
-        await starts(cloud, project, lab, "h1")
+        await goes_on(log)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(starts(cloud, project, lab, "h1"))
+            group.create_task(given_up(cloud, project))
+        for state in ("Paused", "Suspended"):
+            await cloud.power(project, "a", state)
+            await copied(cloud, project, digests, state.lower())
+            await cloud.tells(project, "a", state)
+            await cloud.power(project, "a", "Running")
         await agreed(cloud, lab, seconds=30)
+
+
+async def given_up(cloud: Cloud, project: str) -> None:
+    """An image whose action is deleted while it is being copied goes, unless it was whole before."""
+    action = await cloud.ask(project, "a", "CreateImage", createImage={"name": "never"})
+    await cloud.until(ServerAction, action, lambda act: "host" in (act.get("status") or {}), namespace=project)
+    await cloud.client.delete(ServerAction, action, project)
+    never = (project, "never")
+    async with Observer(cloud, Image, namespace=project) as images:
+        await images.eventually(lambda found: never not in found or ready(found[never]), "the image goes", 60)
