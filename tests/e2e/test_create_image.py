@@ -100,6 +100,10 @@ async def test_a_guest_that_runs_is_copied_and_starts_elsewhere(cloud: Cloud, la
         await cloud.delete(Image, GOLDEN, project)
         moved = await cloud.act(project, "b", "LiveMigrate", COPY_SECONDS, liveMigrate={"host": "h1"})
         assert moved["status"]["phase"] == "Succeeded", moved["status"]
+        # From the disk alone, so that what it lies on is seen to have come along and stayed.
+        booted = await cloud.act(project, "b", "Reboot", reboot={"type": "Hard"})
+        assert booted["status"]["phase"] == "Succeeded", booted["status"]
+        await cloud.server_ready(project, "b")
         await agreed(cloud, lab, seconds=30)
 
 

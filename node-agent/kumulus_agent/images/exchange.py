@@ -118,32 +118,38 @@ class ImageExchange:
     async def _admit(self, cache: ImageCache, peer: str, hello: Hello) -> Serve:
         """Judge by what the API says now: a host has only the images of servers that it has, or gets."""
         try:
-            entitled = await self._entitled(peer, hello.file)
+            needed = await entitled(self._client, peer, hello.file)
         except ApiError as error:
             raise Denied(f"the API server cannot be asked: {error}") from error
         path = await cache.path_of(hello.file)
-        if not entitled or path is None:
+        if not needed or path is None:
             raise Denied(f"no server of host {peer} needs image {hello.file}" if path else "the image is not here")
         _log.info("image served", digest=hello.file, to=peer, offset=hello.size)
         return partial(_send, path)
 
-    async def _entitled(self, peer: str, digest: str) -> bool:
-        servers, _ = await self._client.list(Server, field_selector=f"spec.assignment.host={peer}")
-        if any(digest in digests_of(server) for server in servers):
-            return True
-        for field in ("host", "target"):
-            actions, _ = await self._client.list(ServerAction, field_selector=f"status.{field}={peer}")
-            for action in actions:
-                status = action["status"]
-                if status.get("phase") != ActionPhase.RUNNING:
-                    continue
-                if (status.get("image") or {}).get("digest") == digest:
-                    return True
-                name, namespace = action["spec"]["server"]["name"], action["metadata"]["namespace"]
-                server = await self._client.get(Server, name, namespace) if field == "target" else None
-                if server is not None and digest in digests_of(server):
-                    return True
-        return False
+
+async def entitled(client: KubeClient, host: str, digest: str) -> bool:
+    """Ask the API whether a host has, or gets, a server of an image.
+
+    What an action brings is read first: when it has ended the server shows where it is.
+
+    Raises:
+        ApiError: it does not answer.
+    """
+    for field in ("host", "target"):
+        actions, _ = await client.list(ServerAction, field_selector=f"status.{field}={host}")
+        for action in actions:
+            status = action["status"]
+            if status.get("phase") != ActionPhase.RUNNING:
+                continue
+            if (status.get("image") or {}).get("digest") == digest:
+                return True
+            name, namespace = action["spec"]["server"]["name"], action["metadata"]["namespace"]
+            server = await client.get(Server, name, namespace) if field == "target" else None
+            if server is not None and digest in digests_of(server):
+                return True
+    servers, _ = await client.list(Server, field_selector=f"spec.assignment.host={host}")
+    return any(digest in digests_of(server) for server in servers)
 
 
 def digests_of(server: Object) -> set[str]:

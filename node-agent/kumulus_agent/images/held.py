@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
 from kumulus_agent.images.controller import import_status
+from kumulus_agent.images.exchange import entitled
 from kumulus_agent.migration.credentials import NoCredentials
 from kumulus_agent.migration.host_port import HostPort
 from kumulus_agent.servers.report import MANAGER
@@ -136,7 +138,10 @@ class HeldImages:
             await self._cache.disown(owner_of(key))
         self._kept_for_disks.discard(key)
         for digest in (await self._cache.held()).get(held_address(*key), ()):
-            if await self._cache.unneeded(digest):
+            asked = time.time()
+            # A guest that migrates to here lies on it before its Server says so.
+            needed = await entitled(self._client, self._node, digest)
+            if not needed and await self._cache.unneeded(digest, since=asked):
                 _log.info("image removed", namespace=key[0], name=key[1], digest=digest)
             else:
                 self._kept_for_disks.add(key)

@@ -65,10 +65,11 @@ class Thaws:
             return thaw(conn.lookupByUUIDString(instance_id), owed)
 
         try:
-            return await self._hypervisor.call(f"let the file systems of instance {instance_id} go on", ask)
+            done: bool = await self._hypervisor.call(f"let the file systems of instance {instance_id} go on", ask)
         except InstanceNotFound:
             await asyncio.to_thread(owed.unlink, missing_ok=True)
             return True
         except HypervisorError as error:
             _log.warning("guest not thawed", instance=instance_id, error=str(error))
             return False
+        return done

@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -232,10 +233,14 @@ class ImageCache:
                     found.setdefault(url, set()).add(digest)
         return found
 
-    async def unneeded(self, digest: str) -> bool:
-        """Remove one image that no owner keeps and no disk here lies on; give whether it is gone."""
+    async def unneeded(self, digest: str, since: float = math.inf) -> bool:
+        """Remove one image that no owner keeps, no disk here lies on and nobody was given since a moment of time.time.
+
+        Returns:
+            Whether it is gone.
+        """
         entry = (await self._load()).get(digest)
-        if entry is not None and (entry.owners or digest in set(self._in_use())):
+        if entry is not None and (entry.owners or entry.used_at >= since or digest in set(self._in_use())):
             return False
         await self.remove(digest)
         return True

@@ -61,6 +61,7 @@ class Api:
 
     objects: dict[tuple[type, str], dict[str, Any]] = field(default_factory=dict)
     servers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    coming: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
 
     async def get(self, kind: type, name: str, namespace: str = "") -> dict[str, Any] | None:
@@ -68,9 +69,11 @@ class Api:
         return self.objects.get((kind, name))
 
     async def list(self, kind: type, field_selector: str = "", **_: Any) -> tuple[list[dict[str, Any]], str]:
-        """Give the servers of a host; there are no actions."""
-        host = field_selector.removeprefix("spec.assignment.host=")
-        return (self.servers.get(host, []) if kind is Server else [], "1")
+        """Give the servers of a host, or what migrates to it."""
+        field, _, host = field_selector.partition("=")
+        if kind is Server:
+            return self.servers.get(host, []), "1"
+        return (self.coming.get(host, []) if field == "status.target" else []), "1"
 
     async def remove_finalizer(self, kind: type, name: str, *_: Any, **__: Any) -> bool:
         """Note it."""
@@ -219,11 +222,28 @@ async def test_a_deleted_image_goes_from_both_hosts(pair: Pair) -> None:
         for name, side in (("h1", pair.h1), ("h2", pair.h2))
     }
     pair.say(image, deletionTimestamp="2026-01-01T00:00:00Z")
+    pair.api.servers["h2"] = []
     for images in held.values():
         await images.reconcile(("demo", "golden"))
     assert pair.api.released == ["golden"]
     for name in held:
         assert not [path for path in (pair.folder / name).rglob("*") if path.is_file()]
+
+
+async def test_a_guest_that_migrates_to_here_keeps_what_it_lies_on(pair: Pair) -> None:
+    """A copy of a deleted image stays for a server that another host still has, until that does not come any more."""
+    image = await pair.hold()
+    await pair.fetch(image.digest)
+    pair.api.objects[Server, "b"] = pair.api.servers["h2"].pop()
+    action = {"metadata": {"namespace": "demo"}, "spec": {"server": {"name": "b"}}, "status": {"phase": "Running"}}
+    pair.api.coming["h2"] = [action]
+    held = HeldImages(pair.api, "h2", pair.h2.cache, pair.h2.port, lambda _key: False)  # type: ignore[arg-type]
+    del pair.api.objects[Image, "golden"]
+    await held.reconcile(("demo", "golden"))
+    assert await pair.h2.cache.path_of(image.digest) is not None
+    action["status"] = {"phase": "Failed"}
+    await held.reconcile(("demo", "golden"))
+    assert await pair.h2.cache.path_of(image.digest) is None
 
 
 async def test_what_a_disk_lies_on_outlives_its_image(pair: Pair) -> None:
