@@ -7,7 +7,15 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kumulus_api.base import Column, Definition, Kind, LabelMap, Model, Quantity, Rule, validated
+from kumulus_api.hardware import FLAVOR_WORDS, keys, word_rules
 
+_ALL_OF_LAYOUT = "['hw:cpu_sockets', 'hw:cpu_cores', 'hw:cpu_threads']"
+_FIXED_SIZE = (
+    "('hw:numa_nodes' in self.extraSpecs"
+    " || ('hw:cpu_policy' in self.extraSpecs && self.extraSpecs['hw:cpu_policy'] == 'dedicated')"
+    " || ('hw:mem_page_size' in self.extraSpecs && !(self.extraSpecs['hw:mem_page_size'] in ['small', 'any'])))"
+)
+_COUNT = f"(has(self.maxVcpus) && !{_FIXED_SIZE} ? self.maxVcpus : self.vcpus)"
 _POSITIVE = "quantity(self.{0}).isGreaterThan(quantity('0'))"
 
 
@@ -29,7 +37,9 @@ class FlavorSpec(Resources):
     extra_specs: LabelMap = Field(default_factory=dict)
     """What else is asked of a host, in Nova's words: `trait:NAME: required` or `forbidden`, and
     `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the host must match (VALUE may
-    begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`)."""
+    begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And what the guest's machine is
+    made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a host that cannot give it is
+    no candidate."""
 
     model_config = validated(
         Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
@@ -46,14 +56,33 @@ class FlavorSpec(Resources):
         Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
         Rule(
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"
-            " k.startsWith('trait:') || k.startsWith('aggregate_instance_extra_specs:'))",
-            "an extra spec is trait:NAME or aggregate_instance_extra_specs:KEY; another would be ignored",
+            " k.startsWith('trait:') || k.startsWith('aggregate_instance_extra_specs:')"
+            f" || k in [{', '.join(repr(word.key) for word in FLAVOR_WORDS)}])",
+            f"an extra spec is trait:NAME or aggregate_instance_extra_specs:KEY, or one of {keys(FLAVOR_WORDS)};"
+            " another would be ignored",
             ".extraSpecs",
         ),
         Rule(
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"
             " !k.startsWith('trait:') || self.extraSpecs[k] in ['required', 'forbidden'])",
             "a trait is required or forbidden",
+            ".extraSpecs",
+        ),
+        *word_rules("extraSpecs", FLAVOR_WORDS),
+        Rule(
+            f"!has(self.extraSpecs) || !{_ALL_OF_LAYOUT}.all(k, k in self.extraSpecs) || !{_ALL_OF_LAYOUT}.all(k,"
+            " self.extraSpecs[k].matches(r'^[1-9][0-9]{0,2}$')) || int(self.extraSpecs['hw:cpu_sockets'])"
+            " * int(self.extraSpecs['hw:cpu_cores']) * int(self.extraSpecs['hw:cpu_threads'])"
+            f" == {_COUNT}",
+            "hw:cpu_sockets times hw:cpu_cores times hw:cpu_threads is maxVcpus; without it, or with dedicated CPUs,"
+            " NUMA nodes or huge pages, vcpus",
+            ".extraSpecs",
+        ),
+        Rule(
+            "!has(self.extraSpecs) || !('hw:numa_nodes' in self.extraSpecs)"
+            " || !self.extraSpecs['hw:numa_nodes'].matches(r'^[1-9][0-9]?$')"
+            " || int(self.extraSpecs['hw:numa_nodes']) <= self.vcpus",
+            "hw:numa_nodes is at most the number of vcpus",
             ".extraSpecs",
         ),
     )

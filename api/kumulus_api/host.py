@@ -43,6 +43,11 @@ class HostSpec(Model):
     """An administrator's word that this host never returns: its instances are revoked and may start elsewhere."""
     traits: Annotated[list[Trait], Field(max_length=256)] = Field(default_factory=list)
     """What an administrator says of the host, beside the traits that its agent finds: `CUSTOM_GOLD`."""
+    dedicated_cpus: Annotated[str, Field(max_length=1024, pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")] | None = (
+        Field(default=None, alias="dedicatedCPUs")
+    )
+    """CPUs for servers with `hw:cpu_policy: dedicated`, such as `2-7,10` (Nova's `cpu_dedicated_set`). The others are
+    shared. It holds for what starts from now on."""
     revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)
@@ -63,12 +68,24 @@ class Virtualization(StrEnum):
     QEMU = "qemu"
 
 
+class HugePages(Model):
+    """Huge pages of one size that the host keeps ready."""
+
+    size: Quantity
+    count: Annotated[int, Field(ge=0)]
+
+
 class Inventory(Model):
     """What the host has, before overcommit."""
 
     vcpus: Annotated[int, Field(ge=0)]
+    """CPUs that servers share (Placement's VCPU)."""
+    dedicated_vcpus: Annotated[int, Field(ge=0)] | None = None
+    """CPUs that each go to one server (Placement's PCPU)."""
     memory: Quantity
     disk: Quantity
+    numa_nodes: Annotated[int, Field(ge=1)] | None = None
+    huge_pages: Annotated[list[HugePages], Field(max_length=8, json_schema_extra=list_map("size"))] | None = None
 
 
 class Versions(Model):

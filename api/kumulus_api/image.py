@@ -13,6 +13,7 @@ from kumulus_api.base import (
     Digest,
     HostName,
     Kind,
+    LabelMap,
     Model,
     ObjectName,
     Quantity,
@@ -22,6 +23,7 @@ from kumulus_api.base import (
     UUIDText,
     validated,
 )
+from kumulus_api.hardware import IMAGE_WORDS, keys, word_rules
 
 
 class ImageFormat(StrEnum):
@@ -29,6 +31,8 @@ class ImageFormat(StrEnum):
 
     RAW = "raw"
     QCOW2 = "qcow2"
+    ISO = "iso"
+    """A CD: its servers get it in a drive, beside an empty root disk, which is started from once it can be."""
 
 
 class Architecture(StrEnum):
@@ -81,6 +85,10 @@ class ImageSpec(Model):
     """Only hosts of it run servers of this image; any host does if it is not given."""
     required_traits: Annotated[list[Trait], Field(max_length=64)] = Field(default_factory=list)
     """Traits that a host needs for servers of this image."""
+    properties: LabelMap = Field(default_factory=dict)
+    """What the machine of a server of this image is made of, as Glance spells it: `hw_firmware_type: uefi`,
+    `os_secure_boot: required`, `hw_machine_type: q35`, `hw_disk_bus: scsi` … A server gets it when it is placed or
+    rebuilt."""
 
     model_config = validated(
         Rule(
@@ -88,7 +96,29 @@ class ImageSpec(Model):
             " && has(self.checksum) == has(oldSelf.checksum)"
             " && (!has(self.checksum) || self.checksum == oldSelf.checksum)",
             "source, format and checksum cannot change, since hosts keep copies: make a new image",
-        )
+        ),
+        Rule(
+            "!has(self.properties) || self.properties.all(k,"
+            f" k in [{', '.join(repr(word.key) for word in IMAGE_WORDS)}])",
+            f"a property is one of {keys(IMAGE_WORDS)}; another would be ignored",
+            ".properties",
+        ),
+        *word_rules("properties", IMAGE_WORDS),
+        *(
+            Rule(
+                f"!has(self.properties) || !('os_secure_boot' in self.properties && '{key}' in self.properties)"
+                f" || self.properties['os_secure_boot'] != 'required' || self.properties['{key}'] == '{value}'",
+                f"os_secure_boot required goes with {key} {value}",
+                ".properties",
+            )
+            for key, value in (("hw_firmware_type", "uefi"), ("hw_machine_type", "q35"))
+        ),
+        Rule(
+            "!has(self.properties) || !('hw_disk_bus' in self.properties && 'hw_machine_type' in self.properties)"
+            " || self.properties['hw_disk_bus'] != 'ide' || self.properties['hw_machine_type'] == 'pc'",
+            "hw_disk_bus ide goes with hw_machine_type pc",
+            ".properties",
+        ),
     )
 
 

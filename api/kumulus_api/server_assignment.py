@@ -21,6 +21,7 @@ from kumulus_api.base import (
     validated,
 )
 from kumulus_api.flavor import Resources
+from kumulus_api.hardware import Hardware
 from kumulus_api.image import ImageFormat
 
 
@@ -33,6 +34,8 @@ class AssignedImage(Model):
     format: ImageFormat
     digest: Digest
     virtual_size: Annotated[int, Field(ge=0)]
+    properties: Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=64)] | None = None
+    """Of the image, then; they and the flavor make the `hardware`."""
 
 
 class AssignedRescue(Model):
@@ -48,6 +51,7 @@ class FormerSize(Model):
 
     flavor: ObjectName
     resources: Resources
+    hardware: Hardware | None = None
 
 
 class AssignedPort(Model):
@@ -88,6 +92,8 @@ class ServerAssignment(Model):
     """Whose resources these are."""
     former: FormerSize | None = None
     """What RevertResize leads back to; its room is kept."""
+    hardware: Hardware | None = None
+    """What its machine is made of, where flavor and image say it."""
     image: AssignedImage | None = None
     rescue: AssignedRescue | None = None
     """The server runs from this image, with its own root disk as the second disk."""

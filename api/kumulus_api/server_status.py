@@ -103,7 +103,8 @@ class ServerConditionType(StrEnum):
     NETWORK_READY = "NetworkReady"
     LIVE_MIGRATABLE = "LiveMigratable"
     RESTART_REQUIRED = "RestartRequired"
-    """The guest has another size than it was given: it gets that when it is stopped and started, or rebooted hard."""
+    """The guest has another size, or other volumes, than it was given: it gets them when it is stopped and started, or
+    rebooted hard."""
     FLAVOR_APPLIED = "FlavorApplied"
     """Whether a changed flavor was admitted; only there once one was not."""
     DEVICES_APPLIED = "DevicesApplied"
@@ -119,6 +120,8 @@ class LiveMigratableReason(StrEnum):
     RESCUED = "Rescued"
     PINNED = "PinnedToHost"
     """Its placement names its host; an administrator may name another in the action."""
+    DEDICATED_CPUS = "DedicatedCPUs"
+    """Its vCPUs are tied to CPUs of this host; it migrates cold."""
 
 
 class DeviceReason(StrEnum):
@@ -127,12 +130,18 @@ class DeviceReason(StrEnum):
     ATTACH_FAILED = "AttachFailed"
     DETACH_PENDING = "DetachPending"
     """The guest has not let go of a device that is taken away; it is asked again and again."""
+    RESTART_REQUIRED = "RestartRequired"
+    """On its bus (IDE, SATA) no disk comes or leaves while the guest runs."""
 
 
 class RestartReason(StrEnum):
     """Reasons of a Server's condition RestartRequired."""
 
     FLAVOR_CHANGED = "FlavorChanged"
+    FIXED_SIZE = "FixedSize"
+    """The flavor has changed, and a guest with dedicated CPUs, NUMA nodes or huge pages does not grow as it runs."""
+    VOLUMES_CHANGED = "VolumesChanged"
+    """On the guest's bus (IDE, SATA) no disk comes or leaves while it runs."""
     APPLIED = "Applied"
 
 
@@ -149,6 +158,8 @@ class ScheduledReason(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_READY = "ImageNotReady"
     DISK_TOO_SMALL = "FlavorDiskTooSmall"
+    HARDWARE_CONFLICT = "HardwareConflict"
+    """Flavor and image ask for what does not go together."""
     NETWORK_NOT_FOUND = "NetworkNotFound"
     NETWORK_NOT_READY = "NetworkNotReady"
     NETWORK_AMBIGUOUS = "NetworkAmbiguous"
