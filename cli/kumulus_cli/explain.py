@@ -163,16 +163,26 @@ def _asked(server: Server, wish: Wish) -> str:
     amounts, terms = wish.amounts, wish.terms
     memory, disk = format_quantity(int(amounts.memory)), format_quantity(int(amounts.disk))
     parts = [
-        f"{amounts.vcpus:g} vCPUs, {memory} memory, {disk} disk",
+        f"{_vcpus(amounts)}, {memory} memory, {disk} disk",
         f"zone {terms.zone}" if terms.zone else "",
         f"traits {', '.join(sorted(terms.required))}" if terms.required else "",
         f"without traits {', '.join(sorted(terms.forbidden))}" if terms.forbidden else "",
         f"aggregates with {', '.join(f'{key}={value}' for key, value in sorted(terms.specs))}" if terms.specs else "",
         f"architecture {terms.architecture}" if terms.architecture else "",
+        f"{terms.numa_nodes} NUMA nodes" if terms.numa_nodes else "",
+        f"huge pages{_page_size(terms.page_size)}" if terms.huge_pages else "",
         f"group {wish.group.name} ({wish.group.policy.value})" if wish.group else "",
         f"host {wish.only_host} ({wish.only_reason})" if wish.only_host else "",
     ]
     return f"Server {server.key[0]}/{server.key[1]} asks for " + "; ".join(part for part in parts if part)
+
+
+def _vcpus(amounts: Amounts) -> str:
+    return f"{amounts.dedicated:g} dedicated CPUs" if amounts.dedicated else f"{amounts.vcpus:g} vCPUs"
+
+
+def _page_size(kib: int) -> str:
+    return f" of {format_quantity(kib << 10)}" if kib else ""
 
 
 def _row(item: Judgement, taken: bool, placed: str | None, wish: Wish) -> tuple[str, ...]:
@@ -191,6 +201,8 @@ def _why(why: str, free: Amounts, wish: Wish) -> str:
             return f"{why} ({_bytes(free.memory)} free, {_bytes(asked.memory)} asked for)"
         case "without enough vCPUs":
             return f"{why} ({free.vcpus:g} free, {asked.vcpus:g} asked for)"
+        case "without enough dedicated CPUs":
+            return f"{why} ({max(free.dedicated, 0):g} free, {asked.dedicated:g} asked for)"
         case "without enough disk":
             return f"{why} ({_bytes(free.disk)} free, {_bytes(asked.disk)} asked for)"
     return why

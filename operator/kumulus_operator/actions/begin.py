@@ -8,6 +8,7 @@ from kumulus_api import Reference, Server, ServerAction
 from kumulus_api.flavor import FlavorSpec
 from kumulus_api.server import PowerState
 from kumulus_api.server_action import ActionPhase, ActionType, RebootType
+from kumulus_api.server_assignment import ServerAssignment
 
 RESIZED = frozenset({ActionType.CONFIRM_RESIZE, ActionType.REVERT_RESIZE})
 """What ends a resize, in whatever state."""
@@ -31,12 +32,22 @@ def own_patch(action: ServerAction, server: Server) -> Object | None:
         kept = {"former": None}
         if action.spec.type is ActionType.CONFIRM_RESIZE:
             return {"spec": {"assignment": kept}}
-        return {"spec": {"flavor": {"name": given.former.flavor}, "assignment": given.former.dump() | kept}}
+        back = given.former.dump() | _hardware_back(given) | kept
+        return {"spec": {"flavor": {"name": given.former.flavor}, "assignment": back}}
     reboot = action.spec.reboot
     hard = reboot is not None and reboot.type is RebootType.HARD
     if (hard or action.spec.type is ActionType.START) and server.spec.power_state is not PowerState.RUNNING:
         return {"spec": {"powerState": PowerState.RUNNING.value}}
     return None
+
+
+def _hardware_back(given: ServerAssignment) -> Object:
+    """Give the merge patch from the hardware that is to the former one."""
+    here = given.hardware.dump() if given.hardware is not None else {}
+    former = given.former.hardware if given.former is not None else None
+    if former is None:
+        return {"hardware": None} if here else {}
+    return {"hardware": dict.fromkeys(here) | former.dump()}
 
 
 def wanted_image(action: ServerAction) -> tuple[bool, Reference | None]:

@@ -11,9 +11,10 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kumulus_api import Flavor, Server, ServerAction
+from kumulus_api import Flavor, Image, Server, ServerAction
 from kumulus_api.base import ObjectMeta
 from kumulus_api.server_action import MIGRATIONS, ActionPhase, ActionReason, ActionType
+from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.actions.begin import closing, going_on, own_patch, sized_as, wanted_image
 from kumulus_operator.actions.image import make_image
 from kumulus_operator.actions.legality import AT_ONCE, illegal
@@ -32,7 +33,8 @@ from kumulus_operator.actions.plan import (
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.migration.controller import LOOK_AGAIN, Migrations
-from kumulus_operator.refusal import Refused
+from kumulus_operator.placement.hardware import hardware_of
+from kumulus_operator.refusal import Refused, refuse
 from kumulus_operator.servers.plan import assigned_image
 from kumulus_operator.servers.resolve import bootable_image
 from kumulus_operator.views import Key
@@ -170,7 +172,23 @@ class ActionController:
             return assigned.image.dump() if assigned.image is not None else None
         wish = server.model_copy(update={"spec": server.spec.model_copy(update={"image": reference})})
         flavor = Flavor(metadata=ObjectMeta(name=server.spec.flavor.name), spec=size)
-        return assigned_image(bootable_image(wish, flavor, self._cloud))
+        image = bootable_image(wish, flavor, self._cloud)
+        if action.spec.type is ActionType.REBUILD:
+            self._same_machine(server, image)
+        return assigned_image(image)
+
+    def _same_machine(self, server: Server, image: Image) -> None:
+        """Refuse an image for which the server would need another machine than the one that it was given."""
+        given, flavor = server.spec.assignment, self._cloud.flavors.get("", server.spec.flavor.name)
+        if given is None or (flavor is None and not image.spec.properties):
+            return
+        specs = flavor.spec.extra_specs if flavor is not None else {}
+        if hardware_of(specs, image.spec.properties, given.resources) != given.hardware:
+            message = (
+                f"hardware: image {image.metadata.name} asks for another machine than the server has; permanent: use "
+                "an image with the same properties, or make a new server"
+            )
+            raise refuse(ScheduledReason.HARDWARE_CONFLICT, message)
 
     async def _assign(self, server: Server, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         """Change the assignment, unless it changes nothing or the server is gone.

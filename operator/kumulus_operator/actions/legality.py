@@ -12,7 +12,7 @@ from types import MappingProxyType
 from kumulus_api import Server
 from kumulus_api.server_action import MIGRATIONS, ActionReason, ActionType, RebootType, ServerAction
 from kumulus_api.server_assignment import ServerAssignment
-from kumulus_api.server_status import ObservedPowerState
+from kumulus_api.server_status import LiveMigratableReason, ObservedPowerState
 from kumulus_operator.actions.begin import RESIZED
 from kumulus_operator.refusal import Refusal
 
@@ -106,6 +106,10 @@ def _illegal_state(action: ServerAction, server: Server, given: ServerAssignment
     else:
         state, states = state_of(server), legal_states(action)
         legal, found = ", ".join(sorted(states)) or "no state", "" if state in states else state.value
+    hardware = given.hardware
+    if not found and action.spec.type is ActionType.LIVE_MIGRATE and hardware is not None and hardware.dedicated:
+        message = f"state: the vCPUs of server {name} are tied to CPUs of its host; permanent: make a Migrate of it"
+        return Refusal(LiveMigratableReason.DEDICATED_CPUS, message)
     if not found:
         return None
     message = f"state: {wanted} of server {name} is legal in {legal}, it is {found}; permanent: ask again then"

@@ -349,7 +349,7 @@ class Ledger:
         taken, volumes = self._taken[namespace], self._volumes[namespace]
         return Usage(
             servers=self._servers[namespace],
-            vcpus=taken.vcpus,
+            vcpus=taken.vcpus + taken.dedicated,
             memory=taken.memory,
             ports=len(self._ports[namespace]),
             volumes=len(volumes),

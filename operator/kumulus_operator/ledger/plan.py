@@ -119,8 +119,9 @@ def quota_excess(request: Request, usage: Usage, limits: Quota) -> str | None:
     amounts = request.wish.amounts
     if limits.servers is not None and usage.servers + 1 > limits.servers:
         return f"{usage.servers} of {limits.servers} servers are in use"
-    if limits.vcpus is not None and usage.vcpus + amounts.vcpus > limits.vcpus:
-        return f"{usage.vcpus:g} of {limits.vcpus} vCPUs are in use, {amounts.vcpus:g} are asked for"
+    asked_vcpus = amounts.vcpus + amounts.dedicated
+    if limits.vcpus is not None and usage.vcpus + asked_vcpus > limits.vcpus:
+        return f"{usage.vcpus:g} of {limits.vcpus} vCPUs are in use, {asked_vcpus:g} are asked for"
     if limits.memory is not None and usage.memory + amounts.memory > parse_quantity(limits.memory):
         in_use, asked = format_quantity(int(usage.memory)), format_quantity(int(amounts.memory))
         return f"{in_use} of {limits.memory} memory is in use, {asked} is asked for"

@@ -15,9 +15,9 @@ from kumulus_operator.actions.plan import closed, ended, opened, refused
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
-from kumulus_operator.placement.facts import ANY, Amounts, Wish
+from kumulus_operator.placement.facts import Amounts, Wish
 from kumulus_operator.placement.usage import group_name, server_amounts
-from kumulus_operator.placement.wish import group_of, terms_of
+from kumulus_operator.placement.wish import group_of, terms_of, terms_of_flavor
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.servers.volumes import bind_volumes
 
@@ -111,8 +111,11 @@ def _wish(cloud: Cloud, action: ServerAction, server: Server, given: ServerAssig
     disk = sum(parse_quantity(volume.size) for volume in given.volumes)
     flavor = cloud.flavors.get("", server.spec.flavor.name)
     image = cloud.images.get(given.image.namespace, given.image.name) if given.image is not None else None
-    # What a deleted flavor or image asked is not known any more.
-    terms = terms_of(server, flavor, image) if flavor is not None and image is not None else ANY
+    # What a deleted flavor or image asked is not known any more, but for what the guest's machine is made of.
+    if flavor is not None and image is not None:
+        terms = terms_of(server, flavor, image, given.hardware)
+    else:
+        terms = terms_of_flavor(flavor, given.hardware)
     name = group_name(server)
     group = cloud.server_groups.get(server.key[0], name) if name is not None else None
     return Wish(server_amounts(server).plus(Amounts(disk=disk)), only, reason, terms, group_of(group))

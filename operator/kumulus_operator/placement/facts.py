@@ -10,23 +10,39 @@ from kumulus_api.server_group import GroupPolicy
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """vCPUs (count), memory and disk (bytes)."""
+    """vCPUs (count), memory and disk (bytes), and CPUs that are nobody else's (count)."""
 
     vcpus: float = 0
     memory: float = 0
     disk: float = 0
+    dedicated: float = 0
 
     def plus(self, other: Amounts) -> Amounts:
         """Give the sum."""
-        return Amounts(self.vcpus + other.vcpus, self.memory + other.memory, self.disk + other.disk)
+        return Amounts(
+            self.vcpus + other.vcpus,
+            self.memory + other.memory,
+            self.disk + other.disk,
+            self.dedicated + other.dedicated,
+        )
 
     def most(self, other: Amounts) -> Amounts:
         """Give the larger of each."""
-        return Amounts(max(self.vcpus, other.vcpus), max(self.memory, other.memory), max(self.disk, other.disk))
+        return Amounts(
+            max(self.vcpus, other.vcpus),
+            max(self.memory, other.memory),
+            max(self.disk, other.disk),
+            max(self.dedicated, other.dedicated),
+        )
 
     def minus(self, other: Amounts) -> Amounts:
         """Give the difference, which may be negative."""
-        return Amounts(self.vcpus - other.vcpus, self.memory - other.memory, self.disk - other.disk)
+        return Amounts(
+            self.vcpus - other.vcpus,
+            self.memory - other.memory,
+            self.disk - other.disk,
+            self.dedicated - other.dedicated,
+        )
 
 
 NOTHING = Amounts()
@@ -43,6 +59,8 @@ class HostFacts:
         traits: what the agent found, what administrators say of it, what its aggregates give it.
         zones: the availability zones of its aggregates; more than one is a contradiction.
         metadata: of its aggregates, all values of a key.
+        numa_nodes: how many it has.
+        huge_pages: bytes in huge pages, by the size of these in KiB.
     """
 
     name: str
@@ -57,6 +75,8 @@ class HostFacts:
     traits: frozenset[str] = frozenset()
     zones: frozenset[str] = frozenset()
     metadata: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    numa_nodes: int = 1
+    huge_pages: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,9 @@ class Terms:
         forbidden: traits that it must not have.
         specs: keys and demands that the metadata of its aggregates must match.
         architecture: what the image is made for, or empty.
+        numa_nodes: how many the guest is spread over; 0 if it does not matter.
+        huge_pages: bytes of its memory, if that is made of huge pages; else 0.
+        page_size: of these, in KiB; 0 for any size.
     """
 
     zone: str | None = None
@@ -76,6 +99,9 @@ class Terms:
     forbidden: frozenset[str] = frozenset()
     specs: frozenset[tuple[str, str]] = frozenset()
     architecture: str = ""
+    numa_nodes: int = 0
+    huge_pages: int = 0
+    page_size: int = 0
 
 
 ANY = Terms()

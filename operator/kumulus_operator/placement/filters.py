@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from kumulus_api.quantities import format_quantity
 from kumulus_api.server_group import GroupPolicy
 from kumulus_operator.placement.extra_specs import unmet
 from kumulus_operator.placement.facts import NOTHING, Amounts, Candidate, HostFacts, Terms, Wish
@@ -90,6 +91,26 @@ def in_aggregate(host: HostFacts, terms: Terms) -> Objection | None:
     return Objection(f"in no aggregate with {text}", f"an aggregate of a host has {text}")
 
 
+def with_numa_nodes(host: HostFacts, terms: Terms) -> Objection | None:
+    """Each of a guest's NUMA nodes lies on one of the host's."""
+    if terms.numa_nodes <= host.numa_nodes:
+        return None
+    asked = f"{terms.numa_nodes} NUMA nodes"
+    return Objection(f"with {host.numa_nodes} of the {asked} asked for", f"a host has {asked}")
+
+
+def with_huge_pages(host: HostFacts, terms: Terms) -> Objection | None:
+    """Memory of huge pages comes from what the host keeps ready of that size."""
+    if not terms.huge_pages:
+        return None
+    ready = host.huge_pages
+    enough = ready.get(terms.page_size, 0) if terms.page_size else max(ready.values(), default=0)
+    if enough >= terms.huge_pages:
+        return None
+    kind = f"huge pages of {format_quantity(terms.page_size << 10)}" if terms.page_size else "huge pages"
+    return Objection(f"without enough {kind}", f"a host keeps more {kind} ready")
+
+
 def wanted(host: HostFacts, wish: Wish) -> Objection | None:
     """A server that is bound to a host fits nowhere else; one that leaves a host goes to another."""
     if wish.leaving == host.name:
@@ -134,6 +155,13 @@ def enough_vcpus(candidate: Candidate, wish: Wish) -> Objection | None:
     return None if wish.amounts.vcpus <= candidate.free.vcpus else Objection("without enough vCPUs")
 
 
+def enough_dedicated(candidate: Candidate, wish: Wish) -> Objection | None:
+    """A dedicated CPU goes to one guest only."""
+    if wish.amounts.dedicated <= candidate.free.dedicated or not wish.amounts.dedicated:
+        return None
+    return Objection("without enough dedicated CPUs", "a host has dedicated CPUs that are free")
+
+
 def enough_disk(candidate: Candidate, wish: Wish) -> Objection | None:
     """Disks grow to their full size one day."""
     return None if wish.amounts.disk <= candidate.free.disk else Objection("without enough disk")
@@ -148,9 +176,11 @@ HOST_FILTERS: tuple[HostFilter, ...] = (
     of_architecture,
     with_traits,
     in_aggregate,
+    with_numa_nodes,
+    with_huge_pages,
 )
 
-ROOM_FILTERS: tuple[RoomFilter, ...] = (with_group, enough_memory, enough_vcpus, enough_disk)
+ROOM_FILTERS: tuple[RoomFilter, ...] = (with_group, enough_memory, enough_vcpus, enough_dedicated, enough_disk)
 
 
 def unfit(host: HostFacts, terms: Terms) -> Objection | None:
@@ -169,6 +199,8 @@ def has_room(candidate: Candidate, wish: Wish) -> bool:
     if candidate.host.name == wish.leaving:
         return False
     if need.memory > free.memory or need.vcpus > free.vcpus or need.disk > free.disk:
+        return False
+    if need.dedicated and need.dedicated > free.dedicated:
         return False
     return wish.group is None or with_group(candidate, wish) is None
 

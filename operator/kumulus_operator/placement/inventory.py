@@ -58,7 +58,20 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
         traits=frozenset([*found, *host.spec.traits, *(trait for item in own for trait in item.spec.traits)]),
         zones=frozenset(item.spec.zone for item in own if item.spec.zone is not None),
         metadata={key: frozenset(values) for key, values in metadata.items()},
+        numa_nodes=_numa_nodes(host),
+        huge_pages=_huge_pages(host),
     )
+
+
+def _numa_nodes(host: Host) -> int:
+    inventory = host.status.inventory if host.status is not None else None
+    return (inventory.numa_nodes or 1) if inventory is not None else 1
+
+
+def _huge_pages(host: Host) -> dict[int, int]:
+    inventory = host.status.inventory if host.status is not None else None
+    pages = (inventory.huge_pages or []) if inventory is not None else []
+    return {(size := parse_quantity(item.size)) >> 10: size * item.count for item in pages}
 
 
 def _total(host: Host, tuning: Tuning) -> Amounts:
@@ -69,4 +82,5 @@ def _total(host: Host, tuning: Tuning) -> Amounts:
         inventory.vcpus * tuning.vcpu_overcommit,
         parse_quantity(inventory.memory) * tuning.memory_overcommit,
         parse_quantity(inventory.disk) * tuning.disk_overcommit,
+        inventory.dedicated_vcpus or 0,
     )

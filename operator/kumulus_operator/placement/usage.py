@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from kumulus_api import Server, Volume
 from kumulus_api.flavor import Resources
+from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.placement.facts import Amounts
@@ -29,20 +30,24 @@ def server_amounts(server: Server) -> Amounts:
     given = server.spec.assignment
     if given is None:
         return Amounts()
-    amounts = amounts_of(given.resources)
+    amounts = amounts_of(given.resources, given.hardware)
     if given.former is not None:
-        amounts = amounts.most(amounts_of(given.former.resources))
+        amounts = amounts.most(amounts_of(given.former.resources, given.former.hardware))
     if given.shelved:
         return Amounts(disk=amounts.disk)
     status = server.status
     if status is not None and status.resources is not None and status.power_state in _IN_MEMORY:
-        amounts = amounts.most(Amounts(status.resources.vcpus, parse_quantity(status.resources.memory)))
+        found = (status.resources.vcpus, 0) if not amounts.dedicated else (0, status.resources.vcpus)
+        amounts = amounts.most(Amounts(found[0], parse_quantity(status.resources.memory), dedicated=found[1]))
     return amounts
 
 
-def amounts_of(resources: Resources) -> Amounts:
-    """Give a size in numbers."""
-    return Amounts(resources.vcpus, parse_quantity(resources.memory), parse_quantity(resources.root_disk))
+def amounts_of(resources: Resources, hardware: Hardware | None) -> Amounts:
+    """Give a size in numbers; vCPUs are of the one kind or of the other."""
+    dedicated = hardware is not None and hardware.dedicated is True
+    vcpus = (0, resources.vcpus) if dedicated else (resources.vcpus, 0)
+    memory, disk = parse_quantity(resources.memory), parse_quantity(resources.root_disk)
+    return Amounts(vcpus[0], memory, disk, dedicated=vcpus[1])
 
 
 def volume_amounts(volume: Volume) -> Amounts:

@@ -6,22 +6,39 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kumulus_api import Flavor, Image, Server, ServerGroup, Volume
+from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
 from kumulus_operator.placement.facts import Amounts, Group, Terms, Wish
+from kumulus_operator.placement.hardware import hardware_of, hardware_traits
+from kumulus_operator.placement.usage import amounts_of
 from kumulus_operator.refusal import refuse
 
 
-def terms_of(server: Server, flavor: Flavor, image: Image) -> Terms:
+def terms_of(server: Server, flavor: Flavor, image: Image, hardware: Hardware | None) -> Terms:
     """Give what a server asks beside room."""
-    required, forbidden = traits_of(flavor.spec.extra_specs)
-    return Terms(
+    asked = terms_of_flavor(flavor, hardware)
+    return replace(
+        asked,
         zone=server.spec.placement.zone,
-        required=required | frozenset(image.spec.required_traits),
-        forbidden=forbidden,
-        specs=aggregate_specs(flavor.spec.extra_specs),
+        required=asked.required | frozenset(image.spec.required_traits),
         architecture=image.spec.architecture.value if image.spec.architecture is not None else "",
+    )
+
+
+def terms_of_flavor(flavor: Flavor | None, hardware: Hardware | None) -> Terms:
+    """Give what a flavor, and the hardware that comes of it, ask of a host beside room."""
+    specs = flavor.spec.extra_specs if flavor is not None else {}
+    required, forbidden = traits_of(specs)
+    terms = Terms(required=required | hardware_traits(hardware), forbidden=forbidden, specs=aggregate_specs(specs))
+    if hardware is None:
+        return terms
+    return replace(
+        terms,
+        numa_nodes=hardware.numa_nodes or 0,
+        huge_pages=parse_quantity(flavor.spec.memory) if hardware.huge and flavor is not None else 0,
+        page_size=hardware.page_size or 0,
     )
 
 
@@ -38,10 +55,11 @@ def wish_for(
     """Give what a server asks of a host.
 
     Raises:
-        Refused: its volumes lie on different hosts, or not where it must run.
+        Refused: flavor and image do not go together; its volumes lie on different hosts, or not where it must run.
     """
-    spec, disks = flavor.spec, list(volumes)
-    terms = terms_of(server, flavor, image)
+    disks = list(volumes)
+    hardware = hardware_of(flavor.spec.extra_specs, image.spec.properties, flavor.spec)
+    terms = terms_of(server, flavor, image, hardware)
     if contradictory := terms.required & terms.forbidden:
         message = (
             f"placement: trait {', '.join(sorted(contradictory))} is required by image {image.metadata.name} and "
@@ -49,7 +67,7 @@ def wish_for(
         )
         raise refuse(ScheduledReason.NO_VALID_HOST, message)
     new_volumes = sum(parse_quantity(item.spec.size) for item in disks if item.spec.assignment is None)
-    amounts = Amounts(spec.vcpus, parse_quantity(spec.memory), parse_quantity(spec.root_disk) + new_volumes)
+    amounts = amounts_of(flavor.spec, hardware).plus(Amounts(disk=new_volumes))
     wish = Wish(amounts, terms=terms, group=group_of(group))
     if server.spec.placement.host is not None:
         wish = replace(wish, only_host=server.spec.placement.host, only_reason="asked for by placement")

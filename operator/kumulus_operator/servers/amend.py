@@ -13,11 +13,11 @@ from kumulus_api.server_status import ScheduledReason, ServerConditionType
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Request
-from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
-from kumulus_operator.placement.facts import Terms, Wish
+from kumulus_operator.placement.facts import Wish
+from kumulus_operator.placement.wish import terms_of_flavor
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.servers.plan import AMENDED_CONDITIONS, conditions_of
-from kumulus_operator.servers.size import Change, change_of
+from kumulus_operator.servers.size import Change, change_of, hardware_given
 from kumulus_runtime.conditions import set_condition
 from kumulus_runtime.errors import ApiError, Conflict, NotFound
 
@@ -63,7 +63,7 @@ async def tell(cloud: Cloud, server: Server, kind: ServerConditionType, refusal:
 
 async def _carry_out(cloud: Cloud, server: Server, given: ServerAssignment, change: Change) -> Refusal | None:
     if change.amounts is not None:
-        terms = _terms(cloud, server)
+        terms = terms_of_flavor(cloud.flavors.get("", server.spec.flavor.name), hardware_given(change.assignment))
         wish = Wish(change.amounts, only_host=given.host, only_reason="where its disks lie", terms=terms)
         refusal = cloud.ledger.amend(Request(*server.key, wish))
         if refusal is not None:
@@ -80,14 +80,6 @@ async def _carry_out(cloud: Cloud, server: Server, given: ServerAssignment, chan
     told = {name: change.assignment.get(name) for name in ("flavor", "shelved")}
     _LOG.info("assignment changed", namespace=server.key[0], name=server.key[1], **told)
     return None
-
-
-def _terms(cloud: Cloud, server: Server) -> Terms:
-    """Give what the flavor asks of the host beside room."""
-    flavor = cloud.flavors.get("", server.spec.flavor.name)
-    specs = flavor.spec.extra_specs if flavor is not None else {}
-    required, forbidden = traits_of(specs)
-    return Terms(required=required, forbidden=forbidden, specs=aggregate_specs(specs))
 
 
 def amended_status(

@@ -13,6 +13,7 @@ from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_api.server_status import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
 from kumulus_operator.hosts.running import Running
+from kumulus_operator.placement.hardware import hardware_of
 from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
@@ -99,7 +100,7 @@ def assigned_image(image: Image) -> dict[str, Any]:
         "format": image.spec.format.value,
         "digest": status.digest if status else None,
         "virtualSize": status.virtual_size if status else None,
-    }
+    } | ({"properties": dict(image.spec.properties)} if image.spec.properties else {})
 
 
 def size_of(flavor: FlavorSpec) -> Resources:
@@ -133,7 +134,8 @@ def assignment(
         "ports": ports,
         "volumes": volumes,
     }
-    return out
+    hardware = hardware_of(flavor.extra_specs, resolved.image.spec.properties, flavor)
+    return out | ({"hardware": hardware.dump()} if hardware is not None else {})
 
 
 def own_ports(server: Server) -> list[AssignedPort]:

@@ -7,6 +7,7 @@ from typing import NoReturn, Protocol
 
 from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, ServerGroup, Volume
 from kumulus_api.devices import port_name
+from kumulus_api.image import ImageFormat
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import NetworkInterface, VolumeAttachment
 from kumulus_api.server_status import ScheduledReason
@@ -113,7 +114,8 @@ def bootable_image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
         why = f" ({state.reason})" if state is not None and not ready else ""
         message = f"image: {_shown(own, reference)} is not Ready{why}; transient: goes on when it is imported"
         raise refuse(ScheduledReason.IMAGE_NOT_READY, message, need)
-    wanted_disk = max(status.virtual_size, parse_quantity(image.spec.min_disk) if image.spec.min_disk else 0)
+    content = 0 if image.spec.format is ImageFormat.ISO else status.virtual_size
+    wanted_disk = max(content, parse_quantity(image.spec.min_disk) if image.spec.min_disk else 0)
     if parse_quantity(flavor.spec.root_disk) < wanted_disk:
         message = (
             f"image: {_shown(own, reference)} needs a disk of {wanted_disk} bytes, flavor {flavor.metadata.name} has "

@@ -60,6 +60,38 @@ async def test_zone_and_traits_choose_the_host(site: Site) -> None:
             await site.client.delete(HostAggregate, name)
 
 
+async def test_the_machine_asked_for_chooses_the_host_and_is_carried_along(site: Site) -> None:
+    """A server waits for a host that can give its machine, and its assignment says what that is made of."""
+    for name in ("m1", "m2"):
+        await site.host(name)
+    await site.basics()
+    size = {"vcpus": 2, "memory": "1Gi", "rootDisk": "1Gi"}
+    for name, specs in (("tpm", {"hw:tpm_version": "2.0"}), ("apart", {"hw:cpu_policy": "dedicated"})):
+        flavor = {"metadata": {"name": name}, "spec": size | {"extraSpecs": specs}}
+        await site.client.apply(Flavor, flavor, manager="t")
+    await site.server("web", flavor={"name": "tpm"})
+    message = await site.refused("web", "NoValidHost")
+    assert "2 without trait COMPUTE_SECURITY_TPM_2_0, COMPUTE_SECURITY_TPM_TIS" in message
+    await site.server("alone", flavor={"name": "apart"})
+    assert "2 without enough dedicated CPUs" in await site.refused("alone", "NoValidHost")
+    traits = ["COMPUTE_SECURITY_TPM_2_0", "COMPUTE_SECURITY_TPM_TIS"]
+    await site.client.patch_merge(Host, "m2", {"spec": {"traits": traits}})
+    given = await site.assigned(Server, "web")
+    assert (given["host"], given["hardware"]) == ("m2", {"tpm": {"version": "2.0", "model": "tpm-tis"}})
+    inventory = {"vcpus": 4, "dedicatedVcpus": 3, "memory": "2Gi", "disk": "100Gi"}
+    await site.client.request(
+        "PATCH",
+        "/apis/kumulus.dev/v1alpha1/hosts/m1/status",
+        {"status": {"inventory": inventory}},
+        "application/merge-patch+json",
+    )
+    assert (await site.assigned(Server, "alone"))["host"] == "m1"
+    await site.server("late", flavor={"name": "apart"})
+    assert "2 without enough dedicated CPUs" in await site.refused("late", "NoValidHost")
+    used = await site.until(Project, site.name, lambda body: body["status"].get("usage", {}).get("vcpus") == 4)
+    assert used["status"]["usage"]["servers"] == 2
+
+
 async def test_hard_anti_affinity_is_never_broken(site: Site) -> None:
     """Of 60 servers of a group made at once each of 20 hosts gets one; a place that is left goes to one that waits."""
     hosts = [f"g{number}" for number in range(20)]

@@ -48,6 +48,13 @@ def group(policy, limit=1):
         ({}, Terms(architecture="aarch64"), "of unknown architecture, the image is for aarch64"),
         ({"metadata": {"ssd": frozenset({"true"})}}, Terms(specs=frozenset({("ssd", "true")})), None),
         ({}, Terms(specs=frozenset({("ssd", "true")})), "in no aggregate with ssd=true"),
+        ({"numa_nodes": 2}, Terms(numa_nodes=2), None),
+        ({}, Terms(numa_nodes=2), "with 1 of the 2 NUMA nodes asked for"),
+        ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB, page_size=2048), None),
+        ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB), None),
+        ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB + 1, page_size=2048), "without enough huge pages of 2Mi"),
+        ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB, page_size=1 << 20), "without enough huge pages of 1Gi"),
+        ({}, Terms(huge_pages=GIB), "without enough huge pages"),
     ],
 )
 def test_a_host_meets_all_terms_or_is_refused_by_name(host, terms, why):
