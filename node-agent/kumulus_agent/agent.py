@@ -19,6 +19,7 @@ from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.consoles.server import Consoles
 from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
+from kumulus_agent.host.processors import ONLINE_CPUS, parse_cpus
 from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
 from kumulus_agent.host.traits import read_traits
 from kumulus_agent.hosts.controller import HostController
@@ -88,6 +89,7 @@ def read_machine(settings: AgentSettings) -> Machine:
         kernel=uname.release,
         agent=agent_version(),
         traits=read_traits(),
+        online=parse_cpus(ONLINE_CPUS.read_text()),
     )
 
 
@@ -207,6 +209,7 @@ class Agent:
             ),
             virt,
             await asyncio.to_thread(cache_mode, settings.instances_dir),
+            lambda: self._host.processors,
         )
         observer = Observer(
             settings,

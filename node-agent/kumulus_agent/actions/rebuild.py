@@ -30,6 +30,7 @@ async def rebuild_root(actuators: Actuators, desired: Desired, image: DesiredIma
     """
     async with failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
         base = await cached_image(actuators, image, unwanted)
-        # What libvirt remembers of the old guest goes too: its shutdown, its saved memory.
-        await actuators.hypervisor.undefine(desired.instance_id)
-        await replace_root_disk(actuators.files(desired.instance_id).root_disk, base, desired.root_disk)
+        below = None if image.is_cd else base
+        # What libvirt remembers of the old guest goes too: its shutdown, its saved memory. Its machine stays the same.
+        await actuators.hypervisor.undefine(desired.instance_id, keep=True)
+        await replace_root_disk(actuators.files(desired.instance_id).root_disk, below, desired.root_disk)

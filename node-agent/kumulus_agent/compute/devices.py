@@ -14,12 +14,14 @@ from typing import Any, Final
 import libvirt
 from lxml import etree
 
-from kumulus_agent.compute.domain_xml import Disk, Nic, device_xml
+from kumulus_agent.compute.devices_xml import device_xml
+from kumulus_agent.compute.domain_spec import Disk, Nic
 from kumulus_agent.compute.plugged import Devices
+from kumulus_api.hardware import Hardware
 
 VOLUMES: Final = "volumes"
 """Name of the folder with the files of volumes: other disks are the instance's own."""
-_TARGETS: Final = tuple(f"vd{letter}" for letter in "bcdefghijklmnopqrstuvwx")
+_LETTERS: Final = "bcdefghijklmnopqrstuvwx"
 _NOT_NOW: Final = frozenset(
     {
         libvirt.VIR_ERR_OPERATION_FAILED,
@@ -53,8 +55,9 @@ def _elements(xml: str) -> Iterator[tuple[str, etree._Element]]:
             yield str(mac.get("address")), nic
 
 
-def _targets(xml: str) -> set[str]:
-    return {str(target.get("dev")) for target in etree.fromstring(xml).iterfind("devices/disk/target")}
+def _letters(xml: str) -> set[str]:
+    """Give the last letters of all disks' names: their places, on whatever bus."""
+    return {str(target.get("dev"))[-1] for target in etree.fromstring(xml).iterfind("devices/disk/target")}
 
 
 def _stored(domain: Any) -> str | None:
@@ -62,14 +65,14 @@ def _stored(domain: Any) -> str | None:
     return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else None
 
 
-def attach(domain: Any, device: Disk | Nic) -> None:
-    """Plug a device into a running domain and into its definition, wherever it is not."""
+def attach(domain: Any, device: Disk | Nic, hardware: Hardware) -> None:
+    """Plug a device into a running domain of that hardware and into its definition, wherever it is not."""
     live, stored = str(domain.XMLDesc()), _stored(domain)
     key = device.mac if isinstance(device, Nic) else PurePosixPath(device.path).stem
     if isinstance(device, Disk):
-        taken = _targets(live) | (_targets(stored) if stored is not None else set())
-        device = replace(device, target=next(target for target in _TARGETS if target not in taken))
-    xml = device_xml(device)
+        taken = _letters(live) | (_letters(stored) if stored is not None else set())
+        device = replace(device, target="vd" + next(letter for letter in _LETTERS if letter not in taken))
+    xml = device_xml(device, hardware)
     if key not in dict(_elements(live)):
         domain.attachDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
     if stored is not None and key not in dict(_elements(stored)):

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import libvirt
+from lxml import etree
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
+from kumulus_agent.host.processors import parse_cpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def define_and_start(conn: Any, xml: bytes) -> str:
     except libvirt.libvirtError:
         if uuid not in before:
             with contextlib.suppress(libvirt.libvirtError):
-                domain.undefine()
+                domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
         raise
     return uuid
 
@@ -128,6 +130,18 @@ def grow(domain: Any, vcpus: int, memory: int) -> None:
     device = requesting(xml, memory) if memory != found.asked else None
     if device is not None:
         domain.updateDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def pins(conn: Any) -> dict[str, frozenset[int]]:
+    """Read to which of the host's CPUs the virtual CPUs of domains that are not off are tied."""
+    found = {}
+    for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+        with contextlib.suppress(libvirt.libvirtError):  # it went while we looked
+            root = etree.fromstring(domain.XMLDesc())
+            pinned = [str(pin.get("cpuset")) for pin in root.findall("cputune/vcpupin")]
+            if pinned:
+                found[domain.UUIDString()] = frozenset(cpu for text in pinned for cpu in parse_cpus(text))
+    return found
 
 
 def start(domain: Any) -> None:

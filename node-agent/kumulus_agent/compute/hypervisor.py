@@ -15,8 +15,10 @@ from typing import Any, Final
 import libvirt
 
 from kumulus_agent.compute import devices, domains
+from kumulus_agent.compute.abilities import Abilities, read_abilities
 from kumulus_agent.compute.connection import Connection
-from kumulus_agent.compute.domain_xml import Disk, InstanceRecord, Nic, domain_name, record_xml
+from kumulus_agent.compute.domain_spec import Disk, Nic
+from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record_xml
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.qemu_process import kill_qemu
@@ -31,6 +33,7 @@ from kumulus_agent.compute.state import (
     pressed_lately,
 )
 from kumulus_agent.compute.usage import Usage, read_usage
+from kumulus_api.hardware import Hardware
 
 DEFAULT_URI: Final = "qemu:///system"
 _FLUSH_SECONDS: Final = 5.0
@@ -120,6 +123,19 @@ class Hypervisor:
         except InstanceNotFound:
             return None
         return None if row.record is None else self._instance(row, row.record)
+
+    async def pins(self) -> dict[str, frozenset[int]]:
+        """Return the host's CPUs to which virtual CPUs of each domain that is not off are tied, by uuid."""
+        pins: dict[str, frozenset[int]] = await self._connection.call("read the pinning of all domains", domains.pins)
+        return pins
+
+    async def abilities(self, virt: str) -> Abilities:
+        """Return what guests can be given on this host.
+
+        Args:
+            virt: how they run, ``kvm`` or ``qemu``.
+        """
+        return await self._connection.call("read what libvirt can do", lambda conn: read_abilities(conn, virt))
 
     async def define_and_start(self, xml: bytes) -> str:
         """Define the domain (or redefine it) and run it; a running one keeps running.
@@ -247,19 +263,20 @@ class Hypervisor:
         # A libvirtd that has just started and finds a guest dead while it reconnects to it reports no event.
         self._on_event(instance_id)
 
-    async def attach(self, instance_id: str, device: Disk | Nic) -> None:
+    async def attach(self, instance_id: str, device: Disk | Nic, hardware: Hardware) -> None:
         """Plug a disk of a volume, or a NIC, into a running guest; plugged in already is success.
 
         Args:
             instance_id: of the guest.
             device: of a disk the target counts for nothing: it gets the first that is free.
+            hardware: what the guest's machine is made of: where the device is plugged in.
 
         Raises:
             InstanceNotFound: it is not defined here.
             Retryable: QEMU refuses it now.
         """
         asked = f"plug {device.mac if isinstance(device, Nic) else device.path} into instance {instance_id}"
-        await self._on_domain(asked, instance_id, lambda domain: devices.attach(domain, device))
+        await self._on_domain(asked, instance_id, lambda domain: devices.attach(domain, device, hardware))
 
     async def detach(self, instance_id: str, macs: Iterable[str], volumes: Iterable[str]) -> Devices:
         """Ask a running guest to let go of NICs and volumes; give those that it has not let go of yet.
@@ -284,13 +301,19 @@ class Hypervisor:
         asked = f"give instance {instance_id} {vcpus} vCPUs and {memory >> 20} MiB"
         await self._on_domain(asked, instance_id, lambda domain: domains.grow(domain, vcpus, memory))
 
-    async def undefine(self, instance_id: str) -> None:
-        """Forget a domain that is off; absent is success."""
+    async def undefine(self, instance_id: str, *, keep: bool = False) -> None:
+        """Forget a domain that is off; absent is success.
+
+        Args:
+            instance_id: which.
+            keep: the variables of its firmware and what its TPM holds stay.
+        """
         flags = (
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+            | (libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+            | (libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM if keep else libvirt.VIR_DOMAIN_UNDEFINE_TPM)
         )
         await self._unless_absent(
             f"undefine instance {instance_id}", instance_id, lambda domain: domain.undefineFlags(flags)

@@ -6,21 +6,13 @@ DIMMs it is given in steps of 2 MiB and can be taken back. Linux can use it in w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from lxml import etree
-from lxml.builder import ElementMaker  # type: ignore[import-not-found]
 
+from kumulus_agent.compute.elements import E
 
-class Maker(Protocol):
-    """lxml publishes no types for its element factory."""
-
-    def __getattr__(self, tag: str) -> Callable[..., etree._Element]: ...
-
-
-E: Maker = ElementMaker()
 STEP: Final = 2 << 20
 """Bytes by which memory grows."""
 _BLOCK: Final = 128 << 20

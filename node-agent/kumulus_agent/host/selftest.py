@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, domain_name, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec
+from kumulus_agent.compute.domain_xml import domain_name, domain_xml
 from kumulus_agent.compute.errors import HypervisorError, HypervisorUnavailable
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.boot_sector import GREETING, boot_sector

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from kumulus_agent import metrics
+from kumulus_agent.compute.abilities import Abilities
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import PowerState
+from kumulus_agent.host.processors import Processors, processors
 from kumulus_agent.hosts.disk_probe import probe
 from kumulus_agent.hosts.plan import (
     Facts,
@@ -60,6 +63,15 @@ class HostController:
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
+    _abilities: Abilities = field(default_factory=Abilities)
+    _asked: tuple[str, float] = ("", 0.0)
+    """How guests ran when libvirt was last asked for its abilities, and when that was (monotonic seconds)."""
+
+    @property
+    def processors(self) -> Processors:
+        """Give the CPUs, as the Host divides them now."""
+        spec = (self.store.get(Host, self.settings.node_name) or {}).get("spec") or {}
+        return processors(self.machine.online, spec.get("dedicatedCPUs"))
 
     async def reconcile(self, name: str) -> float | None:
         """Look at the host and tell."""
@@ -89,12 +101,14 @@ class HostController:
 
     async def _facts(self, body: dict[str, Any]) -> Facts:
         old = body.get("status") or {}
+        self_test = self.self_test or remembered_self_test(old, self.machine.boot_id)
         libvirt = qemu = ""
         epochs: dict[str, int] | None = None
         try:
             versions = await self.hypervisor.versions()
             libvirt, qemu = (".".join(map(str, number)) for number in (versions.libvirt, versions.qemu))
             states = (await self.hypervisor.observe()).instances
+            await self._ask_abilities(self_test.virtualization if self_test is not None else "")
             epochs = {instance_id: state.epoch for instance_id, state in states.items()}
             for power in PowerState:
                 count = sum(state.state is power for state in states.values())
@@ -116,12 +130,21 @@ class HostController:
             libvirt=libvirt,
             qemu=qemu,
             missing_packages=await self.missing_packages(),
-            self_test=self.self_test or remembered_self_test(old, self.machine.boot_id),
+            self_test=self_test,
             disk_trouble=await probe(self.settings.state_dir),
             unclaimed=self._unclaimed(old),
             gone=gone,
             console=self.console,
+            abilities=self._abilities,
+            dedicated=len(self.processors.dedicated),
         )
+
+    async def _ask_abilities(self, virt: str) -> None:
+        """Ask libvirt what it can give guests; seldom, as it changes only when somebody installs something."""
+        now = time.monotonic()
+        if virt and (self._asked[0] != virt or now - self._asked[1] > LOOK_AGAIN / 2):
+            self._abilities = await self.hypervisor.abilities(virt)
+            self._asked = (virt, now)
 
     def _unclaimed(self, old: dict[str, Any]) -> tuple[UnclaimedInstance, ...]:
         found = dict(self.instances.unclaimed)

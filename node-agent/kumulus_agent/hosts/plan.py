@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from kumulus_agent.compute.abilities import Abilities
 from kumulus_api.host import (
     ConsoleEndpoint,
     HostConditionType,
     HostStatus,
+    HugePages,
     Inventory,
     RevokedInstance,
     UnclaimedInstance,
@@ -41,6 +43,8 @@ class Machine:
     kernel: str
     agent: str
     traits: tuple[str, ...] = ()
+    online: frozenset[int] = frozenset()
+    """Its CPUs by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Facts:
         unclaimed: instances that no Server claims.
         gone: revoked instances that are shown to be gone.
         console: where the guests' consoles are served, or None.
+        abilities: what guests can be given.
+        dedicated: how many CPUs are set aside for servers with CPUs of their own.
     """
 
     machine: Machine
@@ -70,6 +76,8 @@ class Facts:
     unclaimed: tuple[UnclaimedInstance, ...]
     gone: tuple[RevokedInstance, ...]
     console: ConsoleEndpoint | None = None
+    abilities: Abilities = field(default_factory=Abilities)
+    dedicated: int = 0
 
 
 def acknowledged(
@@ -105,10 +113,8 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         console=facts.console,
         virtualization=(facts.self_test.virtualization or None) if facts.self_test else None,
         architecture=machine.architecture,
-        traits=sorted({*machine.traits, *_virtualization(facts.self_test)}),
-        inventory=Inventory(
-            vcpus=machine.vcpus, memory=format_quantity(machine.memory), disk=format_quantity(machine.disk)
-        ),
+        traits=sorted({*machine.traits, *facts.abilities.traits, *_virtualization(facts.self_test)}),
+        inventory=_inventory(facts),
         versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
         missing_packages=list(facts.missing_packages),
         unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),
@@ -118,6 +124,19 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
     for kind, (holds, reason, message) in _conditions(facts).items():
         conditions = set_condition(conditions, kind, holds, reason, message, generation)
     return status | {"observedGeneration": generation, "conditions": conditions}
+
+
+def _inventory(facts: Facts) -> Inventory:
+    machine, pages = facts.machine, facts.abilities.huge_pages
+    huge_pages = [HugePages(size=format_quantity(size), count=count) for size, count in sorted(pages.items())]
+    return Inventory(
+        vcpus=machine.vcpus - facts.dedicated,
+        dedicated_vcpus=facts.dedicated or None,
+        memory=format_quantity(machine.memory),
+        disk=format_quantity(machine.disk),
+        numa_nodes=facts.abilities.numa_nodes,
+        huge_pages=huge_pages or None,
+    )
 
 
 def _virtualization(test: SelfTest | None) -> tuple[str, ...]:

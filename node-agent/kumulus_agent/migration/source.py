@@ -13,6 +13,7 @@ import libvirt
 import structlog
 
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
+from kumulus_agent.host.tpm_state import tpm_state
 from kumulus_agent.migration.channels import Denied
 from kumulus_agent.migration.domains import (
     FIRST_DOWNTIME,
@@ -135,9 +136,12 @@ class Source:
             stored = await self._stored(desired.instance_id, epoch)
             volumes = self.actuators.settings.state_dir / "volumes"
             held = [volume_path(volumes, volume.volume_id) for volume in desired.volumes]
-            for path in (files.root_disk, *held, files.seed, files.console_log):
+            for path in (files.root_disk, *held, files.seed, files.nvram, files.console_log):
                 if path.exists():
                     await tunnel.send_file(path, path.name)
+            tpm = tpm_state(desired.instance_id, desired.hardware)
+            if tpm is not None and tpm.exists():
+                await tunnel.send_file(tpm, tpm.name)
             if stored:
                 await asyncio.to_thread(definition.write_text, stored)
                 await tunnel.send_file(definition, DOMAIN_FILE)

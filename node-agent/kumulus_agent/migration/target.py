@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.host.tpm_state import tpm_state
 from kumulus_agent.migration.channels import (
     PIECE_BYTES,
     Channel,
@@ -117,7 +118,8 @@ class Target:
         url = also_on(image.url, desired.host) if is_held(image.url) else image.url
         base = await self.actuators.images.ensure(url, image.digest, image_format, max(image.virtual_size, 1))
         if live:
-            await ensure_root_disk(self.actuators.files(desired.instance_id).root_disk, base, desired.root_disk)
+            below = None if image.is_cd else base
+            await ensure_root_disk(self.actuators.files(desired.instance_id).root_disk, below, desired.root_disk)
 
     async def carry(self, desired: Desired) -> None:
         """Have the instance's networks here, with its ports.
@@ -179,10 +181,14 @@ class Target:
         files = self.actuators.files(desired.instance_id)
         limits = {
             files.seed: _SMALL,
+            files.nvram: _SMALL,
             files.console_log: _SMALL,
             files.root_disk: desired.root_disk + desired.root_disk // 8 + _SMALL,
             files.directory / DOMAIN_FILE: _SMALL,
         }
+        tpm = tpm_state(desired.instance_id, desired.hardware)
+        if tpm is not None:
+            limits[tpm] = _SMALL
         limits |= {volume_path(self._volumes, volume.volume_id): volume.size for volume in desired.volumes}
         final, limit = next(((path, most) for path, most in limits.items() if path.name == hello.file), (None, -1))
         if final is None or not 0 <= hello.size <= limit:

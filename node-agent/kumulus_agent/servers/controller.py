@@ -24,7 +24,7 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
-from kumulus_agent.servers.outcome import WIRED, Outcome, power_after, size_after
+from kumulus_agent.servers.outcome import WIRED, Outcome, held_up_after, power_after, size_after
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.plan_power import growth
 from kumulus_agent.servers.remove import remove_instance, unplug
@@ -332,9 +332,11 @@ class ServerController:
             assert planned.ready is not None  # noqa: S101 - _settle has asked
             wired = planned.power in WIRED
             up = {**(started_parts() if wired else {}), **outcome.devices.parts}
-            size = outcome.size or size_after(sighting.observed, desired, planned, acting=sighting.act is not None)
+            before, acting = sighting.observed, sighting.act is not None
+            size = outcome.size or size_after(before, desired, planned, acting=acting)
             found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
-            found = replace(found, detached=detached(desired, sighting.observed, outcome.devices))
+            waiting = held_up_after(before, desired, planned, acting=acting)
+            found = replace(found, detached=detached(desired, before, outcome.devices), held_up=waiting)
         # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
         await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
 from kumulus_api.devices import named_ports, named_volumes
+from kumulus_api.hardware import Hardware
+from kumulus_api.image import ImageFormat
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import GuestShutdownPolicy, PowerState, RecoveryPolicy
 from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume
@@ -57,6 +59,11 @@ class DesiredImage:
     digest: str
     virtual_size: int
 
+    @property
+    def is_cd(self) -> bool:
+        """Whether it goes into a drive, and the root disk is empty at first."""
+        return self.format == ImageFormat.ISO.value
+
 
 @dataclass(frozen=True, slots=True)
 class Desired:
@@ -97,6 +104,7 @@ class Desired:
         target: the host that the instance migrates to, or empty.
         host: the host that has it.
         pinned: the user's placement names a host.
+        hardware: what its machine is made of where flavor or image say it.
     """
 
     key: Key
@@ -126,6 +134,7 @@ class Desired:
     shelved: bool = False
     metadata: tuple[tuple[str, str], ...] = ()
     config_drive: bool = False
+    hardware: Hardware = field(default_factory=Hardware)
 
     @property
     def in_memory(self) -> bool:
@@ -216,6 +225,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         pinned=server.spec.placement.host is not None,
         metadata=tuple(sorted(server.spec.metadata.items())),
         config_drive=server.spec.config_drive,
+        hardware=assignment.hardware or Hardware(),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from kumulus_agent.compute.domain_xml import Nic
+from kumulus_agent.compute.domain_spec import Nic
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.desired import Desired, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StepFailed
@@ -68,6 +68,15 @@ def detached(desired: Desired, observed: Observed, changed: DevicesChanged) -> f
     return desired.leaving - _ids(desired, there)
 
 
+def held_up(desired: Desired, there: Devices | None) -> tuple[str, ...]:
+    """Give the names of the volumes that come to a guest, or leave it, with its next start only (pure)."""
+    if there is None or desired.target or desired.hardware.plugs_disks:
+        return ()
+    coming = [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
+    going = [volume.name for volume in desired.leaving_volumes if volume.volume_id in there.volumes]
+    return tuple(sorted(coming + going))
+
+
 def _ids(desired: Desired, devices: Devices) -> frozenset[str]:
     ports = [port.port_id for port in desired.all_ports if port.mac in devices.macs]
     return frozenset(ports) | devices.volumes
@@ -82,7 +91,7 @@ async def attach(actuators: Actuators, desired: Desired, there: Devices) -> Devi
         there: what is plugged in.
     """
     done = DevicesChanged()
-    for volume in desired.volumes:
+    for volume in desired.volumes if desired.hardware.plugs_disks else ():
         if volume.volume_id not in there.volumes:
             done = done.and_(await _attached(_attach_volume(actuators, desired, volume), volume.name, volume.volume_id))
     ports = [port for port in desired.ports if port.mac not in there.macs]
@@ -108,7 +117,7 @@ async def _attached(work: Awaitable[None], name: str, device_id: str) -> Devices
 async def _attach_volume(actuators: Actuators, desired: Desired, volume: DesiredVolume) -> None:
     disk = await volume_disk(actuators, desired, volume)
     async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY):
-        await actuators.hypervisor.attach(desired.instance_id, disk)
+        await actuators.hypervisor.attach(desired.instance_id, disk, desired.hardware)
 
 
 async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort) -> None:
@@ -119,7 +128,7 @@ async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort
     await prepare_tap(actuators, port.tap)
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
         nic = Nic(port.tap, port.mac, actuators.settings.guest_mtu)
-        await actuators.hypervisor.attach(desired.instance_id, nic)
+        await actuators.hypervisor.attach(desired.instance_id, nic, desired.hardware)
         await datapath.plug(port.tap, port.network.vni)
 
 
@@ -137,11 +146,12 @@ async def detach(actuators: Actuators, desired: Desired, observed: Observed) -> 
     there = observed.devices or Devices()
     macs = there.macs - {port.mac for port in desired.ports}
     volumes = there.volumes - {volume.volume_id for volume in desired.volumes}
+    bound = frozenset[str]() if desired.hardware.plugs_disks else volumes
     kept = Devices()
-    if macs or volumes:
-        kept = await actuators.hypervisor.detach(desired.instance_id, macs, volumes)
+    if macs or volumes - bound:
+        kept = await actuators.hypervisor.detach(desired.instance_id, macs, volumes - bound)
     await let_go(actuators, desired, [port for port in desired.leaving_ports if port.mac not in kept.macs])
-    return DevicesChanged(_pending(desired, kept), pending=_ids(desired, kept), asked=True)
+    return DevicesChanged(_pending(desired, kept), pending=_ids(desired, kept) | bound, asked=True)
 
 
 def _pending(desired: Desired, kept: Devices) -> dict[ServerConditionType, Part]:

@@ -38,6 +38,11 @@ class InstanceFiles:
         return self.directory / "config-drive.iso"
 
     @property
+    def nvram(self) -> Path:
+        """UEFI's variables."""
+        return self.directory / "nvram.fd"
+
+    @property
     def console_log(self) -> Path:
         """The serial console, bounded by virtlogd."""
         return self.directory / "console.log"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kumulus_agent.servers.desired import Desired
-from kumulus_agent.servers.devices import DevicesChanged
+from kumulus_agent.servers.devices import DevicesChanged, held_up
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.terms import POWER_STATES, Action, Observed, Plan, Power
 from kumulus_api.server_status import ObservedPowerState
@@ -35,9 +35,20 @@ def size_after(observed: Observed, desired: Desired, planned: Plan, *, acting: b
     """Give what the guest has once a plan was carried out; None if it is not in memory."""
     if planned.power not in _IN_MEMORY:
         return None
-    from_memory = observed.power is Power.SUSPENDED and not acting
-    anew = Action.START in planned.actions and not from_memory
+    anew = _started_anew(observed, planned, acting=acting)
     return (desired.vcpus, desired.memory) if anew else observed.size
+
+
+def held_up_after(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> tuple[str, ...]:
+    """Give the volumes that a guest in memory gets, or loses, at its next start only, once a plan was carried out."""
+    if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
+        return ()
+    return held_up(desired, observed.devices)
+
+
+def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:
+    from_memory = observed.power is Power.SUSPENDED and not acting
+    return Action.START in planned.actions and not from_memory
 
 
 def power_after(power: Power, failed: Action | None) -> ObservedPowerState:

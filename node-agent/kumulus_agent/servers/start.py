@@ -11,10 +11,12 @@ from typing import Literal
 
 from kumulus_agent import metrics
 from kumulus_agent.compute.devices import VOLUMES
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.errors import Terminal as HypervisorTerminal
 from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.host.processors import Processors
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
@@ -40,7 +42,10 @@ Cache = Literal["none", "writeback"]
 
 @dataclass(frozen=True)
 class Actuators:
-    """What starting and removing servers works with; `virt` and `cache` are the host's abilities."""
+    """What starting and removing servers works with.
+
+    `virt`, `cache` and `processors` are the host's abilities, the last as its Host says it now.
+    """
 
     settings: AgentSettings
     client: KubeClient
@@ -51,6 +56,9 @@ class Actuators:
     boot_data: BootDataSource
     virt: Virt
     cache: Cache
+    processors: Callable[[], Processors]
+    pinning: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a guest gets CPUs of its own, until its domain shows them."""
 
     def files(self, instance_id: str) -> InstanceFiles:
         """Give the paths of an instance."""
@@ -137,6 +145,7 @@ class _Start:
     watch: Stopwatch
     unwanted: asyncio.Event
     action: str = ""
+    cd: str | None = None
 
     async def resume(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -192,8 +201,9 @@ class _Start:
         async with failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
             with self.watch.time("image"):
                 base = await cached_image(self.actuators, image, self.unwanted)
+            self.cd = str(base.path) if image.is_cd else None
             with self.watch.time("rootDisk"):
-                await ensure_root_disk(files.root_disk, base, desired.root_disk)
+                await ensure_root_disk(files.root_disk, None if image.is_cd else base, desired.root_disk)
                 await grow_root_disk(files.root_disk, desired.root_disk)
         return Disk(
             str(files.root_disk), "qcow2", "vda", f"root-{desired.instance_id[:13]}", cache=self.actuators.cache
@@ -266,12 +276,31 @@ class _Start:
             action=self.action,
             power_changes=desired.power_changes,
             rescue=desired.rescue_id,
+            cd=self.cd,
+            hardware=desired.hardware,
+            nvram=str(files.nvram),
+            shared_cpus=actuators.processors().shared_only,
         )
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
                 # Whatever was frozen, it ends with the guest that was.
                 await asyncio.to_thread(files.thaw_owed.unlink, missing_ok=True)
-                await actuators.hypervisor.define_and_start(domain_xml(spec))
+                if desired.hardware.dedicated:
+                    await self._start_apart(spec)
+                else:
+                    await actuators.hypervisor.define_and_start(domain_xml(spec))
+
+    async def _start_apart(self, spec: DomainSpec) -> None:
+        """Start a guest on CPUs that no other has."""
+        actuators = self.actuators
+        async with actuators.pinning:
+            pins = await actuators.hypervisor.pins()
+            taken = frozenset(cpu for uuid, cpus in pins.items() if uuid != spec.instance_id for cpu in cpus)
+            cpus = actuators.processors().choose(spec.vcpus, taken)
+            if len(cpus) < spec.vcpus:
+                message = f"{spec.vcpus} dedicated CPUs are asked for, {len(cpus)} are free on this host"
+                raise StepFailed(ReadyReason.HOST_FULL, message)
+            await actuators.hypervisor.define_and_start(domain_xml(replace(spec, cpus=cpus)))
 
     async def _plug(self) -> None:
         datapath, desired = self.actuators.datapath, self.desired

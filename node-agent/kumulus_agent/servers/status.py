@@ -9,6 +9,7 @@ from typing import Any
 from kumulus_agent.servers.desired import Desired
 from kumulus_api.quantities import format_quantity
 from kumulus_api.server_status import (
+    DeviceReason,
     LiveMigratableReason,
     ObservedPowerState,
     ReadyReason,
@@ -43,6 +44,7 @@ class Found:
         durations: milliseconds of each step of the last start; None keeps those of the status.
         size: virtual CPUs and bytes of memory of a guest that is in memory.
         detached: ids of ports and volumes that leave it and are unplugged.
+        held_up: names of volumes that come or leave with the next start only.
     """
 
     power: ObservedPowerState
@@ -52,6 +54,7 @@ class Found:
     durations: Mapping[str, int] | None = None
     size: tuple[int, int] | None = None
     detached: frozenset[str] = frozenset()
+    held_up: tuple[str, ...] = ()
 
 
 def started_parts() -> dict[ServerConditionType, Part]:
@@ -74,6 +77,9 @@ def live_migratable(desired: Desired, power: ObservedPowerState) -> Part:
     if desired.pinned:
         message = "spec.placement.host names its host: an administrator may name another in the action"
         return Part(status=False, reason=LiveMigratableReason.PINNED, message=message)
+    if desired.hardware.dedicated:
+        message = "its vCPUs are tied to CPUs of this host: it can migrate cold"
+        return Part(status=False, reason=LiveMigratableReason.DEDICATED_CPUS, message=message)
     return Part(status=True, reason=LiveMigratableReason.MIGRATABLE)
 
 
@@ -95,7 +101,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
     parts = {
         **placed,
         **found.parts,
-        **_restart_required(desired, conditions, found.size),
+        **_restart_required(desired, conditions, found),
         ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power),
     }
     for kind, part in parts.items():
@@ -120,17 +126,27 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
     return {name: value for name, value in status.items() if value != []}
 
 
-def _restart_required(
-    desired: Desired, conditions: list[Object], size: tuple[int, int] | None
-) -> dict[ServerConditionType, Part]:
-    """Give the condition RestartRequired, if there is or was something to tell."""
-    wanted = (desired.vcpus, desired.memory)
+def _restart_required(desired: Desired, conditions: list[Object], found: Found) -> dict[ServerConditionType, Part]:
+    """Give the condition RestartRequired, if there is or was something to tell; and VolumesReady, if that is why."""
+    size, wanted = found.size, (desired.vcpus, desired.memory)
+    if found.held_up:
+        message = (
+            f"volumes {', '.join(found.held_up)}: on the guest's bus, {desired.hardware.disk_bus}, none comes or "
+            "leaves while it runs: they do when it is stopped and started, or rebooted hard"
+        )
+        required = Part(status=True, reason=RestartReason.VOLUMES_CHANGED, message=message)
+        waiting = Part(status=False, reason=DeviceReason.RESTART_REQUIRED, message=message)
+        return {ServerConditionType.RESTART_REQUIRED: required, ServerConditionType.VOLUMES_READY: waiting}
     if size is not None and (size[0], _mebibytes(size[1])) != (wanted[0], _mebibytes(wanted[1])):
         message = (
             f"the guest has {size[0]} vCPUs and {format_quantity(size[1])}, it was given {wanted[0]} and "
             f"{format_quantity(wanted[1])}: it gets them when it is stopped and started, or rebooted hard"
         )
-        changed = Part(status=True, reason=RestartReason.FLAVOR_CHANGED, message=message)
+        reason = RestartReason.FLAVOR_CHANGED
+        if desired.hardware.fixed_size and (desired.max_vcpus or desired.max_memory):
+            reason = RestartReason.FIXED_SIZE
+            message = f"with dedicated CPUs, NUMA nodes or huge pages no guest grows as it runs: {message}"
+        changed = Part(status=True, reason=reason, message=message)
         return {ServerConditionType.RESTART_REQUIRED: changed}
     if any(item["type"] == ServerConditionType.RESTART_REQUIRED for item in conditions):
         return {ServerConditionType.RESTART_REQUIRED: Part(status=False, reason=RestartReason.APPLIED)}

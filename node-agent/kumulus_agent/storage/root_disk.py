@@ -13,12 +13,12 @@ from kumulus_agent.storage.image_cache import CachedImage
 from kumulus_agent.storage.qemu_img import qemu_img
 
 
-async def ensure_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
+async def ensure_root_disk(path: Path, base: CachedImage | None, size_bytes: int) -> None:
     """Make the overlay unless it is there already; an existing one holds the guest's data and is left alone.
 
     Args:
         path: the overlay; its directory exists.
-        base: the image below it, already inspected.
+        base: the image below it, already inspected; None for an empty disk.
         size_bytes: the disk's size in the guest.
 
     Raises:
@@ -46,21 +46,19 @@ def virtual_size(path: Path) -> int:
         return int.from_bytes(file.read(8), "big")
 
 
-async def replace_root_disk(path: Path, base: CachedImage, size_bytes: int) -> None:
+async def replace_root_disk(path: Path, base: CachedImage | None, size_bytes: int) -> None:
     """Make an overlay in the place of what is there, whole or not at all; what a guest wrote to the old one is lost.
 
     Args and errors as of `ensure_root_disk`; no guest runs on the old one.
     """
-    if size_bytes < base.virtual_size:
+    if base is not None and size_bytes < base.virtual_size:
         raise DiskTooSmall(
             f"a root disk of {size_bytes} bytes was asked for, the image needs {base.virtual_size}: use a larger flavor"
         )
     part = path.with_name(f".{path.name}.part")
     # No option beyond compat: the host's QEMU may be older than this qemu-img and must know every feature.
-    await qemu_img(
-        "create", "-q", "-f", "qcow2", "-o", "compat=1.1",
-        "-F", base.format, "-b", str(base.path), str(part), str(size_bytes),
-    )  # fmt: skip
+    below = ["-F", base.format, "-b", str(base.path)] if base is not None else []
+    await qemu_img("create", "-q", "-f", "qcow2", "-o", "compat=1.1", *below, str(part), str(size_bytes))
     await asyncio.to_thread(publish, part, path)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.boot_sector import boot_sector
 

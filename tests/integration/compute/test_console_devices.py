@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kumulus_agent.compute.domain_xml import DomainSpec, domain_xml
+from kumulus_agent.compute.domain_spec import DomainSpec
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 

@@ -8,14 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from lxml import etree
 
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, Nic, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
+from kumulus_api.hardware import Hardware, Topology
 
 MakeDomain = Callable[..., DomainSpec]
+PLAIN = Hardware()
+SHAPES = [
+    Hardware(disk_bus="scsi"),
+    Hardware(machine="q35"),
+    Hardware(machine="q35", disk_bus="scsi", interface_model="e1000e"),
+    Hardware(machine="q35", firmware="uefi"),
+    Hardware(machine="q35", interface_model="e1000"),
+    Hardware(interface_model="rtl8139"),
+]
 
 
 def make_volume(directory: Path) -> tuple[str, Disk]:
@@ -46,7 +58,7 @@ async def test_volumes_and_nics_come_to_a_running_guest(
     private_libvirt.inside("ip", "tuntap", "add", "dev", "kt0000000002", "mode", "tap")
     nic = Nic("kt0000000002", "52:54:00:00:00:02", 1450)
     for device in (*(disk for _, disk in volumes), nic, volumes[0][1], nic):
-        await hypervisor.attach(spec.instance_id, device)
+        await hypervisor.attach(spec.instance_id, device, PLAIN)
     expected = Devices(frozenset({nic.mac}), frozenset(volume_id for volume_id, _ in volumes))
     assert await devices(hypervisor, spec.instance_id) == expected
     blocks = private_libvirt.inside("virsh", "domblklist", f"k-{spec.instance_id}")
@@ -76,9 +88,64 @@ async def test_the_most_volumes_come_to_a_running_guest(
     await hypervisor.define_and_start(domain_xml(spec))
     volumes = [make_volume(tmp_path) for _ in range(16)]
     for device in (*(disk for _, disk in volumes), *nics[1:]):
-        await hypervisor.attach(spec.instance_id, device)
+        await hypervisor.attach(spec.instance_id, device, Hardware())
     expected = Devices(frozenset(nic.mac for nic in nics), frozenset(volume_id for volume_id, _ in volumes))
     assert await devices(hypervisor, spec.instance_id) == expected
+
+
+@pytest.mark.parametrize("hardware", SHAPES, ids=lambda shape: "-".join(map(str, shape.dump().values())))
+async def test_devices_are_plugged_in_as_the_guest_has_the_others(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt, tmp_path: Path, hardware: Hardware
+) -> None:
+    """Four volumes and two NICs find places on a running guest's own bus, whatever its machine, beside its seeds."""
+    spec = make_domain()
+    seed = tmp_path / "seed.iso"
+    seed.write_bytes(bytes(1 << 20))
+    seeds = {"seed_path": str(seed), "config_drive": str(seed), "nvram": str(tmp_path / "nvram.fd")}
+    spec = replace(spec, hardware=hardware, **seeds)
+    await hypervisor.define_and_start(domain_xml(spec))
+    volumes = [make_volume(tmp_path) for _ in range(4)]
+    nics = [Nic(f"kt{uuid.uuid4().hex[:10]}", f"52:54:00:00:01:0{number}", 1450) for number in range(2)]
+    for nic in nics:
+        private_libvirt.inside("ip", "tuntap", "add", "dev", nic.tap, "mode", "tap")
+    for device in (*(disk for _, disk in volumes), *nics):
+        await hypervisor.attach(spec.instance_id, device, hardware)
+    expected = Devices(frozenset(nic.mac for nic in nics), frozenset(volume_id for volume_id, _ in volumes))
+    assert await devices(hypervisor, spec.instance_id) == expected
+    domain = etree.fromstring(private_libvirt.inside("virsh", "dumpxml", f"k-{spec.instance_id}"))
+    buses = {target.get("bus") for target in domain.iterfind("devices/disk/target")}
+    models = {model.get("type") for model in domain.iterfind("devices/interface/model")}
+    assert buses == {(hardware.disk_bus or "virtio")}
+    assert models == {(hardware.interface_model or "virtio")}
+
+
+async def test_a_guest_on_ide_starts_with_more_disks_than_ide_has_places(
+    hypervisor: Hypervisor, make_domain: MakeDomain, tmp_path: Path
+) -> None:
+    """Root disk, seeds and three volumes start together: what finds no place on IDE is on SATA."""
+    spec = make_domain()
+    seed = tmp_path / "seed.iso"
+    seed.write_bytes(bytes(1 << 20))
+    volumes = [
+        (volume_id, replace(disk, target=f"vd{letter}"))
+        for letter, (volume_id, disk) in zip("bcd", [make_volume(tmp_path) for _ in range(3)], strict=True)
+    ]
+    disks = (*spec.disks, *(disk for _, disk in volumes))
+    seeds = {"seed_path": str(seed), "config_drive": str(seed)}
+    spec = replace(spec, disks=disks, hardware=Hardware(disk_bus="ide"), **seeds)
+    await hypervisor.define_and_start(domain_xml(spec))
+    assert (await devices(hypervisor, spec.instance_id)).volumes == {volume_id for volume_id, _ in volumes}
+
+
+async def test_a_laid_out_guest_gets_processors_as_it_runs(hypervisor: Hypervisor, make_domain: MakeDomain) -> None:
+    """A layout of all that can be plugged in starts with fewer, and gets the others."""
+    layout = Hardware(topology=Topology(sockets=1, cores=2, threads=2))
+    spec = replace(make_domain(), vcpus=2, max_vcpus=4, hardware=layout)
+    await hypervisor.define_and_start(domain_xml(spec))
+    await hypervisor.grow(spec.instance_id, 4, spec.memory_bytes)
+    state = await hypervisor.get_instance(spec.instance_id)
+    assert state is not None
+    assert state.vcpus == 4
 
 
 async def test_a_guest_that_does_not_answer_keeps_its_devices(
@@ -88,7 +155,7 @@ async def test_a_guest_that_does_not_answer_keeps_its_devices(
     spec = make_domain()  # one sector of code that knows nothing of ACPI
     await hypervisor.define_and_start(domain_xml(spec))
     volume_id, disk = make_volume(tmp_path)
-    await hypervisor.attach(spec.instance_id, disk)
+    await hypervisor.attach(spec.instance_id, disk, PLAIN)
     for _ in range(2):
         left = await hypervisor.detach(spec.instance_id, (), (volume_id,))
         assert left == Devices(volumes=frozenset({volume_id}))
@@ -108,8 +175,9 @@ async def test_a_device_that_qemu_cannot_have_is_refused(
     """A disk whose file is missing is an error, and nothing of it is in the guest."""
     spec = make_domain()
     await hypervisor.define_and_start(domain_xml(spec))
+    lost = Disk(str(tmp_path / "volumes" / "no.raw"), "raw", "", "no")
     with pytest.raises(HypervisorError):
-        await hypervisor.attach(spec.instance_id, Disk(str(tmp_path / "volumes" / "no.raw"), "raw", "", "no"))
+        await hypervisor.attach(spec.instance_id, lost, PLAIN)
     assert await devices(hypervisor, spec.instance_id) == Devices()
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from kumulus_agent.agent import RECONNECT_LOOKS
-from kumulus_agent.compute.domain_xml import DomainSpec, InstanceRecord, Nic, domain_xml
+from kumulus_agent.compute.domain_spec import DomainSpec, Nic
+from kumulus_agent.compute.domain_xml import InstanceRecord, domain_xml
 from kumulus_agent.compute.errors import InstanceNotFound, InvalidDomain, Retryable
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import PowerState

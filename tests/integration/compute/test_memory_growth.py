@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.storage.seed import Seed, write_seed
 from kumulus_lab.guests.tiny import build

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
 
 _SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")

@@ -1,5 +1,6 @@
 """What the agent does about volumes and NICs that a running guest is given, or that are taken away."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,9 +8,12 @@ import pytest
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.desired import Desired, read_desired
-from kumulus_agent.servers.devices import DevicesChanged, detached
+from kumulus_agent.servers.devices import DevicesChanged, detach, detached
+from kumulus_agent.servers.outcome import held_up_after
 from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
+from kumulus_agent.servers.status import Found, server_status, started_parts
 from kumulus_api import Server
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
 from kumulus_api.testing import MAC, VOLUME_ID, make_assigned
 
 MAC2, PORT2 = "52:54:00:00:00:02", "00000000-0000-4000-8000-000000000022"
@@ -61,6 +65,55 @@ def test_what_a_guest_lacks_is_attached_and_what_it_has_is_left() -> None:
     assert actions(make_desired(), make_observed({MAC}, set())) == [Action.ATTACH]
     assert actions(make_desired(), make_observed({MAC}, {VOLUME_ID})) == [Action.ATTACH]
     assert actions(make_desired(), make_observed({MAC, MAC2}, {VOLUME_ID})) == []
+
+
+@pytest.mark.parametrize("bus", ["ide", "sata"])
+def test_disks_on_ide_and_sata_wait_for_the_next_start(bus: str) -> None:
+    """No volume comes or leaves as the guest runs, NICs do; conditions say so until the guest is started anew."""
+    desired = make_desired(hardware={"diskBus": bus})
+    seen = make_observed({MAC, MAC2}, set())
+    assert actions(desired, seen) == []
+    assert actions(desired, make_observed({MAC}, set())) == [Action.ATTACH], "a NIC"
+    leaving = make_desired(named=False, hardware={"diskBus": bus})
+    assert actions(leaving, make_observed({MAC}, {VOLUME_ID})) == []
+    for asked, there, waiting in ((desired, set(), True), (leaving, {VOLUME_ID}, True), (desired, {VOLUME_ID}, False)):
+        seen = make_observed({MAC, MAC2}, there)
+        planned = plan(asked, seen, Claim.OURS)
+        names = held_up_after(seen, asked, planned, acting=False)
+        assert names == (("data",) if waiting else ())
+        found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, parts=started_parts(), held_up=names)
+        conditions = server_status(asked, {}, found)["conditions"]
+        told = {item["type"]: (item["status"], item["reason"]) for item in conditions}
+        assert told.get("RestartRequired") == (("True", "VolumesChanged") if waiting else None)
+        assert told["VolumesReady"] == (("False", "RestartRequired") if waiting else ("True", "Attached"))
+    started = make_observed(set(), set(), Power.OFF)
+    assert held_up_after(started, desired, plan(desired, started, Claim.OURS), acting=False) == ()
+
+
+async def test_a_volume_on_ide_is_held_until_the_guest_is_off() -> None:
+    """A guest on IDE that lets go of a NIC keeps its volume, which is not told as free."""
+    desired = make_desired(named=False, hardware={"diskBus": "ide"})
+    asked: list[frozenset[str]] = []
+
+    async def detach_(_instance_id: str, _macs: frozenset[str], volumes: frozenset[str]) -> Devices:
+        asked.append(volumes)
+        return Devices()
+
+    async def unplug(_tap: str) -> None:
+        """Have it gone."""
+
+    networks = SimpleNamespace(held=lambda _id: {}, retain=lambda _id, _taps: unplug(""))
+    files = SimpleNamespace(exist=lambda: False)
+    actuators: Any = SimpleNamespace(
+        hypervisor=SimpleNamespace(detach=detach_),
+        networks=networks,
+        datapath=SimpleNamespace(unplug=unplug),
+        files=lambda _id: files,
+    )
+    seen = make_observed({MAC, MAC2}, {VOLUME_ID})
+    changed = await detach(actuators, desired, seen)
+    assert asked == [frozenset()]
+    assert detached(desired, seen, changed) == {PORT2}
 
 
 def test_what_the_spec_names_no_more_is_detached() -> None:

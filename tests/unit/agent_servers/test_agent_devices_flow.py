@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumulus_agent.compute.domain_xml import Disk, Nic
+from kumulus_agent.compute.domain_spec import Disk, Nic
 from kumulus_agent.compute.errors import Retryable
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.controller import ServerController
@@ -22,6 +22,7 @@ from kumulus_agent.servers.start import Actuators
 from kumulus_agent.servers.terms import Claim, Observed, Power
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Server
+from kumulus_api.hardware import Hardware
 from kumulus_api.testing import MAC, PORT_ID, VOLUME_ID, make_assigned
 from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.store import Store
@@ -44,7 +45,7 @@ class Host:
 
     # The hypervisor.
 
-    async def attach(self, _instance_id: str, device: Disk | Nic) -> None:
+    async def attach(self, _instance_id: str, device: Disk | Nic, _hardware: Hardware) -> None:
         """Plug in."""
         if self.refuses:
             raise Retryable("no free slot")
@@ -135,7 +136,8 @@ async def look(host: Host, settings: AgentSettings, desired: Desired, power: Pow
     files.directory.mkdir(parents=True, exist_ok=True)
     known: Any = {"hypervisor": host, "datapath": host, "networks": host, "client": host}
     unused = SimpleNamespace()
-    actuators = Actuators(settings, **known, images=unused, boot_data=unused, virt="qemu", cache="none")  # type: ignore[arg-type]
+    known |= dict.fromkeys(("images", "boot_data", "processors"), unused)
+    actuators = Actuators(settings, **known, virt="qemu", cache="none")  # type: ignore[arg-type]
     events: Any = SimpleNamespace(post=lambda *_, **__: None)
     reporter = Reporter(host, Store(), "h1", events)  # type: ignore[arg-type]
     none: Any = None

@@ -1,10 +1,16 @@
 """When a running guest is given more, and when it has to wait for its next start."""
 
+from dataclasses import replace
+
 import pytest
 
 from kumulus_agent.compute.size_xml import Size
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
+from kumulus_agent.servers.status import Found, server_status
+from kumulus_api.hardware import Hardware
+from kumulus_api.server_status import ObservedPowerState, ReadyReason
+from kumulus_runtime.conditions import get_condition
 
 MI = 1 << 20
 
@@ -34,6 +40,19 @@ def test_a_guest_grows_within_what_it_was_started_with(vcpus: int, memory: int, 
     seen = Observed(Power.RUNNING, 2, power_changes=0, size=(1, 128 * MI), limits=limits)
     steps = plan(make_desired(vcpus, memory * MI), seen, Claim.OURS).steps
     assert [step.action for step in steps] == ([Action.GROW] if grows else [])
+
+
+@pytest.mark.parametrize(
+    "hardware", [{"dedicated": True}, {"numa_nodes": 1}, {"page_size": 2048}, {"any_huge_page": True}]
+)
+def test_a_guest_whose_cpus_or_pages_are_counted_out_does_not_grow(hardware: dict[str, int]) -> None:
+    """With dedicated CPUs, NUMA nodes or huge pages a bigger size waits for the next start, and the reason says so."""
+    limits = Size(1, 128 * MI, 4, 128 * MI, 512 * MI, 128 * MI)
+    seen = Observed(Power.RUNNING, 2, power_changes=0, size=(1, 128 * MI), limits=limits)
+    desired = replace(make_desired(2, 256 * MI), hardware=Hardware.model_validate(hardware), max_vcpus=4)
+    assert not plan(desired, seen, Claim.OURS).steps
+    told = server_status(desired, {}, Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, size=(1, 128 * MI)))
+    assert (get_condition(told["conditions"], "RestartRequired") or {})["reason"] == "FixedSize"
 
 
 def test_a_guest_that_was_asked_is_not_asked_again() -> None:
