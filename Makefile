@@ -70,7 +70,7 @@ e2e: prepare up ## All end-to-end tests but the long ones, with real servers in 
 	$(BIN)/pytest tests/e2e -m "not long"
 
 .PHONY: soak
-soak: up ## The long end-to-end tests: 200 verbs at random on a real guest
+soak: up ## The long end-to-end tests: 200 verbs at random on a real guest, secure boot
 	$(BIN)/pytest tests/e2e -m long
 
 .PHONY: bench

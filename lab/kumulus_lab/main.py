@@ -71,7 +71,9 @@ def guests() -> None:
     """Build the guest images that the cache lacks, serve them all and print their addresses."""
     lab = LabSettings.from_environment()
     with step("guest images"):
-        addresses = [guest_images.ensure(lab), guest_images.ensure_debian(lab)]
+        addresses = [
+            build(lab) for build in (guest_images.ensure, guest_images.ensure_uefi, guest_images.ensure_debian)
+        ]
     for address in addresses:
         typer.echo(address)
 

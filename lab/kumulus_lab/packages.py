@@ -20,10 +20,13 @@ WANTED = (
     "libvirt-daemon-system",
     "nftables",
     "openssh-client",  # tests log in to guests
+    "ovmf",  # guests that start by UEFI
     "procps",
     "qemu-system-x86",
     "qemu-utils",
     "runc",  # Debian's has seccomp
+    "swtpm",  # guests with a TPM
+    "swtpm-tools",
     "util-linux",
 )
 FOR_TESTS = (

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from kumulus_lab import commands, processes
-from kumulus_lab.guests import debian, tiny
+from kumulus_lab.guests import debian, tiny, tiny_uefi
 from kumulus_lab.processes import Daemon
 from kumulus_lab.settings import LabSettings
 
@@ -41,6 +41,19 @@ def ensure_debian(lab: LabSettings) -> str:
         TimedOut: the server does not answer.
     """
     return _serve(lab, debian.build(lab.cache))
+
+
+def ensure_uefi(lab: LabSettings) -> str:
+    """Have the tiny image that starts by UEFI served, building it where the cache lacks it.
+
+    Returns:
+        Its address, `http://<gateway>:8098/tiny-uefi.qcow2`.
+
+    Raises:
+        CommandFailed: a tool failed.
+        TimedOut: the server does not answer.
+    """
+    return _serve(lab, tiny_uefi.build(lab.cache))
 
 
 def _serve(lab: LabSettings, image: Path) -> str:

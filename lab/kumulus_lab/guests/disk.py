@@ -23,6 +23,7 @@ SECTOR = 512
 FIRST_SECTOR = 2048
 _TABLE_OFFSET = 446
 _LINUX = 0x83
+EFI_SYSTEM = 0xEF
 _ACTIVE = 0x80
 # "Use the block address": what partitioning tools write where cylinder, head and sector cannot express the position.
 _NO_CHS = b"\xfe\xff\xff"
@@ -46,16 +47,17 @@ class Grub:
         return cls(tree / "usr/lib/grub/i386-pc", tree / "usr/bin/grub-mkimage")
 
 
-def partition_table(sectors: int) -> bytes:
-    """Build the MBR's table of one active Linux partition.
+def partition_table(sectors: int, kind: int = _LINUX) -> bytes:
+    """Build the MBR's table of one active partition.
 
     Args:
         sectors: The partition's length in sectors of 512 bytes.
+        kind: The partition's type.
 
     Returns:
         66 bytes: four entries and the boot signature, to be placed at byte 446.
     """
-    entry = struct.pack("<B3sB3sII", _ACTIVE, _NO_CHS, _LINUX, _NO_CHS, FIRST_SECTOR, sectors)
+    entry = struct.pack("<B3sB3sII", _ACTIVE, _NO_CHS, kind, _NO_CHS, FIRST_SECTOR, sectors)
     return entry + bytes(48) + b"\x55\xaa"
 
 
@@ -125,6 +127,20 @@ def assemble(grub: Grub, core: Path, partition: Path, target: Path) -> Path:
     with target.open("wb") as disk:
         disk.write(boot + partition_table(size // SECTOR))
         disk.write(core.read_bytes())
+        _copy_sparse(partition, disk.fileno(), FIRST_SECTOR * SECTOR)
+        disk.truncate(FIRST_SECTOR * SECTOR + size)
+    return target
+
+
+def assemble_efi(partition: Path, target: Path) -> Path:
+    """Put an EFI system partition on a sparse raw disk, on which no BIOS finds anything to start.
+
+    Returns:
+        The target.
+    """
+    size = partition.stat().st_size
+    with target.open("wb") as disk:
+        disk.write(bytes(_TABLE_OFFSET) + partition_table(size // SECTOR, EFI_SYSTEM))
         _copy_sparse(partition, disk.fileno(), FIRST_SECTOR * SECTOR)
         disk.truncate(FIRST_SECTOR * SECTOR + size)
     return target

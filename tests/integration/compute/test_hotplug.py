@@ -88,7 +88,7 @@ async def test_the_most_volumes_come_to_a_running_guest(
     await hypervisor.define_and_start(domain_xml(spec))
     volumes = [make_volume(tmp_path) for _ in range(16)]
     for device in (*(disk for _, disk in volumes), *nics[1:]):
-        await hypervisor.attach(spec.instance_id, device, Hardware())
+        await hypervisor.attach(spec.instance_id, device, PLAIN)
     expected = Devices(frozenset(nic.mac for nic in nics), frozenset(volume_id for volume_id, _ in volumes))
     assert await devices(hypervisor, spec.instance_id) == expected
 

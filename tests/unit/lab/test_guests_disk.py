@@ -40,6 +40,16 @@ def test_parts_lie_where_the_boot_code_looks(tmp_path: Path) -> None:
     assert len(content) == 2 << 20
 
 
+def test_an_efi_disk_holds_nothing_for_a_bios(tmp_path: Path) -> None:
+    """Its one partition is an EFI system partition, and there is no boot code."""
+    partition = tmp_path / "partition"
+    partition.write_bytes(b"F" * disk.SECTOR)
+    content = disk.assemble_efi(partition, tmp_path / "disk").read_bytes()
+    assert content[:446] == bytes(446)
+    assert content[446 + 4] == disk.EFI_SYSTEM
+    assert content[disk.FIRST_SECTOR * disk.SECTOR :] == b"F" * disk.SECTOR
+
+
 def test_core_image_must_fit_before_the_partition(tmp_path: Path) -> None:
     """A core image that would overwrite the partition is refused."""
     core = tmp_path / "core"
