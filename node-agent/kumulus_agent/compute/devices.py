@@ -60,6 +60,19 @@ def _letters(xml: str) -> set[str]:
     return {str(target.get("dev"))[-1] for target in etree.fromstring(xml).iterfind("devices/disk/target")}
 
 
+def disk_name(xml: str, file: str) -> str:
+    """Give the name that a domain's disk on a file has on its bus, such as `vda` or `sdb`.
+
+    Raises:
+        ValueError: it has no disk there.
+    """
+    for disk in etree.fromstring(xml).iterfind("devices/disk"):
+        source, target = disk.find("source"), disk.find("target")
+        if source is not None and target is not None and source.get("file") == file:
+            return str(target.get("dev"))
+    raise ValueError(f"no disk of the guest lies on {file}")
+
+
 def _stored(domain: Any) -> str | None:
     """Give the definition for the next start; None if there is none."""
     return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) if domain.isPersistent() else None

@@ -17,8 +17,8 @@ CONFIG_DRIVE_TARGET: Final = "vdy"
 DRIVE_TARGET: Final = "sdx"
 AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 _BUILT_IN: Final = 8
-"""Seed, config drive, balloon, random numbers, more memory, the agent's channel, SCSI, a bridge for old cards: each takes
-a port."""
+"""Seed, config drive, balloon, random numbers, more memory, agent's channel, SCSI, a bridge for old cards: each takes a
+port."""
 _SPARE_PORTS: Final = 6
 _OLD_CARDS: Final = frozenset({InterfaceModel.E1000, InterfaceModel.RTL8139})
 """They know PCI only."""

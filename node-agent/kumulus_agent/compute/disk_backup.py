@@ -10,7 +10,8 @@ import libvirt
 import structlog
 from lxml import etree
 
-from kumulus_agent.compute.size_xml import E
+from kumulus_agent.compute.devices import disk_name
+from kumulus_agent.compute.elements import E
 
 _AGENT_SECONDS: Final = 10
 _ANSWERS: Final = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", None)})
@@ -26,20 +27,21 @@ class Copied:
     failure: str = ""
 
 
-def begin_backup(domain: Any, target: str, path: str, owed: Path) -> bool:
+def begin_backup(domain: Any, source: str, path: str, owed: Path) -> bool:
     """Begin to copy a disk into a qcow2 file of its size; the copy is of this moment, the guest runs on.
 
     Args:
         domain: runs or is paused.
-        target: the disk's name, such as `vda`.
-        path: the file.
+        source: the disk's file.
+        path: the file for the copy.
         owed: is there from before the guest is asked to freeze its file systems until it has said that they go on:
             where it is left behind, also by an error, `thaw` is to be called until it is gone.
 
     Returns:
         Whether the file systems were frozen.
     """
-    disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=target, backup="yes", type="file")
+    name = disk_name(str(domain.XMLDesc()), source)
+    disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=name, backup="yes", type="file")
     xml = etree.tostring(E.domainbackup(E.disks(disk), mode="push"), encoding="unicode")
     domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # read once, the end of an earlier job is forgotten
     frozen = not owed.exists() and _freeze(domain, owed)

@@ -34,7 +34,6 @@ from kumulus_runtime.api_client import ApiError, KubeClient
 
 Key = tuple[str, str]
 Object = dict[str, Any]
-_ROOT: Final = "vda"
 _FIRST_LOOK: Final = 0.05
 _LAST_LOOK: Final = 1.0
 _ATTEMPTS: Final = 30
@@ -170,7 +169,7 @@ class DiskCopies:
             report = Report(ActionPhase.SUCCEEDED, ActionReason.COMPLETED.value, await self._make(wish))
         except _NotCopied as error:
             report = Report(ActionPhase.FAILED, error.reason.value, f"CreateImage: {error}")
-        except (HypervisorError, StorageError, ApiError, OSError) as error:
+        except (HypervisorError, StorageError, ApiError, OSError, ValueError) as error:
             message = f"CreateImage: {error}; the guest goes on; transient: ask again"
             report = Report(ActionPhase.FAILED, ActionReason.COPY_FAILED.value, message)
         if wish.action in self._runs:
@@ -218,7 +217,7 @@ class DiskCopies:
             await copy_disk(files.root_disk, part)
             return "of a guest that is off"
         await empty_copy(files.root_disk, part)
-        frozen = await self._begin(wish.instance_id, files.thaw_owed, part)
+        frozen = await self._begin(wish.instance_id, files, part)
         if not await self._thaws.ended(wish.instance_id, _THAW_SECONDS):
             message = (
                 f"the guest's agent has not let the file systems go on for {_THAW_SECONDS:.0f} s and is asked until it "
@@ -230,9 +229,10 @@ class DiskCopies:
             return "its guest's agent had frozen the file systems"
         return "as after a power cut: no guest agent has answered"
 
-    async def _begin(self, instance_id: str, owed: Path, part: Path) -> bool:
+    async def _begin(self, instance_id: str, files: InstanceFiles, part: Path) -> bool:
         """Begin the job; a guest that it has left frozen is asked to go on, whoever still waits for the copy."""
-        begin = partial(begin_backup, target=_ROOT, path=str(part), owed=owed)
+        owed = files.thaw_owed
+        begin = partial(begin_backup, source=str(files.root_disk), path=str(part), owed=owed)
         begun = asyncio.create_task(self._on_domain(instance_id, "begin to copy the disk", begin))
         try:
             return bool(await asyncio.shield(begun))

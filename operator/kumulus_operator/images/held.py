@@ -28,7 +28,7 @@ def image_body(action: ServerAction, server: Server, base: Image | None) -> Obje
     spec: Object = {"source": {"server": source}, "format": ImageFormat.QCOW2.value}
     if base is not None:
         found = base.spec.dump()
-        kept = ("minMemory", "architecture", "requiredTraits")
+        kept = ("minMemory", "architecture", "requiredTraits", "properties")
         spec |= {name: found[name] for name in kept if found.get(name)}
     # The finalizer holds the object until the holder has removed the bytes.
     metadata = {"name": wanted.name, "namespace": server.metadata.namespace, "finalizers": [FINALIZER]}

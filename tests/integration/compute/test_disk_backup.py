@@ -45,7 +45,7 @@ async def on(hypervisor: Hypervisor, spec: DomainSpec, verb: Callable[[Any], Any
 async def copied(hypervisor: Hypervisor, spec: DomainSpec, part: Path) -> Copied:
     await empty_copy(Path(spec.disks[0].path), part)
     owed = part.with_suffix(".owed")
-    assert not await on(hypervisor, spec, lambda domain: begin_backup(domain, "vda", str(part), owed))
+    assert not await on(hypervisor, spec, lambda domain: begin_backup(domain, spec.disks[0].path, str(part), owed))
     assert not owed.exists()
     async with asyncio.timeout(60):
         while (found := await on(hypervisor, spec, look_at_backup)).going_on:  # noqa: ASYNC110 - nothing tells
@@ -100,7 +100,8 @@ async def test_a_copy_that_is_given_up_leaves_the_guest(
     await hypervisor.define_and_start(domain_xml(overlay))
     part = tmp_path / "copy.part"
     await empty_copy(Path(overlay.disks[0].path), part)
-    await on(hypervisor, overlay, lambda domain: begin_backup(domain, "vda", str(part), tmp_path / "owed"))
+    source, owed = overlay.disks[0].path, tmp_path / "owed"
+    await on(hypervisor, overlay, lambda domain: begin_backup(domain, source, str(part), owed))
     await on(hypervisor, overlay, end_backup)
     async with asyncio.timeout(30):
         while await on(hypervisor, overlay, is_backing_up):  # noqa: ASYNC110 - nothing tells
@@ -116,7 +117,8 @@ async def test_a_guest_that_ends_ends_its_copy(hypervisor: Hypervisor, overlay: 
     await hypervisor.define_and_start(domain_xml(overlay))
     part = tmp_path / "copy.part"
     await empty_copy(Path(overlay.disks[0].path), part)
-    await on(hypervisor, overlay, lambda domain: begin_backup(domain, "vda", str(part), tmp_path / "owed"))
+    source, owed = overlay.disks[0].path, tmp_path / "owed"
+    await on(hypervisor, overlay, lambda domain: begin_backup(domain, source, str(part), owed))
     await hypervisor.destroy(overlay.instance_id)
     try:
         found = await on(hypervisor, overlay, look_at_backup)

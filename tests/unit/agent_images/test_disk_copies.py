@@ -42,10 +42,12 @@ class Domain:
     """A guest whose backup job goes on until it is told to end.
 
     Attributes:
+        disk: the file of its disk.
         silence: how often its agent does not answer before it does, by what it is asked.
         refused: what is answered with an error.
     """
 
+    disk: Path
     job: int = libvirt.VIR_DOMAIN_JOB_NONE
     ended: int = libvirt.VIR_DOMAIN_JOB_NONE
     seen: list[str] = field(default_factory=list)
@@ -102,12 +104,17 @@ class Domain:
         if self.refused == asked:
             raise failure(libvirt.VIR_ERR_INTERNAL_ERROR)
 
+    def XMLDesc(self) -> str:  # noqa: D102
+        disk = f"<disk><source file='{self.disk}'/><target dev='sda'/></disk>"
+        return f"<domain><devices>{disk}</devices></domain>"
+
     def state(self) -> tuple[int, int]:  # noqa: D102
         return libvirt.VIR_DOMAIN_RUNNING, 1
 
     def backupBegin(self, xml: str, _checkpoint: None, _flags: int) -> None:  # noqa: D102
         self.seen.append("begin")
         assert 'mode="push"' in xml
+        assert 'name="sda"' in xml
         self._answer("begin")
         self.job = libvirt.VIR_DOMAIN_JOB_UNBOUNDED
 
@@ -128,9 +135,9 @@ class Bench:
     """Copies of one instance's disk."""
 
     def __init__(self, folder: Path) -> None:
-        self.domain = Domain()
         self.instances = folder / "instances"
         self.home = self.instances / INSTANCE
+        self.domain = Domain(self.home / "root.qcow2")
         self.home.mkdir(parents=True)
         self.owed = self.home / "thaw-owed"
         self.cache = ImageCache(folder / "images", 1 << 30)

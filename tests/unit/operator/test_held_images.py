@@ -36,6 +36,7 @@ def test_the_copy_asks_of_hosts_what_the_server_asked() -> None:
     """An image of a server names server, host and action, keeps the object until its bytes are gone, and inherits."""
     server = Server.model_validate(make_assigned(Server, "web", "h1"))
     traits = {"architecture": "x86_64", "requiredTraits": ["HW_CPU_X86_AVX2"], "minMemory": "64Mi"}
+    traits |= {"properties": {"hw_firmware_type": "uefi"}}
     base = Image.model_validate(make_object(Image, "base", minDisk="1Gi", **traits))
     body = image_body(make_action(), server, base)
     assert body["metadata"] == {"name": "golden", "namespace": "demo", "finalizers": [FINALIZER]}
