@@ -6,6 +6,7 @@ decided by the caller and handed over in the :class:`DomainSpec`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from kumulus_agent.compute.elements import E, Maker
 from kumulus_agent.compute.emulated_memory import emulated_memory
 from kumulus_agent.compute.machine_xml import machine_xml
 from kumulus_agent.compute.size_xml import pluggable
+from kumulus_api.hardware import Hardware
 
 METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
 METADATA_PREFIX = "kumulus"
@@ -44,6 +46,13 @@ class InstanceRecord:
     action: str = ""
     power_changes: int | None = None
     rescue: str = ""
+    machine: str = ""
+
+
+def machine_text(hardware: Hardware) -> str:
+    """Give the text by which a domain's metadata tells what machine it was made with; empty for a host's own choice."""
+    asked = hardware.dump()
+    return json.dumps(asked, sort_keys=True) if asked else ""
 
 
 def domain_name(instance_id: str) -> str:
@@ -67,6 +76,7 @@ def domain_xml(spec: DomainSpec) -> bytes:
         action=spec.action,
         power_changes=spec.power_changes,
         rescue=spec.rescue,
+        machine=machine_text(spec.hardware),
     )
     root = E.domain(
         E.name(domain_name(spec.instance_id)),
@@ -118,6 +128,7 @@ def parse_record(xml: str) -> InstanceRecord | None:
             action=attributes.get("action", ""),
             power_changes=int(attributes["powerChanges"]) if "powerChanges" in attributes else None,
             rescue=attributes.get("rescue", ""),
+            machine=attributes.get("machine", ""),
         )
     except (KeyError, ValueError, etree.XMLSyntaxError):
         return None
@@ -138,5 +149,6 @@ def _record_attributes(record: InstanceRecord) -> dict[str, str]:
         "action": record.action,
         "powerChanges": "" if record.power_changes is None else str(record.power_changes),
         "rescue": record.rescue,
+        "machine": record.machine,
     }
     return attributes | {name: value for name, value in optional.items() if value}

@@ -88,6 +88,7 @@ class InstanceState:
         memory: bytes.
         devices: what is plugged in, of one that was looked at alone.
         size: what it has and can have, of one that was looked at alone.
+        machine: what it was made with, as `machine_text` gives it.
     """
 
     instance_id: str
@@ -107,6 +108,7 @@ class InstanceState:
     memory: int = 0
     devices: Devices | None = None
     size: Size | None = None
+    machine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,4 +171,5 @@ def instance_state(
         action=record.action,
         power_changes=record.power_changes,
         rescue=record.rescue,
+        machine=record.machine,
     )

@@ -24,7 +24,14 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
-from kumulus_agent.servers.outcome import WIRED, Outcome, held_up_after, power_after, size_after
+from kumulus_agent.servers.outcome import (
+    WIRED,
+    Outcome,
+    has_other_machine,
+    held_up_after,
+    power_after,
+    size_after,
+)
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.plan_power import growth
 from kumulus_agent.servers.remove import remove_instance, unplug
@@ -336,7 +343,9 @@ class ServerController:
             size = outcome.size or size_after(before, desired, planned, acting=acting)
             found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
             waiting = held_up_after(before, desired, planned, acting=acting)
-            found = replace(found, detached=detached(desired, before, outcome.devices), held_up=waiting)
+            changed = has_other_machine(before, desired, planned, acting=acting)
+            gone = detached(desired, before, outcome.devices)
+            found = replace(found, detached=gone, held_up=waiting, other_machine=changed)
         # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
         await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kumulus_agent.compute.domain_xml import machine_text
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.devices import DevicesChanged, held_up
 from kumulus_agent.servers.errors import StepFailed
@@ -44,6 +45,13 @@ def held_up_after(observed: Observed, desired: Desired, planned: Plan, *, acting
     if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
         return ()
     return held_up(desired, observed.devices)
+
+
+def has_other_machine(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> bool:
+    """Say whether a guest in memory has another machine than it gets at its next start, once a plan was carried out."""
+    if planned.power not in _IN_MEMORY or observed.machine is None or _started_anew(observed, planned, acting=acting):
+        return False
+    return observed.machine != machine_text(desired.hardware)
 
 
 def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:

@@ -45,6 +45,7 @@ class Found:
         size: virtual CPUs and bytes of memory of a guest that is in memory.
         detached: ids of ports and volumes that leave it and are unplugged.
         held_up: names of volumes that come or leave with the next start only.
+        other_machine: a guest that is in memory has another machine than it gets at its next start.
     """
 
     power: ObservedPowerState
@@ -55,6 +56,7 @@ class Found:
     size: tuple[int, int] | None = None
     detached: frozenset[str] = frozenset()
     held_up: tuple[str, ...] = ()
+    other_machine: bool = False
 
 
 def started_parts() -> dict[ServerConditionType, Part]:
@@ -147,6 +149,10 @@ def _restart_required(desired: Desired, conditions: list[Object], found: Found) 
             reason = RestartReason.FIXED_SIZE
             message = f"with dedicated CPUs, NUMA nodes or huge pages no guest grows as it runs: {message}"
         changed = Part(status=True, reason=reason, message=message)
+        return {ServerConditionType.RESTART_REQUIRED: changed}
+    if found.other_machine:
+        message = "its flavor asks for another machine: it gets it when it is stopped and started, or rebooted hard"
+        changed = Part(status=True, reason=RestartReason.FLAVOR_CHANGED, message=message)
         return {ServerConditionType.RESTART_REQUIRED: changed}
     if any(item["type"] == ServerConditionType.RESTART_REQUIRED for item in conditions):
         return {ServerConditionType.RESTART_REQUIRED: Part(status=False, reason=RestartReason.APPLIED)}

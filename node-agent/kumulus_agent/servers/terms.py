@@ -101,6 +101,7 @@ class Observed:
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
         limits: what the domain can have while it runs; None without one.
+        machine: what the domain was made with, as `machine_text` gives it; None without one.
         copy: of the root disk, for the action under way; None if this agent has begun none.
     """
 
@@ -124,6 +125,7 @@ class Observed:
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
     limits: Size | None = None
+    machine: str | None = None
     copy: Copy | None = None
 
 

@@ -218,7 +218,7 @@ _text = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_character
 @given(namespace=_text, name=_text, epoch=st.integers(0, 2**31), digest=_text)
 def test_records_survive_the_round_trip(namespace: str, name: str, epoch: int, digest: str) -> None:
     """Any record is read back from its XML as it was, whatever characters it holds."""
-    record = InstanceRecord(_ID, namespace, name, epoch, digest)
+    record = InstanceRecord(_ID, namespace, name, epoch, digest, machine=digest)
     assert parse_record(record_xml(record)) == record
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from kumulus_agent.compute.devices import devices_of
+from kumulus_agent.compute.domain_xml import machine_text
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.desired import Desired, read_desired
 from kumulus_agent.servers.devices import DevicesChanged, detach, detached
-from kumulus_agent.servers.outcome import held_up_after
+from kumulus_agent.servers.outcome import has_other_machine, held_up_after
 from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
 from kumulus_agent.servers.status import Found, server_status, started_parts
 from kumulus_api import Server
@@ -88,6 +89,28 @@ def test_disks_on_ide_and_sata_wait_for_the_next_start(bus: str) -> None:
         assert told["VolumesReady"] == (("False", "RestartRequired") if waiting else ("True", "Attached"))
     started = make_observed(set(), set(), Power.OFF)
     assert held_up_after(started, desired, plan(desired, started, Claim.OURS), acting=False) == ()
+
+
+def test_a_flavor_of_another_machine_waits_for_the_next_start() -> None:
+    """A guest that runs says that it has another machine than it was given, until it is started anew."""
+    desired, plain = make_desired(hardware={"machine": "q35"}), make_desired()
+    there = {"macs": {MAC, MAC2}, "volumes": {VOLUME_ID}}
+    other = make_observed(**there, machine="")
+    same = make_observed(**there, machine=machine_text(desired.hardware))
+    off = make_observed(set(), set(), Power.OFF, machine="")
+    for asked, seen, waits in (
+        (desired, other, True),
+        (desired, same, False),
+        (plain, other, False),
+        (plain, same, True),
+    ):
+        changed = has_other_machine(seen, asked, plan(asked, seen, Claim.OURS), acting=False)
+        assert changed is waits
+        found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, parts=started_parts(), other_machine=changed)
+        conditions = server_status(asked, {}, found)["conditions"]
+        told = [item["reason"] for item in conditions if item["type"] == "RestartRequired"]
+        assert told == (["FlavorChanged"] if waits else [])
+    assert not has_other_machine(off, desired, plan(desired, off, Claim.OURS), acting=False)
 
 
 async def test_a_volume_on_ide_is_held_until_the_guest_is_off() -> None:
