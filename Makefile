@@ -67,7 +67,8 @@ integration: $(STAMP) ## Tests against a real API server, network namespaces and
 
 .PHONY: e2e
 e2e: prepare up ## All end-to-end tests but the long ones, with real servers in the lab
-	$(BIN)/pytest tests/e2e -m "not long"
+	$(BIN)/pytest tests/e2e -m "tenant and not long" --numprocesses 2 --dist worksteal
+	$(BIN)/pytest tests/e2e -m "not tenant and not long"
 
 .PHONY: soak
 soak: up ## The long end-to-end tests: 200 verbs at random on a real guest, secure boot

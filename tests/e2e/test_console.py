@@ -19,6 +19,8 @@ from kumulus_lab.testing.browser import browser
 from kumulus_lab.testing.cloud import Cloud, condition
 from kumulus_lab.testing.plugin import Plugin
 
+pytestmark = pytest.mark.tenant
+
 BUILD = Path(__file__).parents[2] / "build"
 LIT = """(() => {
     const canvas = document.querySelector('canvas');

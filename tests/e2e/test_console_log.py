@@ -1,10 +1,14 @@
 """`kubectl kumulus console-log`: the real plugin, called as a user calls it."""
 
+import pytest
+
 from kumulus_api import Server
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, refused
 from kumulus_lab.testing.plugin import Plugin
+
+pytestmark = pytest.mark.tenant
 
 TALK = r"""#!/bin/sh
 for i in 1 2 3 4 5 6 7 8 9; do echo line-$i-of-9; done

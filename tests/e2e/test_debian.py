@@ -15,6 +15,8 @@ from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, ready
 
+pytestmark = pytest.mark.tenant
+
 BOOT_LIMIT = 420
 """Seconds that cloud-init may take under emulation on a machine that has other things to do."""
 USER_DATA = """#cloud-config

@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from kumulus_api import Port, Server, Volume
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, condition, ready
+
+pytestmark = pytest.mark.tenant
 
 # Says what the disk of 8 MiB holds that an earlier guest has written, writes it, and lets go of the disk again.
 KEEPER = """#!/bin/sh

@@ -110,6 +110,7 @@ def _volumes_are(reason: str) -> Callable[[Object], bool]:
     return lambda server: condition(server, "VolumesReady")["reason"] == reason
 
 
+@pytest.mark.tenant
 async def test_hosts_tell_what_they_can_give(cloud: Cloud) -> None:
     """Agents report firmware, TPM, machines and CPU models as traits, and NUMA nodes in the inventory."""
     for host in (await cloud.client.list(Host))[0]:
@@ -127,6 +128,7 @@ async def test_hosts_tell_what_they_can_give(cloud: Cloud) -> None:
         assert host["status"]["inventory"]["numaNodes"] >= 1
 
 
+@pytest.mark.tenant
 async def test_what_no_host_has_is_refused_by_name(
     cloud: Cloud, project: str, lab: LabSettings, flavor: Flavors
 ) -> None:
@@ -149,6 +151,7 @@ async def test_what_no_host_has_is_refused_by_name(
     assert len(re.findall("without enough huge pages of 1Gi", text)) >= hosts
 
 
+@pytest.mark.tenant
 async def test_the_machine_is_what_was_asked_for(cloud: Cloud, project: str, lab: LabSettings, flavor: Flavors) -> None:
     """Machine, CPUs, TPM and random numbers reach the guest, its watchdog acts when it starves, and no TPM stays."""
     await cloud.make_network(project)
@@ -184,6 +187,7 @@ async def test_the_machine_is_what_was_asked_for(cloud: Cloud, project: str, lab
     assert not has_tpm(lab, server)
 
 
+@pytest.mark.tenant
 async def test_an_iso_is_a_cd_beside_an_empty_disk(
     cloud: Cloud, project: str, lab: LabSettings, flavor: Flavors
 ) -> None:

@@ -13,6 +13,8 @@ from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud
 
+pytestmark = pytest.mark.tenant
+
 SAME, RED_ONLY, BLUE_ONLY = "10.10.0.11", "10.10.0.12", "10.10.0.13"
 BREACHES = ("HEARD-THE-OTHER", "CONNECTED-TO", "CLUSTER-DNS-ANSWERED", "HOST-ANSWERED", "DUP!", "duplicates")
 KUBERNETES, CLUSTER_DNS = "10.96.0.1", "10.96.0.10"

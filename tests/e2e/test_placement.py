@@ -5,10 +5,14 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from kumulus_api import Flavor, Host, HostAggregate, Image, Server, ServerGroup
 from kumulus_lab import builds
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Cloud, condition, refused
+
+pytestmark = pytest.mark.tenant
 
 FLAVOR = {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi"}
 

@@ -10,6 +10,8 @@ from kumulus_api.base import Kind
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Cloud, condition, refused
 
+pytestmark = pytest.mark.tenant
+
 NIC = [{"name": "eth0", "network": {"name": "private"}}]
 
 

@@ -9,6 +9,8 @@ from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, condition, ready
 
+pytestmark = pytest.mark.tenant
+
 
 @pytest.mark.smoke
 async def test_two_guests_on_two_hosts_hear_each_other(cloud: Cloud, project: str, lab: LabSettings) -> None:

@@ -15,6 +15,8 @@ from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, condition
 from kumulus_runtime.errors import Invalid
 
+pytestmark = pytest.mark.tenant
+
 SMALL = {"vcpus": 1, "memory": "96Mi", "rootDisk": "1Gi"}
 LARGE = {"vcpus": 2, "memory": "160Mi", "rootDisk": "2Gi"}
 

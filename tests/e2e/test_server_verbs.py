@@ -77,6 +77,7 @@ async def made(cloud: Cloud, project: str, **spec: Any) -> Object:
     return await cloud.server_ready(project, "a")
 
 
+@pytest.mark.tenant
 @pytest.mark.parametrize("state", STATES)
 async def test_verbs(cloud: Cloud, project: str, state: str) -> None:
     """In each state the legal verbs lead where they should, and all others are refused and change nothing."""
@@ -123,6 +124,7 @@ async def test_memory_survives_pause_and_suspend_and_not_a_reboot(cloud: Cloud, 
     assert done["status"]["finishedAt"] >= done["status"]["startedAt"]
 
 
+@pytest.mark.tenant
 async def test_a_rebuilt_disk_is_new(cloud: Cloud, project: str, lab: LabSettings) -> None:
     """What a guest wrote to its root disk is there after a reboot and gone after a Rebuild; its address stays."""
     keep = "#!/bin/sh\n[ -e /disk/kept ] && echo kept || echo blank\ntouch /disk/kept; sync\n"
@@ -152,6 +154,7 @@ async def test_a_rescued_server_has_its_disk_beside(cloud: Cloud, project: str, 
     await agreed(cloud, lab, seconds=20)
 
 
+@pytest.mark.tenant
 async def test_a_locked_server_is_left_alone(cloud: Cloud, project: str) -> None:
     """Neither change nor deletion nor action reaches a locked server, until it is unlocked."""
     await made(cloud, project)
@@ -186,6 +189,7 @@ async def test_a_guests_own_end_is_shown_and_answered(cloud: Cloud, project: str
     await cloud.power(project, "a", "Running")
 
 
+@pytest.mark.tenant
 async def test_actions_of_one_server_come_in_order(cloud: Cloud, project: str) -> None:
     """Of several actions at once each is begun when the one before has ended, and none is lost."""
     await made(cloud, project)
@@ -219,6 +223,7 @@ def test_the_table_knows_every_power_state() -> None:
     assert wishes <= set(STATES)
 
 
+@pytest.mark.tenant
 async def test_a_guest_is_told_its_metadata(cloud: Cloud, project: str, lab: LabSettings) -> None:
     """What spec.metadata says the guest reads at its start; a change reaches it at the next one."""
     read = '#!/bin/sh\necho "told $(grep -o \'"role": "[a-z]*"\' /run/meta-data)"\n'
@@ -230,6 +235,7 @@ async def test_a_guest_is_told_its_metadata(cloud: Cloud, project: str, lab: Lab
     await console.says(log, 'told "role": "db"')
 
 
+@pytest.mark.tenant
 async def test_a_guest_gets_a_config_drive(cloud: Cloud, project: str, lab: LabSettings) -> None:
     """With configDrive the guest finds OpenStack's drive by its label, with its identity on it."""
     read = (

@@ -3,10 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from kumulus_api import Server, Volume
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, condition, ready, refused
+
+pytestmark = pytest.mark.tenant
 
 MEBIBYTES = 48
 # Says whether the disk holds what an earlier guest wrote, and writes it.

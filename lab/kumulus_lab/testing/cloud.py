@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -22,6 +23,10 @@ Object = dict[str, Any]
 IMAGE = {"name": "tiny", "namespace": "kumulus-public"}
 FLAVOR = "tiny"
 SYSTEM_NAMESPACE = "kumulus-system"
+PROJECTS = "t-"
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
+"""How the names of projects begin; of those that this process makes, where tests run side by side."""
 _NAMESPACED: tuple[type[Kind], ...] = (Server, Volume, Port, Network, Image, KeyPair)
 
 
@@ -171,7 +176,7 @@ class Cloud:
     @contextlib.asynccontextmanager
     async def project(self, name: str = "", **spec: Any) -> AsyncIterator[str]:
         """Make a project, by default with a name of its own; at the end all that is in it goes, then the project."""
-        name = name or f"t-{uuid.uuid4().hex[:8]}"
+        name = name or f"{OWN_PROJECTS}{uuid.uuid4().hex[:8]}"
         await self.make(Project, name, spec)
         try:
             await self.until(Project, name, ready)
