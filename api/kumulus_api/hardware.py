@@ -112,7 +112,7 @@ class Hardware(Model):
     """KiB of the huge pages that the memory is made of."""
     any_huge_page: bool | None = None
     """Huge pages of whatever size the host has."""
-    numa_nodes: Annotated[int, Field(ge=1, le=64)] | None = None
+    numa_nodes: Annotated[int, Field(ge=1, le=99)] | None = None
 
     @property
     def huge(self) -> bool:
