@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -23,6 +24,7 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.quantities import parse_quantity
 
 
 class RevokedInstance(Model):
@@ -30,6 +32,32 @@ class RevokedInstance(Model):
 
     instance_id: UUIDText = Field(alias="instanceID")
     epoch: Annotated[int, Field(ge=0)]
+
+
+Ratio = Annotated[str, Field(max_length=9, pattern=r"^[0-9]{1,4}(\.[0-9]{1,4})?$")]
+
+
+class Overcommit(Model):
+    """How many times over each resource is given out (Nova's allocation ratios)."""
+
+    vcpus: Ratio | None = None
+    memory: Ratio | None = None
+    disk: Ratio | None = None
+
+    model_config = validated(
+        *(
+            Rule(f"!has(self.{name}) || double(self.{name}) > 0.0", "a ratio is more than 0", f".{name}")
+            for name in ("vcpus", "memory", "disk")
+        )
+    )
+
+
+class Reserved(Model):
+    """What a host keeps for itself (Nova: `reserved_host_cpus`, `reserved_host_memory_mb`, …)."""
+
+    vcpus: Annotated[int, Field(ge=0, le=65535)] | None = None
+    memory: Quantity | None = None
+    disk: Quantity | None = None
 
 
 class HostSpec(Model):
@@ -43,6 +71,10 @@ class HostSpec(Model):
     """An administrator's word that this host never returns: its instances are revoked and may start elsewhere."""
     traits: Annotated[list[Trait], Field(max_length=256)] = Field(default_factory=list)
     """What an administrator says of the host, beside the traits that its agent finds: `CUSTOM_GOLD`."""
+    overcommit: Overcommit | None = None
+    """Ratios of this host, where they differ from the operator's settings."""
+    reserved: Reserved | None = None
+    """What is not given to servers here; the ratios are of what is left."""
     dedicated_cpus: Annotated[str, Field(max_length=1024, pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")] | None = (
         Field(default=None, alias="dedicatedCPUs")
     )
@@ -58,6 +90,32 @@ class HostSpec(Model):
             "!(oldSelf.decommissioned && !self.decommissioned)",
             "a decommissioned host does not return under its name",
         )
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Amounts of what servers share: virtual CPUs, and bytes of memory and disk."""
+
+    vcpus: float
+    memory: float
+    disk: float
+
+
+def room_of(spec: HostSpec, found: Room, ratios: Room) -> Room:
+    """Give what a host may give to its servers: what it has less what it keeps, times the ratios.
+
+    Args:
+        spec: of the host; its own ratios go before `ratios`.
+        found: what the host has.
+        ratios: how many times over each is given out by default.
+    """
+    kept = spec.reserved or Reserved()
+    own = spec.overcommit or Overcommit()
+    return Room(
+        max(0.0, found.vcpus - (kept.vcpus or 0)) * float(own.vcpus or ratios.vcpus),
+        max(0.0, found.memory - parse_quantity(kept.memory or "0")) * float(own.memory or ratios.memory),
+        max(0.0, found.disk - parse_quantity(kept.disk or "0")) * float(own.disk or ratios.disk),
     )
 
 

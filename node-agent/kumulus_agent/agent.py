@@ -38,7 +38,7 @@ from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import BootDataSource
-from kumulus_agent.servers.capacity import Capacity
+from kumulus_agent.servers.capacity import Capacity, capacity_of
 from kumulus_agent.servers.controller import ServerController
 from kumulus_agent.servers.desired import Key
 from kumulus_agent.servers.instances import Instances
@@ -346,7 +346,9 @@ class Agent:
 
     def _capacity(self) -> Capacity:
         settings, machine = self._settings, self._machine
-        return Capacity(int(machine.memory * settings.memory_overcommit), int(machine.disk * settings.disk_overcommit))
+        host = self._store.get(Host, settings.node_name)
+        ratios = settings.memory_overcommit, settings.disk_overcommit
+        return capacity_of(host, machine.memory, machine.disk, ratios)
 
     async def _missing_packages(self) -> tuple[str, ...]:
         return await asyncio.to_thread(missing_packages, HOST_ROOT)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from kumulus_agent.servers.desired import Desired
+from kumulus_api.host import HostSpec, Room, room_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,20 @@ class Capacity:
 
     memory: int
     disk: int
+
+
+def capacity_of(host: dict[str, Any] | None, memory: int, disk: int, ratios: tuple[float, float]) -> Capacity:
+    """Give what this host may give out.
+
+    Args:
+        host: the Host object, if it is known.
+        memory: bytes that the machine has.
+        disk: bytes that its disk has.
+        ratios: of memory and disk, for a host that has none of its own.
+    """
+    spec = HostSpec.model_validate((host or {}).get("spec") or {})
+    room = room_of(spec, Room(0, memory, disk), Room(1, *ratios))
+    return Capacity(int(room.memory), int(room.disk))
 
 
 def refusal(desired: Desired, others: Iterable[Desired], capacity: Capacity) -> str:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from kumulus_api import Host, HostAggregate
-from kumulus_api.host import HostConditionType
+from kumulus_api.host import HostConditionType, Room, room_of
 from kumulus_api.quantities import parse_quantity
 from kumulus_operator.placement.facts import Amounts, HostFacts
 from kumulus_operator.placement.tuning import Tuning
@@ -30,12 +30,12 @@ def selects(aggregate: HostAggregate, host: Host) -> bool:
 
 
 def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, *, fresh: bool) -> HostFacts:
-    """Give a host's facts, its inventory multiplied by the overcommit ratios.
+    """Give a host's facts, of its inventory what servers may be given.
 
     Args:
         host: the host.
         aggregates: all of them, also those that it does not belong to.
-        tuning: the ratios.
+        tuning: the ratios of hosts that have none of their own.
         fresh: it renews its Lease.
     """
     own = [item for item in aggregates if not item.deleting and selects(item, host)]
@@ -78,9 +78,7 @@ def _total(host: Host, tuning: Tuning) -> Amounts:
     inventory = host.status.inventory if host.status is not None else None
     if inventory is None:
         return Amounts()
-    return Amounts(
-        inventory.vcpus * tuning.vcpu_overcommit,
-        parse_quantity(inventory.memory) * tuning.memory_overcommit,
-        parse_quantity(inventory.disk) * tuning.disk_overcommit,
-        inventory.dedicated_vcpus or 0,
-    )
+    found = Room(inventory.vcpus, parse_quantity(inventory.memory), parse_quantity(inventory.disk))
+    ratios = Room(tuning.vcpu_overcommit, tuning.memory_overcommit, tuning.disk_overcommit)
+    room = room_of(host.spec, found, ratios)
+    return Amounts(room.vcpus, room.memory, room.disk, inventory.dedicated_vcpus or 0)

@@ -180,6 +180,9 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     ),
     (Project, {"quota": {"servers": -1}}, "spec.quota.servers"),
     (Host, {"schedulable": "yes"}, "spec.schedulable"),
+    (Host, {"overcommit": {"vcpus": "0.0"}}, "a ratio is more than 0"),
+    (Host, {"overcommit": {"memory": "-1"}}, "spec.overcommit.memory"),
+    (Host, {"reserved": {"memory": "lots"}}, "spec.reserved.memory"),
 ]
 
 

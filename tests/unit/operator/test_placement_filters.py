@@ -165,6 +165,16 @@ def test_a_host_has_the_traits_of_its_agent_and_of_its_administrator():
     assert found.architecture == "x86_64"
 
 
+def test_a_hosts_own_ratios_go_before_the_settings_and_are_of_what_it_does_not_keep():
+    """What a host reserves is no server's, its ratios replace the settings' one by one, and nothing is the least."""
+    tuning = Tuning(vcpu_overcommit=2, memory_overcommit=1, disk_overcommit=1)
+    kept = {"vcpus": 1, "memory": "2Gi"}
+    host = make_host(overcommit={"vcpus": "8.5", "disk": "1.5"}, reserved=kept)
+    assert host_facts(host, [], tuning, fresh=True).total == Amounts(25.5, 6 * GIB, 15 * GIB)
+    host = make_host(reserved={"memory": "9Gi"})
+    assert host_facts(host, [], tuning, fresh=True).total == Amounts(8, 0, 10 * GIB)
+
+
 def make_server(**placement):
     """Give a server that waits."""
     spec = {"flavor": {"name": "f"}, "image": {"name": "i"}, "placement": placement}
