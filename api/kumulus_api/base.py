@@ -65,6 +65,11 @@ Digest = Annotated[str, Field(max_length=135, pattern=r"^(sha256:[0-9a-f]{64}|sh
 Trait = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Z][A-Z0-9_]*$")]
 """A trait as Placement spells it: `HW_CPU_X86_AVX2`; one's own begin with `CUSTOM_`."""
 
+CUSTOM_RESOURCE = "^CUSTOM_[A-Z0-9_]{1,248}$"
+"""Placement's resource classes that administrators make up: `CUSTOM_LICENSE`."""
+CustomResources = Annotated[dict[str, Annotated[int, Field(ge=1, le=2147483647)]], Field(max_length=32)]
+"""How many of each custom resource class."""
+
 LabelMap = Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=64)]
 """Keys and values that are matched."""
 

@@ -6,7 +6,18 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from kumulus_api.base import Column, Definition, Kind, LabelMap, Model, Quantity, Rule, validated
+from kumulus_api.base import (
+    CUSTOM_RESOURCE,
+    Column,
+    CustomResources,
+    Definition,
+    Kind,
+    LabelMap,
+    Model,
+    Quantity,
+    Rule,
+    validated,
+)
 from kumulus_api.hardware import FLAVOR_WORDS, keys, word_rules
 
 _ALL_OF_LAYOUT = "['hw:cpu_sockets', 'hw:cpu_cores', 'hw:cpu_threads']"
@@ -20,7 +31,7 @@ _POSITIVE = "quantity(self.{0}).isGreaterThan(quantity('0'))"
 
 
 class Resources(Model):
-    """What a server takes of its host."""
+    """The size of a server."""
 
     vcpus: Annotated[int, Field(ge=1, le=512)]
     memory: Quantity
@@ -31,15 +42,22 @@ class Resources(Model):
     """Up to so much a guest that runs is given when its server's flavor changes; without it, none."""
 
 
+class Allocation(Resources):
+    """What a placed server takes of its host (Placement's allocation)."""
+
+    custom: CustomResources | None = None
+    """Of each custom resource class."""
+
+
 class FlavorSpec(Resources):
     """The size. It cannot change: servers were placed by it."""
 
     extra_specs: LabelMap = Field(default_factory=dict)
-    """What else is asked of a host, in Nova's words: `trait:NAME: required` or `forbidden`, and
-    `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the host must match (VALUE may
-    begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And what the guest's machine is
-    made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a host that cannot give it is
-    no candidate."""
+    """What else is asked of a host, in Nova's words: `trait:NAME: required` or `forbidden`, `resources:CUSTOM_NAME:
+    COUNT`, and `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the host must match
+    (VALUE may begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And what the guest's
+    machine is made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a host that cannot
+    give it is no candidate."""
 
     model_config = validated(
         Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
@@ -57,8 +75,10 @@ class FlavorSpec(Resources):
         Rule(
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"
             " k.startsWith('trait:') || k.startsWith('aggregate_instance_extra_specs:')"
+            f" || k.matches(r'^resources:{CUSTOM_RESOURCE[1:]}')"
             f" || k in [{', '.join(repr(word.key) for word in FLAVOR_WORDS)}])",
-            f"an extra spec is trait:NAME or aggregate_instance_extra_specs:KEY, or one of {keys(FLAVOR_WORDS)};"
+            "an extra spec is trait:NAME, resources:CUSTOM_NAME or aggregate_instance_extra_specs:KEY, or one of"
+            f" {keys(FLAVOR_WORDS)};"
             " another would be ignored",
             ".extraSpecs",
         ),
@@ -66,6 +86,12 @@ class FlavorSpec(Resources):
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"
             " !k.startsWith('trait:') || self.extraSpecs[k] in ['required', 'forbidden'])",
             "a trait is required or forbidden",
+            ".extraSpecs",
+        ),
+        Rule(
+            "!has(self.extraSpecs) || self.extraSpecs.all(k,"
+            " !k.startsWith('resources:') || self.extraSpecs[k].matches(r'^[1-9][0-9]{0,8}$'))",
+            "of a resource a number from 1 to 999999999 is asked for",
             ".extraSpecs",
         ),
         *word_rules("extraSpecs", FLAVOR_WORDS),

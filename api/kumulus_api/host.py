@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kumulus_api.base import (
+    CUSTOM_RESOURCE,
     Column,
+    CustomResources,
     Definition,
     IPAddressText,
     Kind,
@@ -73,6 +75,9 @@ class HostSpec(Model):
     """What an administrator says of the host, beside the traits that its agent finds: `CUSTOM_GOLD`."""
     overcommit: Overcommit | None = None
     """Ratios of this host, where they differ from the operator's settings."""
+    resources: CustomResources | None = None
+    """What an administrator says the host has, beside what its agent finds: `CUSTOM_LICENSE: 4`. Flavors ask for it by
+    the extra spec `resources:CUSTOM_LICENSE`."""
     reserved: Reserved | None = None
     """What is not given to servers here; the ratios are of what is left."""
     dedicated_cpus: Annotated[str, Field(max_length=1024, pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")] | None = (
@@ -89,7 +94,12 @@ class HostSpec(Model):
         Rule(
             "!(oldSelf.decommissioned && !self.decommissioned)",
             "a decommissioned host does not return under its name",
-        )
+        ),
+        Rule(
+            f"!has(self.resources) || self.resources.all(k, k.matches(r'{CUSTOM_RESOURCE}'))",
+            "a resource class is CUSTOM_ and letters A to Z, digits and _",
+            ".resources",
+        ),
     )
 
 

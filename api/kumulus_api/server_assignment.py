@@ -20,7 +20,7 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
-from kumulus_api.flavor import Resources
+from kumulus_api.flavor import Allocation
 from kumulus_api.hardware import Hardware
 from kumulus_api.image import ImageFormat
 
@@ -50,7 +50,7 @@ class FormerSize(Model):
     """What a server had before a resize that waits for its confirmation."""
 
     flavor: ObjectName
-    resources: Resources
+    resources: Allocation
     hardware: Hardware | None = None
 
 
@@ -87,7 +87,7 @@ class ServerAssignment(Model):
     """Where the server is migrating to."""
     epoch: Annotated[int, Field(ge=1)]
     """Grows with each change of host: the lower one never acts."""
-    resources: Resources
+    resources: Allocation
     flavor: ObjectName | None = None
     """Whose resources these are."""
     former: FormerSize | None = None

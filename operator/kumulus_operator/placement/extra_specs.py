@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Mapping
 
 _TRAIT = "trait:"
 _AGGREGATE = "aggregate_instance_extra_specs:"
+_RESOURCE = "resources:"
+PREFIXES = (_TRAIT, _AGGREGATE, _RESOURCE)
+"""How the extra specs begin that say what a host must be or have, not what a guest's machine is made of."""
 
 _NUMBERS: dict[str, Callable[[float, float], bool]] = {
     "=": operator.ge,  # as in Nova, where a demand of an amount is met by more
@@ -30,6 +33,11 @@ def traits_of(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]
     traits = {key.removeprefix(_TRAIT): value for key, value in specs.items() if key.startswith(_TRAIT)}
     required = frozenset(name for name, value in traits.items() if value == "required")
     return required, frozenset(name for name, value in traits.items() if value == "forbidden")
+
+
+def resources_of(specs: Mapping[str, str]) -> dict[str, int]:
+    """Give how many of each custom resource class a flavor asks for."""
+    return {key.removeprefix(_RESOURCE): int(value) for key, value in specs.items() if key.startswith(_RESOURCE)}
 
 
 def aggregate_specs(specs: Mapping[str, str]) -> frozenset[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kumulus_api.server_group import GroupPolicy
@@ -10,12 +11,13 @@ from kumulus_api.server_group import GroupPolicy
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """vCPUs (count), memory and disk (bytes), and CPUs that are nobody else's (count)."""
+    """vCPUs (count), memory and disk (bytes), CPUs that are nobody else's (count); custom classes, sorted, no 0."""
 
     vcpus: float = 0
     memory: float = 0
     disk: float = 0
     dedicated: float = 0
+    custom: tuple[tuple[str, float], ...] = ()
 
     def plus(self, other: Amounts) -> Amounts:
         """Give the sum."""
@@ -24,6 +26,7 @@ class Amounts:
             self.memory + other.memory,
             self.disk + other.disk,
             self.dedicated + other.dedicated,
+            _each(operator.add, self.custom, other.custom),
         )
 
     def most(self, other: Amounts) -> Amounts:
@@ -33,6 +36,7 @@ class Amounts:
             max(self.memory, other.memory),
             max(self.disk, other.disk),
             max(self.dedicated, other.dedicated),
+            _each(max, self.custom, other.custom),
         )
 
     def minus(self, other: Amounts) -> Amounts:
@@ -42,7 +46,18 @@ class Amounts:
             self.memory - other.memory,
             self.disk - other.disk,
             self.dedicated - other.dedicated,
+            _each(operator.sub, self.custom, other.custom),
         )
+
+
+def _each(
+    combine: Callable[[float, float], float], one: tuple[tuple[str, float], ...], other: tuple[tuple[str, float], ...]
+) -> tuple[tuple[str, float], ...]:
+    if not one and not other:
+        return ()
+    left, right = dict(one), dict(other)
+    combined = {name: combine(left.get(name, 0), right.get(name, 0)) for name in sorted(left.keys() | right.keys())}
+    return tuple((name, count) for name, count in combined.items() if count)
 
 
 NOTHING = Amounts()

@@ -167,6 +167,15 @@ def enough_disk(candidate: Candidate, wish: Wish) -> Objection | None:
     return None if wish.amounts.disk <= candidate.free.disk else Objection("without enough disk")
 
 
+def enough_custom(candidate: Candidate, wish: Wish) -> Objection | None:
+    """A custom resource is counted, not shared."""
+    free = dict(candidate.free.custom)
+    for name, count in wish.amounts.custom:
+        if count > free.get(name, 0):
+            return Objection(f"without enough {name}", f"a host has {name} that is free")
+    return None
+
+
 HOST_FILTERS: tuple[HostFilter, ...] = (
     existing,
     healthy,
@@ -180,7 +189,14 @@ HOST_FILTERS: tuple[HostFilter, ...] = (
     with_huge_pages,
 )
 
-ROOM_FILTERS: tuple[RoomFilter, ...] = (with_group, enough_memory, enough_vcpus, enough_dedicated, enough_disk)
+ROOM_FILTERS: tuple[RoomFilter, ...] = (
+    with_group,
+    enough_memory,
+    enough_vcpus,
+    enough_dedicated,
+    enough_disk,
+    enough_custom,
+)
 
 
 def unfit(host: HostFacts, terms: Terms) -> Objection | None:
@@ -201,6 +217,8 @@ def has_room(candidate: Candidate, wish: Wish) -> bool:
     if need.memory > free.memory or need.vcpus > free.vcpus or need.disk > free.disk:
         return False
     if need.dedicated and need.dedicated > free.dedicated:
+        return False
+    if need.custom and enough_custom(candidate, wish) is not None:
         return False
     return wish.group is None or with_group(candidate, wish) is None
 

@@ -24,9 +24,9 @@ from kumulus_api.hardware import (
     cpu_model_trait,
 )
 from kumulus_api.server_status import ScheduledReason
+from kumulus_operator.placement.extra_specs import PREFIXES
 from kumulus_operator.refusal import refuse
 
-_OTHER_PREFIXES = ("trait:", "aggregate_instance_extra_specs:")
 _LAYOUT = ("sockets", "cores", "threads")
 _UNITS = {"": 1, "KB": 1, "kB": 1, "KiB": 1, "MB": 1 << 10, "MiB": 1 << 10, "GB": 1 << 20, "GiB": 1 << 20}
 
@@ -42,7 +42,7 @@ def hardware_of(specs: Mapping[str, str], properties: Mapping[str, str], size: R
     Raises:
         Refused: a word is not understood, or two contradict each other.
     """
-    _understood("extra spec", {k: v for k, v in specs.items() if not k.startswith(_OTHER_PREFIXES)}, FLAVOR_WORDS)
+    _understood("extra spec", {k: v for k, v in specs.items() if not k.startswith(PREFIXES)}, FLAVOR_WORDS)
     _understood("property", properties, IMAGE_WORDS)
     words = _Words(specs, properties)
     secure = _is_on(words.agreed("os:secure_boot", "os_secure_boot"), "required")

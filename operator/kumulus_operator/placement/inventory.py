@@ -81,4 +81,5 @@ def _total(host: Host, tuning: Tuning) -> Amounts:
     found = Room(inventory.vcpus, parse_quantity(inventory.memory), parse_quantity(inventory.disk))
     ratios = Room(tuning.vcpu_overcommit, tuning.memory_overcommit, tuning.disk_overcommit)
     room = room_of(host.spec, found, ratios)
-    return Amounts(room.vcpus, room.memory, room.disk, inventory.dedicated_vcpus or 0)
+    custom = tuple(sorted((host.spec.resources or {}).items()))
+    return Amounts(room.vcpus, room.memory, room.disk, inventory.dedicated_vcpus or 0, custom)

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from kumulus_api import Server, Volume
-from kumulus_api.flavor import Resources
+from kumulus_api.flavor import Allocation, FlavorSpec
 from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ObservedPowerState
+from kumulus_operator.placement.extra_specs import resources_of
 from kumulus_operator.placement.facts import Amounts
 
 _IN_MEMORY = frozenset(
@@ -42,12 +43,22 @@ def server_amounts(server: Server) -> Amounts:
     return amounts
 
 
-def amounts_of(resources: Resources, hardware: Hardware | None) -> Amounts:
+def allocation_of(flavor: FlavorSpec) -> Allocation:
+    """Give what a flavor gives."""
+    size = {name: value for name, value in flavor.dump().items() if name in _SIZE}
+    custom = resources_of(flavor.extra_specs)
+    return Allocation.model_validate(size | ({"custom": custom} if custom else {}))
+
+
+_SIZE = frozenset({"vcpus", "memory", "rootDisk", "maxVcpus", "maxMemory"})
+
+
+def amounts_of(resources: Allocation, hardware: Hardware | None) -> Amounts:
     """Give a size in numbers; vCPUs are of the one kind or of the other."""
     dedicated = hardware is not None and hardware.dedicated is True
     vcpus = (0, resources.vcpus) if dedicated else (resources.vcpus, 0)
     memory, disk = parse_quantity(resources.memory), parse_quantity(resources.root_disk)
-    return Amounts(vcpus[0], memory, disk, dedicated=vcpus[1])
+    return Amounts(vcpus[0], memory, disk, vcpus[1], tuple(sorted((resources.custom or {}).items())))
 
 
 def volume_amounts(volume: Volume) -> Amounts:

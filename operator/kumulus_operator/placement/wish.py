@@ -12,7 +12,7 @@ from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
 from kumulus_operator.placement.facts import Amounts, Group, Terms, Wish
 from kumulus_operator.placement.hardware import hardware_of, hardware_traits
-from kumulus_operator.placement.usage import amounts_of
+from kumulus_operator.placement.usage import allocation_of, amounts_of
 from kumulus_operator.refusal import refuse
 
 
@@ -67,7 +67,7 @@ def wish_for(
         )
         raise refuse(ScheduledReason.NO_VALID_HOST, message)
     new_volumes = sum(parse_quantity(item.spec.size) for item in disks if item.spec.assignment is None)
-    amounts = amounts_of(flavor.spec, hardware).plus(Amounts(disk=new_volumes))
+    amounts = amounts_of(allocation_of(flavor.spec), hardware).plus(Amounts(disk=new_volumes))
     wish = Wish(amounts, terms=terms, group=group_of(group))
     if server.spec.placement.host is not None:
         wish = replace(wish, only_host=server.spec.placement.host, only_reason="asked for by placement")

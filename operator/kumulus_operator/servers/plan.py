@@ -8,12 +8,12 @@ from typing import Any
 
 from kumulus_api import Condition, Image, Network, Port, Server, Volume
 from kumulus_api.devices import named_ports
-from kumulus_api.flavor import FlavorSpec, Resources
 from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_api.server_status import ObservedPowerState, ReadyReason, ScheduledReason, ServerConditionType
 from kumulus_operator.hosts.running import Running
 from kumulus_operator.placement.hardware import hardware_of
+from kumulus_operator.placement.usage import allocation_of
 from kumulus_operator.refusal import Refusal, refuse
 from kumulus_operator.servers.resolve import Resolved
 from kumulus_runtime.conditions import set_condition
@@ -103,14 +103,6 @@ def assigned_image(image: Image) -> dict[str, Any]:
     } | ({"properties": dict(image.spec.properties)} if image.spec.properties else {})
 
 
-def size_of(flavor: FlavorSpec) -> Resources:
-    """Give the size that a flavor gives."""
-    return Resources.model_validate({name: value for name, value in flavor.dump().items() if name in _SIZE})
-
-
-_SIZE = frozenset({"vcpus", "memory", "rootDisk", "maxVcpus", "maxMemory"})
-
-
 def assignment(
     instance: tuple[str, str, int], resolved: Resolved, ports: list[dict[str, Any]], volumes: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -129,7 +121,7 @@ def assignment(
         "host": host,
         "epoch": epoch,
         "flavor": resolved.flavor.metadata.name,
-        "resources": size_of(flavor).dump(),
+        "resources": allocation_of(flavor).dump(),
         "image": assigned_image(resolved.image),
         "ports": ports,
         "volumes": volumes,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kumulus_api import Flavor, Server
-from kumulus_api.flavor import Resources
+from kumulus_api.flavor import Allocation
 from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import PowerState, ResizePolicy
@@ -14,9 +14,8 @@ from kumulus_api.server_assignment import ServerAssignment
 from kumulus_api.server_status import ObservedPowerState, ScheduledReason
 from kumulus_operator.placement.facts import Amounts
 from kumulus_operator.placement.hardware import hardware_of
-from kumulus_operator.placement.usage import amounts_of, server_amounts
+from kumulus_operator.placement.usage import allocation_of, amounts_of, server_amounts
 from kumulus_operator.refusal import refuse
-from kumulus_operator.servers.plan import size_of
 
 Object = dict[str, Any]
 
@@ -62,7 +61,7 @@ def change_of(server: Server, flavor: Flavor | None) -> Change | None:
         wanted.pop("hardware", None)
     if wanted == assigned:
         return None
-    amounts = amounts_of(Resources.model_validate(wanted["resources"]), hardware_given(wanted))
+    amounts = amounts_of(Allocation.model_validate(wanted["resources"]), hardware_given(wanted))
     return Change(wanted, server_amounts(server).most(amounts))
 
 
@@ -90,7 +89,7 @@ def _size(server: Server, given: ServerAssignment, flavor: Flavor | None) -> Obj
             return {}
         message = f"reference: flavor {name} was not found; transient: goes on when it is made"
         raise refuse(ScheduledReason.FLAVOR_NOT_FOUND, message, ("Flavor", "", name))
-    wanted = size_of(flavor.spec)
+    wanted = allocation_of(flavor.spec)
     same = _same(wanted, given.resources)
     if given.flavor in (None, name) and same:
         return {}  # Its machine is as it was when it got this flavor.
@@ -110,13 +109,13 @@ def _size(server: Server, given: ServerAssignment, flavor: Flavor | None) -> Obj
     return {"flavor": name, "resources": kept, "former": former} | machine
 
 
-def _same(one: Resources, other: Resources) -> bool:
+def _same(one: Allocation, other: Allocation) -> bool:
     """Whether two sizes are the same, whatever the notation."""
     limits = [(item.max_vcpus, item.max_memory and parse_quantity(item.max_memory)) for item in (one, other)]
     return amounts_of(one, None) == amounts_of(other, None) and limits[0] == limits[1]
 
 
-def _disk_fits(given: Resources, flavor: Flavor) -> None:
+def _disk_fits(given: Allocation, flavor: Flavor) -> None:
     if parse_quantity(flavor.spec.root_disk) < parse_quantity(given.root_disk):
         message = (
             f"resize: flavor {flavor.metadata.name} has a rootDisk of {flavor.spec.root_disk}, the server's has "

@@ -181,6 +181,10 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Project, {"quota": {"servers": -1}}, "spec.quota.servers"),
     (Host, {"schedulable": "yes"}, "spec.schedulable"),
     (Host, {"overcommit": {"vcpus": "0.0"}}, "a ratio is more than 0"),
+    (Host, {"resources": {"VCPU": 4}}, "a resource class is CUSTOM_"),
+    (Host, {"resources": {"CUSTOM_LICENSE": 0}}, "spec.resources"),
+    (Flavor, {"extraSpecs": {"resources:VCPU": "1"}}, "resources:CUSTOM_NAME"),
+    (Flavor, {"extraSpecs": {"resources:CUSTOM_LICENSE": "some"}}, "of a resource a number"),
     (Host, {"overcommit": {"memory": "-1"}}, "spec.overcommit.memory"),
     (Host, {"reserved": {"memory": "lots"}}, "spec.reserved.memory"),
 ]

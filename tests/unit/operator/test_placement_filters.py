@@ -6,10 +6,11 @@ from kumulus_api import Flavor, Host, HostAggregate, Image, Server, ServerGroup,
 from kumulus_api.server_group import GroupPolicy
 from kumulus_operator.ledger.plan import no_valid_host
 from kumulus_operator.placement.choice import choose, judge
-from kumulus_operator.placement.facts import Amounts, Group, HostFacts, Terms, Weights, Wish
-from kumulus_operator.placement.filters import passing, refusal_text
+from kumulus_operator.placement.facts import Amounts, Candidate, Group, HostFacts, Terms, Weights, Wish
+from kumulus_operator.placement.filters import has_room, passing, refusal_text
 from kumulus_operator.placement.inventory import host_facts
 from kumulus_operator.placement.tuning import Tuning, tuning_of
+from kumulus_operator.placement.usage import allocation_of, amounts_of
 from kumulus_operator.placement.wish import wish_for
 from kumulus_operator.refusal import Refused
 from kumulus_runtime.conditions import set_condition
@@ -173,6 +174,23 @@ def test_a_hosts_own_ratios_go_before_the_settings_and_are_of_what_it_does_not_k
     assert host_facts(host, [], tuning, fresh=True).total == Amounts(25.5, 6 * GIB, 15 * GIB)
     host = make_host(reserved={"memory": "9Gi"})
     assert host_facts(host, [], tuning, fresh=True).total == Amounts(8, 0, 10 * GIB)
+
+
+def test_custom_resources_are_counted():
+    """A host without enough of a class is no candidate and says so; what is placed takes it, and gives it back."""
+    host = host_facts(make_host(resources={"CUSTOM_LICENSE": 2}), [], Tuning(), fresh=True)
+    plain = host_facts(make_host("h2"), [], Tuning(), fresh=True)
+    flavor = make_flavor(**{"resources:CUSTOM_LICENSE": "2"})
+    taken = amounts_of(allocation_of(flavor.spec), None)
+    assert taken.custom == (("CUSTOM_LICENSE", 2),)
+    wish = Wish(taken)
+    good, refused = passing([host, plain], {}, wish)
+    assert [item.name for item in good] == ["h1"]
+    assert refusal_text(refused) == "no valid host out of 1: 1 without enough CUSTOM_LICENSE"
+    assert passing([host, plain], {"h1": taken}, wish)[0] == []
+    assert taken.plus(taken).minus(taken) == taken
+    assert taken.minus(taken) == Amounts()
+    assert not has_room(Candidate(plain, plain.total), wish)
 
 
 def make_server(**placement):
