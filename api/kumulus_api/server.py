@@ -285,6 +285,7 @@ class Server(Kind):
             Column("Host", ".spec.assignment.host"),
             Column("Flavor", ".spec.flavor.name", priority=1),
             Column("Image", ".spec.image.name", priority=1),
+            Column("OS", ".status.guestAgent.os.name", priority=1),
             Column("Instance", ".spec.assignment.instanceID", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),

@@ -15,6 +15,7 @@ from kumulus_api.base import (
     LocalReference,
     Model,
     Name,
+    ObjectName,
     Reference,
     Rule,
     Status,
@@ -35,6 +36,7 @@ class ActionType(StrEnum):
     UNRESCUE = "Unrescue"
     RESET_STATE = "ResetState"
     CREATE_IMAGE = "CreateImage"
+    SET_PASSWORD = "SetPassword"  # noqa: S105 - a word, and no secret
     LOCK = "Lock"
     UNLOCK = "Unlock"
     CONFIRM_RESIZE = "ConfirmResize"
@@ -80,6 +82,20 @@ class CreateImage(Model):
     name: Name
 
 
+class PasswordSelector(Model):
+    """A key of a Secret in the server's namespace; what it holds is the password, without an end of line."""
+
+    name: ObjectName
+    key: Annotated[str, Field(min_length=1, max_length=253)] = "password"
+
+
+class SetPassword(Model):
+    """The password of a user whom the guest knows, set by its guest agent."""
+
+    user: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")] = "root"
+    secret: PasswordSelector
+
+
 class Lock(Model):
     """Why nobody may change the server."""
 
@@ -106,7 +122,7 @@ class LiveMigrate(Model):
     """Go on at the target with what has been copied if it does not converge: a failure then loses the guest."""
 
 
-_PARAMETERS = ("reboot", "rebuild", "rescue", "createImage", "lock", "migrate", "liveMigrate")
+_PARAMETERS = ("reboot", "rebuild", "rescue", "createImage", "setPassword", "lock", "migrate", "liveMigrate")
 
 
 class ServerActionSpec(Model):
@@ -118,6 +134,7 @@ class ServerActionSpec(Model):
     rebuild: Rebuild | None = None
     rescue: Rescue | None = None
     create_image: CreateImage | None = None
+    set_password: SetPassword | None = None
     lock: Lock | None = None
     migrate: Migrate | None = None
     live_migrate: LiveMigrate | None = None
@@ -137,6 +154,11 @@ class ServerActionSpec(Model):
         ),
         Rule(
             "self.type != 'CreateImage' || has(self.createImage)", "CreateImage needs createImage.name", ".createImage"
+        ),
+        Rule(
+            "self.type != 'SetPassword' || has(self.setPassword)",
+            "SetPassword needs setPassword.secret",
+            ".setPassword",
         ),
         Rule("!self.abort || self.type == 'LiveMigrate'", "only a LiveMigrate can be aborted", ".abort"),
         Rule("self.abort || !oldSelf.abort", "abort cannot be taken back", ".abort"),
@@ -190,6 +212,17 @@ class ActionReason(StrEnum):
     COPY_FAILED = "CopyFailed"
     GUEST_FROZEN = "GuestFrozen"
     """The guest's agent does not answer since the file systems were frozen; it is asked until it does."""
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
+    """The password's Secret, or its key, is not there."""
+    PASSWORD_INVALID = "PasswordInvalid"  # noqa: S105
+    """What the Secret holds is no password that a guest could be given."""
+    BOOT_DATA_FAILED = "BootDataFailed"
+    """The host could not fetch the password from the operator."""
+    NO_GUEST_AGENT = "NoGuestAgent"
+    GUEST_SILENT = "GuestAgentSilent"
+    """The guest's agent is there and does not answer in time."""
+    GUEST_REFUSED = "GuestRefused"
+    """The guest's agent has answered with an error."""
     UNSUPPORTED = "Unsupported"
     """A host's agent is older than the action."""
     ABORTED = "Aborted"

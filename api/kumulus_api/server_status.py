@@ -15,6 +15,7 @@ from kumulus_api.base import (
     ObjectName,
     Quantity,
     Status,
+    Timestamp,
     UUIDText,
     list_map,
 )
@@ -77,6 +78,41 @@ class GuestSize(Model):
     memory: Quantity
 
 
+class GuestSystem(Model):
+    """The guest's operating system, in the words of its os-release(5)."""
+
+    id: Annotated[str, Field(max_length=64)] | None = None
+    """One word: `debian`, `mswindows`."""
+    name: Annotated[str, Field(max_length=128)] | None = None
+    """For people, as a rule with the version."""
+    version: Annotated[str, Field(max_length=64)] | None = None
+    kernel: Annotated[str, Field(max_length=128)] | None = None
+    """The kernel's release."""
+    machine: Annotated[str, Field(max_length=32)] | None = None
+    """The architecture that the kernel was built for."""
+
+
+class GuestAddress(Model):
+    """An address that the guest has, whoever gave it."""
+
+    interface: Annotated[str, Field(max_length=64)]
+    """What the guest calls the interface."""
+    mac: MACAddress | None = None
+    address: IPAddressText
+    prefix: Annotated[int, Field(ge=0, le=128)]
+
+
+class GuestAgent(Model):
+    """What the guest says of itself through qemu-guest-agent. It is the guest's word: nothing is decided by it."""
+
+    connected_since: Timestamp
+    """When its agent was first seen there, in this life of the guest."""
+    os: GuestSystem | None = None
+    hostname: Annotated[str, Field(max_length=253)] | None = None
+    addresses: Annotated[list[GuestAddress], Field(max_length=32)] = Field(default_factory=list)
+    """Without loopback and link-local ones; those of the server's own interfaces first."""
+
+
 class ServerStatus(Status):
     """What the agent found; the operator's word where no agent can speak."""
 
@@ -89,6 +125,8 @@ class ServerStatus(Status):
     )
     migration: Migration | None = None
     """The last migration, or the one that goes on."""
+    guest_agent: GuestAgent | None = None
+    """Only there while a guest agent is; one that does not answer shows nothing but since when."""
     detached: Annotated[list[UUIDText], Field(max_length=32)] = Field(default_factory=list)
     """Ids of ports and volumes that it was given, that its spec does not name any more, and that are unplugged."""
 
