@@ -18,6 +18,7 @@ from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.actions.begin import closing, going_on, own_patch, sized_as, wanted_image
 from kumulus_operator.actions.image import make_image
 from kumulus_operator.actions.legality import AT_ONCE, illegal
+from kumulus_operator.actions.password import password_of
 from kumulus_operator.actions.plan import (
     closed,
     ended,
@@ -128,7 +129,8 @@ class ActionController:
         """Write what an action changes about its Server; give the status with which it is opened, or has ended.
 
         Raises:
-            Refused: its image is not there, not Ready or too large; or the one that it makes is there already.
+            Refused: its image is not there, not Ready or too large, or the one that it makes is there already; its
+                password is not there.
         """
         image = self._image(action, server)
         await self._adopt(action, server)
@@ -139,6 +141,8 @@ class ActionController:
             return {name: value for name, value in opened(server, now).items() if name not in _OF_A_HOST}
         if action.spec.type is ActionType.CREATE_IMAGE:
             await make_image(self._cloud, action, server)
+        if action.spec.type is ActionType.SET_PASSWORD:
+            await password_of(self._cloud.client, action)  # refused now rather than by the host
         await self._patch(action, server)
         return opened(server, now) | ({"image": image} if image is not None else {})
 

@@ -55,6 +55,7 @@ LEGAL: Mapping[ActionType, frozenset[ServerState]] = MappingProxyType(
         ActionType.RESCUE: frozenset({_A, _S, _E}),
         ActionType.UNRESCUE: frozenset({_RESCUED}),
         ActionType.CREATE_IMAGE: frozenset({_A, _S, _P, _SUSPENDED}),
+        ActionType.SET_PASSWORD: frozenset({_A}),
         ActionType.LOCK: _ANY,
         ActionType.UNLOCK: _ANY,
         ActionType.RESET_STATE: _ANY,

@@ -1,20 +1,24 @@
-"""The TLS server from which node agents fetch the boot data of the servers that are assigned to them."""
+"""The TLS server from which node agents fetch the boot data, and the passwords, of the servers that they have."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import re
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from aiohttp import web
 
-from kumulus_api import KeyPair, Server
+from kumulus_api import KeyPair, Server, ServerAction
+from kumulus_api.server_action import ActionPhase, ActionReason
+from kumulus_operator.actions.password import password_of
 from kumulus_operator.bodies import MANAGER
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
+from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.certificates.issuing import issue_apart, server_context
@@ -49,11 +53,21 @@ class BootData:
         self._client = client
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one request."""
+        """Answer a request for boot data."""
+        return await self._answer(request, self.boot_data)
+
+    async def handle_password(self, request: web.Request) -> web.Response:
+        """Answer a request for a password."""
+        return await self._answer(request, self.password)
+
+    async def _answer(
+        self, request: web.Request, give: Callable[[str, str, str], Awaitable[dict[str, Any]]]
+    ) -> web.Response:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         try:
             node = await self._node_of(request.headers.get("Authorization", ""))
-            body: dict[str, Any] = await self.boot_data(node, namespace, name)
+            _check_names(node, namespace, name)
+            body = await give(node, namespace, name)
             status = HTTPStatus.OK
         except Denied as denied:
             body, status = {"error": str(denied)}, denied.status
@@ -88,14 +102,41 @@ class BootData:
         Raises:
             Denied: 403 if the server is not that node's (whether it exists is not told), 404 if its data is missing.
         """
-        if not _NAME.fullmatch(namespace) or not _NAME.fullmatch(name):
-            raise Denied(HTTPStatus.FORBIDDEN, f"no such server is assigned to node {node}")
-        body = await self._client.get(Server, name, namespace)
-        server = Server.model_validate(body) if body is not None else None
+        server = await self._server(namespace, name)
         assigned = server.spec.assignment if server is not None else None
         if server is None or assigned is None or node not in (assigned.host, assigned.target):
             raise Denied(HTTPStatus.FORBIDDEN, f"{namespace}/{name} is not assigned to node {node}")
         return {"userData": await self._user_data(server), "sshKeys": await self._keys(server)}
+
+    async def password(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give the password of a SetPassword that a node carries out now.
+
+        Returns:
+            It, as `password`.
+
+        Raises:
+            Denied: 403 if no such action is open for a guest of that node (whether it exists is not told), 404 if its
+                Secret is missing, 422 if that holds no password.
+        """
+        found = await self._client.get(ServerAction, name, namespace)
+        action = ServerAction.model_validate(found) if found is not None else None
+        told = action.status if action is not None else None
+        if action is None or told is None or (told.phase, told.host) != (ActionPhase.RUNNING, node):
+            raise Denied(HTTPStatus.FORBIDDEN, f"no password of {namespace}/{name} is for node {node}")
+        server = await self._server(namespace, action.spec.server.name)
+        given = server.spec.assignment if server is not None else None
+        if given is None or (given.host, given.instance_id) != (node, told.instance_id):
+            raise Denied(HTTPStatus.FORBIDDEN, f"no password of {namespace}/{name} is for node {node}")
+        try:
+            return {"password": await password_of(self._client, action)}
+        except Refused as error:
+            invalid = error.refusal.reason == ActionReason.PASSWORD_INVALID
+            status = HTTPStatus.UNPROCESSABLE_ENTITY if invalid else HTTPStatus.NOT_FOUND
+            raise Denied(status, error.refusal.message) from None
+
+    async def _server(self, namespace: str, name: str) -> Server | None:
+        body = await self._client.get(Server, name, namespace)
+        return Server.model_validate(body) if body is not None else None
 
     async def _user_data(self, server: Server) -> str | None:
         data = server.spec.user_data
@@ -123,10 +164,17 @@ class BootData:
         return [str(body["spec"]["publicKey"])]
 
 
+def _check_names(node: str, *names: str) -> None:
+    if not all(_NAME.fullmatch(name) for name in names):
+        raise Denied(HTTPStatus.FORBIDDEN, f"nothing of that name is for node {node}")
+
+
 def application(client: KubeClient) -> web.Application:
     """Give the web application."""
     app = web.Application()
-    app.router.add_get("/v1/boot-data/{namespace}/{name}", BootData(client).handle)
+    served = BootData(client)
+    app.router.add_get("/v1/boot-data/{namespace}/{name}", served.handle)
+    app.router.add_get("/v1/passwords/{namespace}/{name}", served.handle_password)
     return app
 
 

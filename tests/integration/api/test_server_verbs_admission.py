@@ -192,3 +192,44 @@ async def test_the_history_tells_who(connect: Any) -> None:
     alice = await connect("alice/system:masters")
     body = make_object(ServerAction, "who", server={"name": "web"}, type="Lock", reboot=None, requestedBy="bob")
     assert (await alice.create(ServerAction, body))["spec"]["requestedBy"] == "alice"
+
+
+SECRET = {"secret": {"name": "mine"}}
+
+
+@pytest.mark.parametrize(
+    ("wish", "user", "key"),
+    [
+        (SECRET, "root", "password"),
+        ({"secret": {"name": "mine", "key": "word"}, "user": "Administrator"}, "Administrator", "word"),
+        (SECRET | {"user": "first.last-1"}, "first.last-1", "password"),
+    ],
+)
+async def test_a_password_is_named_and_never_said(admin: KubeClient, wish: dict[str, Any], user: str, key: str) -> None:
+    """A SetPassword has a user and a key of a Secret, with defaults; it does not change."""
+    name = f"set-{user.lower()}"
+    body = make_object(ServerAction, name, type="SetPassword", reboot=None, setPassword=wish)
+    stored = await admin.create(ServerAction, body)
+    assert stored["spec"]["setPassword"] == {"user": user, "secret": {"name": "mine", "key": key}}
+    with pytest.raises(Invalid, match="cannot change"):
+        await admin.patch_merge(ServerAction, name, {"spec": {"setPassword": {"user": "other"}}}, "demo")
+
+
+@pytest.mark.parametrize(
+    ("type_", "wish"),
+    [
+        ("SetPassword", None),
+        ("SetPassword", {"user": "root"}),
+        ("SetPassword", SECRET | {"user": "root:x"}),
+        ("SetPassword", SECRET | {"user": "root\nother"}),
+        ("SetPassword", SECRET | {"user": ""}),
+        ("SetPassword", SECRET | {"user": "u" * 33}),
+        ("SetPassword", {"secret": {"name": "../mine"}}),
+        ("Start", SECRET),
+    ],
+)
+async def test_a_password_of_no_shape_is_refused(admin: KubeClient, type_: str, wish: dict[str, Any] | None) -> None:
+    """Neither user nor Secret can be anything that a tool could take for more than a name."""
+    given = {"setPassword": wish} if wish is not None else {}
+    with pytest.raises(Invalid, match="setPassword"):
+        await admin.create(ServerAction, make_object(ServerAction, "set-bad", type=type_, reboot=None, **given))

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
-from kumulus_api import FINALIZER, Server
+from kumulus_api import FINALIZER, Server, ServerAction
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_operator.bootdata.server import AUDIENCE, application
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.certificates.issuing import issue_apart, server_context
+from kumulus_runtime.errors import AlreadyExists
 from kumulus_runtime.resources import NAMESPACE, NODE, SECRET, SERVICEACCOUNT
 
 NAME = "localhost"
+INSTANCE = "11111111-2222-4333-8444-555555555555"
 
 
 @pytest.fixture
@@ -32,45 +37,104 @@ async def address(client: KubeClient) -> AsyncIterator[tuple[str, ssl.SSLContext
     await runner.cleanup()
 
 
-async def test_only_the_assigned_node_gets_boot_data(
-    plane: ControlPlane, client: KubeClient, address: tuple[str, ssl.SSLContext]
-) -> None:
-    """The right node gets the Secret's content; another node, a wrong audience and no token get nothing."""
-    await client.create(NAMESPACE, {"metadata": {"name": "demo"}})
-    await client.create(SERVICEACCOUNT, {"metadata": {"name": "agent", "namespace": "demo"}})
-    for node in ("b1", "b2"):
-        await client.create(NODE, {"metadata": {"name": node}})
-    content = b"#cloud-config\n"
-    encoded = base64.b64encode(content).decode()
-    await client.create(SECRET, {"metadata": {"name": "s", "namespace": "demo"}, "data": {"userData": encoded}})
+@dataclass(frozen=True)
+class Service:
+    """The boot data service with a server of node b1, and who asks it."""
+
+    plane: ControlPlane
+    url: str
+    trust: ssl.SSLContext
+
+    def token(self, node: str, audience: str = AUDIENCE) -> str:
+        """Give a token of a node's agent."""
+        bound = ("--bound-object-kind=Node", f"--bound-object-name={node}")
+        made = self.plane.kubectl("create", "token", "agent", "-n", "demo", f"--audience={audience}", *bound)
+        return made.stdout.strip()
+
+    async def ask(self, credential: str, path: str) -> tuple[int, dict[str, object]]:
+        """Ask, and give status and answer."""
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.url}/v1/{path}", headers=headers, ssl=self.trust) as answer,
+        ):
+            return answer.status, await answer.json()
+
+
+@pytest.fixture
+async def service(plane: ControlPlane, client: KubeClient, address: tuple[str, ssl.SSLContext]) -> Service:
+    """The service, the agents' account, their nodes, and the server `web` with a Secret of its own."""
+    everything: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (NAMESPACE, {"metadata": {"name": "demo"}}),
+        (SERVICEACCOUNT, {"metadata": {"name": "agent", "namespace": "demo"}}),
+        *((NODE, {"metadata": {"name": node}}) for node in ("b1", "b2")),
+    )
+    for kind, body in everything:
+        with contextlib.suppress(AlreadyExists):
+            await client.create(kind, body)
     spec = {"flavor": {"name": "f"}, "image": {"name": "i"}, "userData": {"secret": {"name": "s"}}}
     assigned = {
-        "instanceID": "11111111-2222-4333-8444-555555555555",
+        "instanceID": INSTANCE,
         "host": "b1",
         "epoch": 1,
         "resources": {"vcpus": 1, "memory": "1Gi", "rootDisk": "1Gi"},
     }
     metadata = {"name": "web", "namespace": "demo", "finalizers": [FINALIZER]}
-    await client.create(Server, {"metadata": metadata, "spec": spec | {"assignment": assigned}})
+    with contextlib.suppress(AlreadyExists):
+        await client.create(Server, {"metadata": metadata, "spec": spec | {"assignment": assigned}})
+    return Service(plane, *address)
 
-    def token(audience: str, node: str) -> str:
-        bound = ("--bound-object-kind=Node", f"--bound-object-name={node}")
-        return plane.kubectl("create", "token", "agent", "-n", "demo", f"--audience={audience}", *bound).stdout.strip()
 
-    url, trust = address
-    async with aiohttp.ClientSession() as session:
+def secret(name: str, key: str, content: bytes) -> dict[str, Any]:
+    """Give a Secret."""
+    metadata = {"name": name, "namespace": "demo"}
+    return {"metadata": metadata, "data": {key: base64.b64encode(content).decode()}}
 
-        async def ask(credential: str, name: str = "web") -> tuple[int, dict[str, object]]:
-            headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-            path = f"{url}/v1/boot-data/demo/{name}"
-            async with session.get(path, headers=headers, ssl=trust) as answer:
-                return answer.status, await answer.json()
 
-        right = token(AUDIENCE, "b1")
-        assert await ask(right) == (200, {"userData": encoded, "sshKeys": []})
-        assert (await ask(token(AUDIENCE, "b2")))[0] == 403
-        assert (await ask(right, "absent"))[0] == 403
-        assert (await ask(token("other", "b1")))[0] == 401
-        assert (await ask(""))[0] == 401
-        await client.delete(SECRET, "s", "demo")
-        assert (await ask(right))[0] == 404
+async def test_only_the_assigned_node_gets_boot_data(client: KubeClient, service: Service) -> None:
+    """The right node gets the Secret's content; another node, a wrong audience and no token get nothing."""
+    body = secret("s", "userData", b"#cloud-config\n")
+    await client.create(SECRET, body)
+    right = service.token("b1")
+    given = {"userData": body["data"]["userData"], "sshKeys": []}
+    assert await service.ask(right, "boot-data/demo/web") == (200, given)
+    assert (await service.ask(service.token("b2"), "boot-data/demo/web"))[0] == 403
+    assert (await service.ask(right, "boot-data/demo/absent"))[0] == 403
+    assert (await service.ask(service.token("b1", "other"), "boot-data/demo/web"))[0] == 401
+    assert (await service.ask("", "boot-data/demo/web"))[0] == 401
+    await client.delete(SECRET, "s", "demo")
+    assert (await service.ask(right, "boot-data/demo/web"))[0] == 404
+
+
+async def test_a_password_is_given_while_its_action_is_open(client: KubeClient, service: Service) -> None:
+    """The host that carries a SetPassword out gets the password, for as long as that is open; no other gets it."""
+    await client.create(SECRET, secret("root", "password", b"correct horse"))
+    act = {"server": {"name": "web"}, "type": "SetPassword", "setPassword": {"secret": {"name": "root"}}}
+    await client.create(ServerAction, {"metadata": {"name": "act", "namespace": "demo"}, "spec": act})
+    right, path = service.token("b1"), "passwords/demo/act"
+    assert (await service.ask(right, path))[0] == 403, "it is not open yet"
+
+    async def told(phase: str, host: str = "b1", instance: str = INSTANCE) -> None:
+        status = {"phase": phase, "host": host, "instanceID": instance}
+        body = {"metadata": {"name": "act", "namespace": "demo"}, "status": status}
+        await client.apply_status(ServerAction, body, manager="test")
+
+    await told("Running")
+    assert await service.ask(right, path) == (200, {"password": "correct horse"})
+    assert (await service.ask(service.token("b2"), path))[0] == 403
+    assert (await service.ask(right, "passwords/demo/absent"))[0] == 403
+    assert (await service.ask(service.token("b1", "other"), path))[0] == 401
+    assert (await service.ask("", path))[0] == 401
+    await told("Running", "b2")
+    assert (await service.ask(service.token("b2"), path))[0] == 403, "the server is not that node's"
+    await told("Running", instance=INSTANCE.replace("1", "2"))
+    assert (await service.ask(right, path))[0] == 403, "the action was for another guest"
+    await told("Running")
+    await client.patch_merge(SECRET, "root", secret("root", "password", b"two\nlines"), "demo")
+    status, answer = await service.ask(right, path)
+    assert status == 422
+    assert "lines" not in str(answer)
+    await client.delete(SECRET, "root", "demo")
+    assert (await service.ask(right, path))[0] == 404
+    await told("Succeeded")
+    assert (await service.ask(right, path))[0] == 403

@@ -50,6 +50,7 @@ NOVA = {
     ("Rebuild", ""): {"Running", "Stopped", "Crashed"},
     ("Rescue", ""): {"Running", "Stopped", "Crashed"},
     ("CreateImage", ""): {"Running", "Stopped", "Paused", "Suspended"},
+    ("SetPassword", ""): {"Running"},
     ("Migrate", ""): {"Running", "Stopped"},
     ("LiveMigrate", ""): {"Running", "Paused"},
     ("Start", ""): {"Stopped", "Crashed"},
