@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
-import shutil
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import structlog
@@ -18,12 +14,13 @@ from kumulus_agent.actions.open import OpenActions, is_open
 from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.consoles.server import Consoles
-from kumulus_agent.host.inventory import HOST_ROOT, missing_packages, read_boot_id
-from kumulus_agent.host.processors import ONLINE_CPUS, parse_cpus
+from kumulus_agent.guest.agents import GuestAgents
+from kumulus_agent.guest.passwords import Passwords
+from kumulus_agent.host.inventory import HOST_ROOT, missing_packages
 from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
-from kumulus_agent.host.traits import read_traits
 from kumulus_agent.hosts.controller import HostController
-from kumulus_agent.hosts.plan import Machine, SelfTest
+from kumulus_agent.hosts.machine import read_machine
+from kumulus_agent.hosts.plan import proven
 from kumulus_agent.images.controller import ImageController
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.images.exchange import ImageExchange, digests_of
@@ -37,7 +34,7 @@ from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.servers.adoption import Adoption
-from kumulus_agent.servers.boot_data import BootDataSource
+from kumulus_agent.servers.boot_data import boot_data_source
 from kumulus_agent.servers.capacity import Capacity, capacity_of
 from kumulus_agent.servers.controller import ServerController
 from kumulus_agent.servers.desired import Key
@@ -67,30 +64,6 @@ _DRAIN_SECONDS = 3.0
 RECONNECT_LOOKS = (0.0, 3.0, 15.0)
 """Seconds after libvirtd is back at which all its guests are looked at: it reports no event of one that it finds dead,
 and may find that some time after it answers again."""
-
-
-def agent_version() -> str:
-    """Give the version of this distribution."""
-    try:
-        return version("kumulus")
-    except PackageNotFoundError:
-        return "unknown"
-
-
-def read_machine(settings: AgentSettings) -> Machine:
-    """Read what does not change while the machine runs."""
-    uname = platform.uname()
-    return Machine(
-        boot_id=read_boot_id(),
-        architecture=uname.machine,
-        vcpus=os.cpu_count() or 1,
-        memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        disk=shutil.disk_usage(settings.state_dir).total,
-        kernel=uname.release,
-        agent=agent_version(),
-        traits=read_traits(),
-        online=parse_cpus(ONLINE_CPUS.read_text()),
-    )
 
 
 class Agent:
@@ -134,6 +107,10 @@ class Agent:
         self._copies = DiskCopies(settings, client, self._hypervisor, self._cache, self._servers.add)
         self._held = HeldImages(client, settings.node_name, self._cache, self._port, self._copies.copying)
         self._copies.tell, self._copies.image_changed = self._held.tell, self._held.queue.add
+        self._guests = GuestAgents(self._hypervisor, settings.instances_dir, self._store, self._servers.add)
+        self._passwords = Passwords(
+            client, boot_data_source(settings), self._hypervisor, settings.instances_dir, self._servers.add
+        )
         self._machine = read_machine(settings)
         self._host = HostController(
             settings,
@@ -204,9 +181,7 @@ class Agent:
             self._datapath,
             self._networks,
             self._cache,
-            BootDataSource(
-                settings.boot_data_base, settings.system_namespace, settings.boot_data_ca, settings.boot_data_token
-            ),
+            boot_data_source(settings),
             virt,
             await asyncio.to_thread(cache_mode, settings.instances_dir),
             lambda: self._host.processors,
@@ -221,11 +196,21 @@ class Agent:
             self._instances,
             OpenActions(self._client, self._store, settings.node_name),
             self._copies,
+            self._passwords,
         )
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
         reporter = Reporter(self._client, self._store, settings.node_name, events)
         servers = ServerController(
-            observer, actuators, self._instances, self._store, reporter, self._capacity, self._copies, self._volumes.add
+            observer,
+            actuators,
+            self._instances,
+            self._store,
+            reporter,
+            self._capacity,
+            self._copies,
+            self._guests,
+            self._passwords,
+            self._volumes.add,
         )
         directory = settings.state_dir / "volumes"
         volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
@@ -233,7 +218,8 @@ class Agent:
         migrations = MigrationController(
             actuators, self._instances, self._store, servers.check_capacity, self._servers.add, port=self._port
         )
-        for close in (self._port.close, migrations.close, self._copies.close):
+        beside = (self._copies, self._guests, self._passwords)
+        for close in (self._port.close, migrations.close, *(item.close for item in beside)):
             self._closing.push_async_callback(close)
         await self._until_done("clear half copies away", self._copies.sweep)
         await self._until_done("adopt what runs here", self._adoption.adopt)
@@ -306,14 +292,8 @@ class Agent:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             break
-        failures = "; ".join(f"{way}: {why}" for way, why in sorted(result.failures.items()))
-        if result.virt is None:
-            self._host.self_test = SelfTest(failure=failures)
-        elif settings.virtualization == "kvm" and result.virt != "kvm":
-            self._host.self_test = SelfTest(result.virt, f"KVM is asked for and does not work: {failures}")
-        else:
-            self._host.self_test = SelfTest(result.virt)
-        _log.info("self-test done", virtualization=result.virt, seconds=result.seconds, failures=failures)
+        self._host.self_test = proven(result.virt, result.failures, settings.virtualization)
+        _log.info("self-test done", virtualization=result.virt, seconds=result.seconds, failures=result.failures)
         return result.virt or "qemu"
 
     async def _until_done(self, what: str, attempt: Any) -> None:
@@ -381,6 +361,7 @@ class Agent:
             self._servers.add((key[0], body["spec"]["server"]["name"]))
             return
         self._copies.forget(*key)
+        self._passwords.forget(*key)
         if body is not None:  # the history is long, and nothing here asks for it
             self._store.apply("DELETED", body)
 

@@ -17,7 +17,8 @@ async def run(stop: asyncio.Event, settings: AgentSettings) -> None:
     from kumulus_runtime.api_client import KubeClient  # noqa: PLC0415 - a waiting agent stays small
 
     async with agent_lock(settings.run_dir / "agent.lock"):
-        from kumulus_agent.agent import Agent, agent_version  # noqa: PLC0415
+        from kumulus_agent.agent import Agent  # noqa: PLC0415
+        from kumulus_agent.hosts.machine import agent_version  # noqa: PLC0415
 
         async with await KubeClient.connect(f"kumulus-agent/{agent_version()}") as client:
             await Agent(settings, client).run(stop)

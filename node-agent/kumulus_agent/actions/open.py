@@ -39,6 +39,7 @@ def read_act(body: Mapping[str, Any]) -> Act | None:
         hard=reboot is not None and reboot.type is RebootType.HARD,
         image=read_image(action.status.image if action.status is not None else None),
         image_name=action.spec.create_image.name if action.spec.create_image is not None else "",
+        user=action.spec.set_password.user if action.spec.set_password is not None else "",
     )
 
 

@@ -122,6 +122,16 @@ def _create_image(act: Act, desired: Desired, observed: Observed, stop_seconds: 
     return made
 
 
+def _set_password(act: Act, desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
+    made = brought(desired, observed, stop_seconds)
+    if observed.attempt is not None:
+        return replace(made, report=observed.attempt.report)
+    if observed.power is not Power.RUNNING or made.ready is not ReadyReason.RUNNING:
+        message = f"{act.type}: the guest does not run any more; permanent: ask again when it is Active"
+        return replace(made, report=Report(ActionPhase.FAILED, ActionReason.ILLEGAL_STATE.value, message))
+    return replace(made, steps=(*made.steps, Step(Action.SET_PASSWORD, f"{act.type} {act.name}")))
+
+
 _MOVES = frozenset({Action.START, Action.SWITCH_OFF, Action.SAVE, Action.PRESS_POWER_BUTTON})
 
 _ACTS: dict[ActionType, Callable[[Act, Desired, Observed, float], Plan]] = {
@@ -132,4 +142,5 @@ _ACTS: dict[ActionType, Callable[[Act, Desired, Observed, float], Plan]] = {
     ActionType.UNRESCUE: _unrescue,
     ActionType.RESET_STATE: _reset,
     ActionType.CREATE_IMAGE: _create_image,
+    ActionType.SET_PASSWORD: _set_password,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import libvirt
 import structlog
@@ -12,10 +12,8 @@ from lxml import etree
 
 from kumulus_agent.compute.devices import disk_name
 from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.guest_agent import be_patient, is_answer
 
-_AGENT_SECONDS: Final = 10
-_ANSWERS: Final = frozenset({libvirt.VIR_ERR_INTERNAL_ERROR, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_FAILED", None)})
-"""As what libvirt gives back a guest agent's own error; a newer one knows a code for it."""
 _log = structlog.stdlib.get_logger(__name__)
 
 
@@ -88,7 +86,7 @@ def thaw(domain: Any, owed: Path) -> bool:
         return True
     if domain.isActive():
         try:
-            domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+            be_patient(domain)
             domain.fsThaw()
         except libvirt.libvirtError as error:
             _log.warning("guest not thawed", domain=domain.name(), error=str(error))
@@ -107,7 +105,7 @@ def _freeze(domain: Any, owed: Path) -> bool:
         return bool(domain.fsFreeze() > 0)
     except libvirt.libvirtError as error:
         _log.info("guest not frozen", domain=domain.name(), error=str(error))
-        if _is_answer(error):
+        if is_answer(error):
             owed.unlink()  # QEMU's agent has then thawed what it had frozen
         return False
 
@@ -115,16 +113,11 @@ def _freeze(domain: Any, owed: Path) -> bool:
 def _agent_answers(domain: Any) -> bool:
     """Ask for something harmless: a guest that says nothing to that is not told to stand still."""
     try:
-        # libvirt's own patience has no end. A guest that is slow to freeze would stand still for long.
-        domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+        be_patient(domain)
         domain.getTime()
     except libvirt.libvirtError as error:
-        return _is_answer(error)
+        return is_answer(error)
     return True
-
-
-def _is_answer(error: libvirt.libvirtError) -> bool:
-    return error.get_error_domain() == libvirt.VIR_FROM_QEMU and error.get_error_code() in _ANSWERS
 
 
 def _is_backup(stats: dict[str, Any]) -> bool:

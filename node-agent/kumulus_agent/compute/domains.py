@@ -12,6 +12,7 @@ from lxml import etree
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
+from kumulus_agent.compute.guest_agent import has_agent
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
 from kumulus_agent.host.processors import parse_cpus
@@ -23,7 +24,7 @@ class Row:
 
     ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
     disk that the next start goes on from, ``record`` is ours or None; ``devices`` and ``whole`` (what it has and can
-    have) are read of one domain, not of all.
+    have) and ``agent`` (a guest agent is there) are read of one domain, not of all.
     """
 
     uuid: str
@@ -36,6 +37,7 @@ class Row:
     saved: bool = False
     devices: Devices | None = None
     whole: Size | None = None
+    agent: bool = False
 
 
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
@@ -74,7 +76,7 @@ def read_domain(domain: Any) -> Row:
 def read_whole_domain(domain: Any) -> Row:
     """Read one domain with what is plugged into it."""
     xml = str(domain.XMLDesc())
-    return replace(read_domain(domain), devices=devices_of(xml), whole=size_of(xml))
+    return replace(read_domain(domain), devices=devices_of(xml), whole=size_of(xml), agent=has_agent(xml))
 
 
 def read_record(domain: Any) -> InstanceRecord | None:

@@ -388,7 +388,8 @@ class Hypervisor:
         power = PowerState.SAVED if row.saved else state.state
         if row.whole is not None:
             vcpus, memory = row.whole.vcpus, row.whole.memory
-        return replace(state, state=power, vcpus=vcpus, memory=memory, devices=row.devices, size=row.whole)
+        state = replace(state, devices=row.devices, size=row.whole, agent=row.agent)
+        return replace(state, state=power, vcpus=vcpus, memory=memory)
 
     def _was_asked(self, instance_id: str) -> bool:
         return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))

@@ -89,6 +89,7 @@ class InstanceState:
         devices: what is plugged in, of one that was looked at alone.
         size: what it has and can have, of one that was looked at alone.
         machine: what it was made with, as `machine_text` gives it.
+        agent: a guest agent is there, of one that was looked at alone.
     """
 
     instance_id: str
@@ -109,6 +110,7 @@ class InstanceState:
     devices: Devices | None = None
     size: Size | None = None
     machine: str = ""
+    agent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

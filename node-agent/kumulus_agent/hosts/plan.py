@@ -31,6 +31,22 @@ class SelfTest:
     failure: str = ""
 
 
+def proven(virt: str | None, failures: Mapping[str, str], asked: str) -> SelfTest:
+    """Say what a self-test has shown.
+
+    Args:
+        virt: how guests run here; None if none does.
+        failures: why a way that was tried does not work.
+        asked: `kvm` if they shall run so and no other way.
+    """
+    why = "; ".join(f"{way}: {reason}" for way, reason in sorted(failures.items()))
+    if virt is None:
+        return SelfTest(failure=why)
+    if asked == "kvm" and virt != "kvm":
+        return SelfTest(virt, f"KVM is asked for and does not work: {why}")
+    return SelfTest(virt)
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What does not change while the machine runs; `memory` and `disk` in bytes."""

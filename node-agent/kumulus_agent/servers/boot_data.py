@@ -1,18 +1,19 @@
-"""User-data from Secrets and ConfigMaps, which the operator hands out: agents have no right to read them."""
+"""User-data and passwords from Secrets and ConfigMaps, which the operator hands out: agents may not read them."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.errors import StepFailed
+from kumulus_agent.settings import AgentSettings
 from kumulus_api.server_status import ReadyReason
 from kumulus_runtime.api_client import CONFIGMAP, ApiError, KubeClient
 
@@ -37,25 +38,66 @@ class BootDataSource:
     token_file: Path
 
 
+class BootDataRefused(StepFailed):
+    """The operator has answered that it does not give what was asked for; `status` is HTTP's."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(ReadyReason.BOOT_DATA_FAILED, message)
+        self.status = status
+
+
+def boot_data_source(settings: AgentSettings) -> BootDataSource:
+    """Give where this host asks."""
+    ca, token = settings.boot_data_ca, settings.boot_data_token
+    return BootDataSource(settings.boot_data_base, settings.system_namespace, ca, token)
+
+
 async def fetch_user_data(client: KubeClient, source: BootDataSource, desired: Desired) -> bytes:
     """Ask the operator for the user-data of a server.
 
     Raises:
         StepFailed: with reason BootDataFailed.
     """
+    found = await _fetch(client, source, f"boot-data/{desired.key[0]}/{desired.key[1]}")
+    try:
+        return base64.b64decode(found.get("userData") or "", validate=True)
+    except (TypeError, ValueError) as error:
+        raise _unexpected() from error
+
+
+async def fetch_password(client: KubeClient, source: BootDataSource, action: tuple[str, str]) -> str:
+    """Ask the operator for the password of an open SetPassword.
+
+    Args:
+        client: to reach the API server.
+        source: where to ask.
+        action: namespace and name of the ServerAction.
+
+    Raises:
+        BootDataRefused: there is none, or it is not for this host.
+        StepFailed: the operator cannot be asked now.
+    """
+    password = (await _fetch(client, source, f"passwords/{action[0]}/{action[1]}")).get("password")
+    if not isinstance(password, str) or not password:
+        raise _unexpected()
+    return password
+
+
+async def _fetch(client: KubeClient, source: BootDataSource, path: str) -> dict[str, Any]:
     try:
         context = await _trust(client, source)
         token = source.token_file.read_text().strip()
-        url = f"{source.base_url}/v1/boot-data/{desired.key[0]}/{desired.key[1]}"
         headers = {"Authorization": f"Bearer {token}"}
+        url = f"{source.base_url}/v1/{path}"
         async with (
             aiohttp.ClientSession(timeout=_SECONDS, trust_env=False) as session,
             session.get(url, headers=headers, ssl=context, allow_redirects=False) as response,
         ):
             body = await _whole(response)
-            if response.status != 200:
-                raise _failed(f"the operator answered {response.status}: {body[:200].decode(errors='replace').strip()}")
-            return _decode(body)
+            if response.status == 200:
+                return _decode(body)
+            message = f"the operator answered {response.status}: {body[:200].decode(errors='replace').strip()}"
+            raise BootDataRefused(response.status, message) if response.status < 500 else _failed(message)
     except (aiohttp.ClientError, TimeoutError, OSError, ApiError) as error:
         raise _failed(f"the operator's boot data service: {type(error).__name__}: {error}") from error
 
@@ -70,12 +112,18 @@ async def _whole(response: aiohttp.ClientResponse) -> bytes:
     return bytes(body)
 
 
-def _decode(body: bytes) -> bytes:
+def _decode(body: bytes) -> dict[str, Any]:
     try:
-        encoded = json.loads(body).get("userData") or ""
-        return base64.b64decode(encoded, validate=True)
-    except (ValueError, AttributeError, binascii.Error) as error:
-        raise _failed("the operator's answer is not the JSON that was expected") from error
+        found = json.loads(body)
+    except ValueError:
+        raise _unexpected() from None  # the error would quote what was read
+    if not isinstance(found, dict):
+        raise _unexpected()
+    return found
+
+
+def _unexpected() -> StepFailed:
+    return _failed("the operator's answer is not the JSON that was expected")
 
 
 async def _trust(client: KubeClient, source: BootDataSource) -> ssl.SSLContext:

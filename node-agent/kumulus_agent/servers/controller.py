@@ -14,6 +14,8 @@ import structlog
 from kumulus_agent import metrics
 from kumulus_agent.actions.rebuild import fetch_image, rebuild_root
 from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.guest.agents import GuestAgents
+from kumulus_agent.guest.passwords import Errand, Passwords
 from kumulus_agent.images.copies import DiskCopies, Wish
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
@@ -60,6 +62,8 @@ class ServerController:
     reporter: Reporter
     capacity: Callable[[], Capacity]
     copies: DiskCopies
+    guests: GuestAgents
+    passwords: Passwords
     volume_changed: Callable[[Key], None] = lambda _key: None
 
     async def reconcile(self, key: Key) -> float | None:
@@ -124,6 +128,8 @@ class ServerController:
             self.volume_changed((desired.key[0], volume.volume))
 
     def _remember(self, sighting: Sighting, planned: Plan) -> None:
+        key = sighting.desired.key if sighting.desired is not None else None
+        self.guests.found(key, sighting.instance_id, sighting.observed, planned)
         if sighting.state is None:
             if not sighting.observed.remains and Action.START not in planned.actions:
                 self.instances.gone(sighting.instance_id)
@@ -207,6 +213,11 @@ class ServerController:
             offline = sighting.observed.power not in ALIVE
             ids = (sighting.instance_id, act.uid, act.name)
             self.copies.begin(Wish(desired.key, *ids, image=act.image_name, offline=offline))
+
+    async def _set_password(self, sighting: Sighting, _outcome: Outcome) -> None:
+        act, desired = sighting.act, sighting.desired
+        if act is not None and desired is not None:
+            self.passwords.begin(Errand(desired.key, sighting.instance_id, act.uid, act.name, act.user))
 
     def check_capacity(self, desired: Desired) -> None:
         """Compare with what is placed here.
@@ -346,6 +357,7 @@ class ServerController:
             changed = has_other_machine(before, desired, planned, acting=acting)
             gone = detached(desired, before, outcome.devices)
             found = replace(found, detached=gone, held_up=waiting, other_machine=changed)
+        found = replace(found, guest_agent=self.guests.of(sighting.instance_id, found.power, planned))
         # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
         await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)
@@ -360,6 +372,7 @@ _VERBS: dict[Action, _Verb] = {
     Action.FETCH: ServerController._fetch,  # noqa: SLF001
     Action.REBUILD: ServerController._rebuild,  # noqa: SLF001
     Action.COPY_DISK: ServerController._copy_disk,  # noqa: SLF001
+    Action.SET_PASSWORD: ServerController._set_password,  # noqa: SLF001
     Action.PAUSE: ServerController._pause,  # noqa: SLF001
     Action.RESUME: ServerController._resume,  # noqa: SLF001
     Action.SAVE: ServerController._save,  # noqa: SLF001

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kumulus_agent.actions.open import OpenActions
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.state import InstanceState, PowerState
+from kumulus_agent.guest.passwords import Passwords
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.networks.carried import CarriedNetworks
@@ -62,6 +63,7 @@ class Observer:
     instances: Instances
     actions: OpenActions
     copies: DiskCopies
+    passwords: Passwords
 
     async def look(self, key: Key, instance_id: str, stored: Desired | None) -> Sighting:
         """Look at one instance.
@@ -104,6 +106,8 @@ class Observer:
             machine=state.machine if state else None,
             held=frozenset(self.networks.held(instance_id)),
             copy=self.copies.of(act.uid) if act is not None else None,
+            agent=bool(state and state.agent),
+            attempt=self.passwords.of(act.uid) if act is not None else None,
         )
         return Sighting(instance_id, state, observed, claim, desired, act)
 

@@ -46,6 +46,7 @@ class Found:
         detached: ids of ports and volumes that leave it and are unplugged.
         held_up: names of volumes that come or leave with the next start only.
         other_machine: a guest that is in memory has another machine than it gets at its next start.
+        guest_agent: what the guest's agent says, empty without one; None keeps what the status says.
     """
 
     power: ObservedPowerState
@@ -57,6 +58,7 @@ class Found:
     detached: frozenset[str] = frozenset()
     held_up: tuple[str, ...] = ()
     other_machine: bool = False
+    guest_agent: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 def started_parts() -> dict[ServerConditionType, Part]:
@@ -123,6 +125,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         ],
         "startDurations": _durations(old, found),
         "detached": sorted(found.detached),
+        "guestAgent": _guest_agent(old.get("guestAgent") or {}, found.guest_agent) or [],
         "conditions": _same_generation(conditions, old),
     }
     return {name: value for name, value in status.items() if value != []}
@@ -173,8 +176,15 @@ def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return all(old.get(name) == value for name, value in new.items()) and not set(old) - set(new) - _KEPT
 
 
-_KEPT = frozenset({"migration", "console", "guest"})
+_KEPT = frozenset({"migration", "console"})
 """Fields of a status that this version does not write and does not remove."""
+
+
+def _guest_agent(old: Mapping[str, Any], said: Mapping[str, Any] | None) -> Object:
+    if said is None or not (said and old):
+        return dict(old if said is None else said)
+    # Another agent of this host, or another host, may have seen the guest's before.
+    return {**said, "connectedSince": old["connectedSince"]}
 
 
 def _durations(old: Mapping[str, Any], found: Found) -> list[Object]:

@@ -77,6 +77,13 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """An act that was begun and goes on beside everything else; how it ended, if it has."""
+
+    report: Report | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """An instance as it is on this host.
 
@@ -103,6 +110,8 @@ class Observed:
         limits: what the domain can have while it runs; None without one.
         machine: what the domain was made with, as `machine_text` gives it; None without one.
         copy: of the root disk, for the action under way; None if this agent has begun none.
+        agent: a guest agent is there.
+        attempt: what goes on beside everything else for the action under way; None if this agent has begun nothing.
     """
 
     power: Power = Power.ABSENT
@@ -127,6 +136,8 @@ class Observed:
     limits: Size | None = None
     machine: str | None = None
     copy: Copy | None = None
+    agent: bool = False
+    attempt: Attempt | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +151,7 @@ class Act:
         hard: of a Reboot: the guest is not asked.
         image: of a Rebuild: the base of the new root disk.
         image_name: of a CreateImage: what the copy is called.
+        user: of a SetPassword: whose it is.
     """
 
     name: str
@@ -148,6 +160,7 @@ class Act:
     hard: bool = False
     image: DesiredImage | None = None
     image_name: str = ""
+    user: str = ""
 
 
 class Action(StrEnum):
@@ -169,6 +182,7 @@ class Action(StrEnum):
     SWITCH_OFF = "switch off"
     REBUILD = "make the root disk anew"
     COPY_DISK = "begin to copy the root disk"
+    SET_PASSWORD = "have the password set"  # noqa: S105 - a word, and no secret
     FORGET_SHUTDOWN = "forget the guest's shutdown"
     FORGET_FAILURES = "forget what failed"
     DISCARD_MEMORY = "discard the saved memory"

@@ -141,7 +141,9 @@ async def look(host: Host, settings: AgentSettings, desired: Desired, power: Pow
     events: Any = SimpleNamespace(post=lambda *_, **__: None)
     reporter = Reporter(host, Store(), "h1", events)  # type: ignore[arg-type]
     none: Any = None
-    controller = ServerController(none, actuators, Instances(lambda: None), Store(), reporter, none, none)
+    guests: Any = SimpleNamespace(found=lambda *_: None, of=lambda *_: {})
+    instances = Instances(lambda: None)
+    controller = ServerController(none, actuators, instances, Store(), reporter, none, none, guests, none)
     observed = Observed(
         power,
         epoch=1,

@@ -1,9 +1,19 @@
 """What the agent writes, and when it writes nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from kumulus_agent.consoles.log import console_log
-from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, acknowledged, differs, host_status, remembered_self_test
+from kumulus_agent.hosts.plan import (
+    Facts,
+    Machine,
+    SelfTest,
+    acknowledged,
+    differs,
+    host_status,
+    proven,
+    remembered_self_test,
+)
 from kumulus_agent.images.controller import needs_import
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.servers.desired import Desired
@@ -28,12 +38,38 @@ def test_equal_server_status_is_not_written_again() -> None:
     assert not same(server_status(DESIRED, written, off), written)
 
 
+def test_what_a_guest_says_is_told_while_it_runs() -> None:
+    """A guest's word is kept while nothing is known, replaced by news with the time of the first, and dropped."""
+    running = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING)
+    said = {"connectedSince": "2026-01-01T00:00:00Z", "hostname": "web"}
+    told = server_status(DESIRED, {}, replace(running, guest_agent=said))
+    assert told["guestAgent"] == said
+    assert same(server_status(DESIRED, told, replace(running, guest_agent=None)), told)
+    later = {"connectedSince": "2026-02-02T00:00:00Z", "hostname": "web"}
+    assert same(server_status(DESIRED, told, replace(running, guest_agent=later)), told)
+    news = server_status(DESIRED, told, replace(running, guest_agent=later | {"hostname": "db"}))
+    assert news["guestAgent"] == said | {"hostname": "db"}
+    gone = server_status(DESIRED, told, running)
+    assert "guestAgent" not in gone
+    assert not same(gone, told)
+    assert "guestAgent" not in server_status(DESIRED, {}, replace(running, guest_agent=None))
+
+
 def test_host_status_is_stable_and_survives_a_new_agent() -> None:
     """The Host's status is rewritten only for news, and a new agent knows the self-test's result of the same boot."""
     status = host_status(1, {}, FACTS)
     assert not differs(host_status(1, status, FACTS), status)
     assert remembered_self_test(status, "boot") == SelfTest("qemu")
     assert remembered_self_test(status, "another boot") is None
+
+
+def test_a_self_test_says_how_guests_run() -> None:
+    """Guests run as they were seen to; where KVM is asked for, emulation is a failure that says why."""
+    failures = {"kvm": "silent", "qemu": "no binary"}
+    assert proven("kvm", {}, "auto") == SelfTest("kvm")
+    assert proven("qemu", failures, "auto") == SelfTest("qemu")
+    assert proven(None, failures, "auto") == SelfTest("", "kvm: silent; qemu: no binary")
+    assert "kvm: silent" in proven("qemu", failures, "kvm").failure
 
 
 def test_revoked_instance_is_acknowledged_when_nothing_is_left() -> None:

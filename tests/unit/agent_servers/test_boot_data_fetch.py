@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
+from kumulus_agent.servers.boot_data import BootDataRefused, BootDataSource, fetch_password, fetch_user_data
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_runtime.api_client import KubeClient
@@ -57,12 +57,30 @@ async def endless(request: web.Request) -> web.StreamResponse:
     return response
 
 
+ANSWERS = {
+    "set": (200, '{"password": "secret word"}'),
+    "absent": (404, '{"error": "key password of Secret web was not found"}'),
+    "down": (503, '{"error": "the API server cannot be asked now"}'),
+    "odd": (200, '"secret word"'),
+    "cut": (200, '{"password": "secret word'),
+    "none": (200, '{"password": null}'),
+}
+
+
+async def password(request: web.Request) -> web.Response:
+    """Answer as the action is called."""
+    assert request.headers["Authorization"] == "Bearer token"
+    status, text = ANSWERS[request.match_info["name"]]
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
 @pytest.fixture
 async def source(tmp_path: Path) -> AsyncIterator[BootDataSource]:
     """Where a running service is, without TLS."""
     app = web.Application()
     app.router.add_get("/pieces/v1/boot-data/demo/web", in_pieces)
     app.router.add_get("/endless/v1/boot-data/demo/web", endless)
+    app.router.add_get("/v1/passwords/demo/{name}", password)
     (tmp_path / "token").write_text("token")
     async with TestServer(app) as server:
         yield BootDataSource(str(server.make_url("")), "kumulus-system", "ca", tmp_path / "token")
@@ -80,3 +98,17 @@ async def test_an_endless_answer_is_refused(source: BootDataSource) -> None:
     client = cast("KubeClient", Authority())
     with pytest.raises(StepFailed, match="larger than"):
         await fetch_user_data(client, replace(source, base_url=f"{source.base_url}/endless"), DESIRED)
+
+
+async def test_a_password_comes_as_it_is(source: BootDataSource) -> None:
+    """The password of an action is what the operator gives for it."""
+    assert await fetch_password(cast("KubeClient", Authority()), source, ("demo", "set")) == "secret word"
+
+
+@pytest.mark.parametrize("name", ["absent", "down", "odd", "cut", "none"])
+async def test_a_password_that_does_not_come_says_why(source: BootDataSource, name: str) -> None:
+    """What the operator refuses is told apart from what may pass, and no error quotes a password."""
+    with pytest.raises(StepFailed) as caught:
+        await fetch_password(cast("KubeClient", Authority()), source, ("demo", name))
+    assert isinstance(caught.value, BootDataRefused) is (name == "absent")
+    assert "secret word" not in f"{caught.value}{caught.value.__cause__}"
