@@ -9,11 +9,11 @@ from pathlib import Path
 
 from kumulus_api import KeyPair, Server
 from kumulus_lab.control_plane import ControlPlane
-from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.audit import AuditLog
 from kumulus_lab.testing.cloud import Cloud, Object, ready
+from kumulus_lab.testing.shown import places_with
 from kumulus_runtime.resources import EVENT, SECRET
 
 SYSTEM = "kumulus-system"
@@ -88,34 +88,3 @@ async def test_agents_cannot_read_secrets(cloud: Cloud, project: str, lab: LabSe
             words = ["auth", "can-i", verb, "secrets", "--namespace", namespace, agent]
             answer = await asyncio.to_thread(plane.kubectl, *words, check=False)
             assert answer.stdout.strip() == "no", f"{verb} secrets in {namespace}: {answer.stdout}{answer.stderr}"
-
-
-def places_with(lab: LabSettings, server: Object, marker: str) -> list[str]:
-    """Name the logs, the domain's XML and the files of hosts that show a marker; the seed itself is for the guest."""
-    assignment = server["spec"]["assignment"]
-    domain = f"k-{assignment['instanceID']}"
-    places = {f"log of {pod}": text for pod, text in pod_logs(lab).items()}
-    hosts = Hosts(lab)
-    places["domain XML"] = hosts.run(assignment["host"], ["virsh", "dumpxml", domain], check=True).stdout
-    places["processes"] = hosts.run(assignment["host"], ["ps", "-eo", "args"], check=True).stdout
-    places["audit log"] = lab.audit_log.read_text()
-    found = [place for place, text in places.items() if marker in text]
-    for host in lab.host_specs:
-        grep = ["grep", "--recursive", "--files-with-matches", marker, str(host.directory / "log")]
-        found += subprocess.run(grep, capture_output=True, text=True, timeout=60, check=False).stdout.split()
-    seed = console.path(lab, server).with_name("seed.iso")
-    assert seed.stat().st_mode & 0o077 == 0, f"{seed} is readable by others"
-    return found
-
-
-def pod_logs(lab: LabSettings) -> dict[str, str]:
-    """The logs of operator and agents, by pod."""
-    plane = ControlPlane.of_lab(lab)
-    pods = plane.kubectl("get", "pods", "--namespace", SYSTEM, "--output", "name").stdout.split()
-    assert any("operator" in pod for pod in pods)
-    assert any("agent" in pod for pod in pods)
-    logs = {}
-    for pod in pods:
-        logs[pod] = plane.kubectl("logs", "--namespace", SYSTEM, "--all-containers", pod).stdout
-        assert logs[pod], f"{pod} has written nothing: there is nothing to search"
-    return logs

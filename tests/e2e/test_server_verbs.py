@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import random
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from kumulus_lab.testing import console
 from kumulus_lab.testing.agreement import agreed
 from kumulus_lab.testing.cloud import Cloud, Object, Stopwatch, condition
 from kumulus_runtime.errors import Forbidden, Invalid
+from kumulus_runtime.resources import SECRET
 
 STATES = ("Running", "Stopped", "Paused", "Suspended", "Shelved", "Rescued")
 QUICK = {"stopTimeoutSeconds": 1}
@@ -187,6 +189,26 @@ async def test_a_guests_own_end_is_shown_and_answered(cloud: Cloud, project: str
     )
     assert "permanent" in condition(told, "Ready")["message"]
     await cloud.power(project, "a", "Running")
+
+
+@pytest.mark.tenant
+async def test_a_password_needs_a_guest_agent(cloud: Cloud, project: str) -> None:
+    """A password that is not there, or no guest could take, is refused at once; so is a guest without an agent."""
+    await made(cloud, project)
+    words = {"password": base64.b64encode(b"word").decode(), "line": base64.b64encode(b"word\n").decode()}
+
+    async def refusal(**secret: str) -> tuple[str, str]:
+        ended = await cloud.act(project, "a", "SetPassword", setPassword={"secret": {"name": "mine"} | secret})
+        return ended["status"]["phase"], ended["status"]["reason"]
+
+    assert await refusal() == ("Failed", "SecretNotFound")
+    await cloud.client.create(SECRET, {"metadata": {"name": "mine", "namespace": project}, "data": words})
+    assert await refusal(key="other") == ("Failed", "SecretNotFound")
+    assert await refusal(key="line") == ("Failed", "PasswordInvalid")
+    assert await refusal() == ("Failed", "NoGuestAgent")
+    for state in STATES[1:4]:
+        await bring(cloud, project, state)
+        assert await refusal() == ("Failed", "IllegalState")
 
 
 @pytest.mark.tenant

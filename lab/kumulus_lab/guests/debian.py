@@ -38,6 +38,7 @@ PACKAGES = (
     "lz4",  # of the initramfs
     "netbase",
     "openssh-server",
+    "qemu-guest-agent",  # tells who the guest is, freezes its file systems, sets passwords; udev starts it
     "sudo",
     "systemd-resolved",  # name servers of the DHCP lease
     "systemd-sysv",
