@@ -30,6 +30,8 @@ _PAUSES: Final = (2.0, 3.0, 5.0, 10.0, 15.0, 30.0)
 """Seconds between the questions to a guest that has no address yet: what it says is told once, when it is whole."""
 _AT_ONCE: Final = 2
 """Guests that are asked at the same time: a silent one holds one of the threads that everything else needs."""
+_SILENT: Final = 2
+"""Questions without an answer after which a guest is left alone: each holds its turn until the time limit."""
 _OLD: Final = 240.0
 """Seconds after which a look at the guest has it asked again."""
 _SELDOM: Final = 60.0
@@ -172,13 +174,15 @@ class GuestAgents:
 
     async def _answer(self, instance_id: str, guest: _Guest) -> Object | None:
         answer: Object | None = None
+        silent = 0
         for pause in (*_PAUSES, None):
             said = await self._said(instance_id)
             if self._guests.get(instance_id) is not guest or guest.away is not None:
                 return None
             if said is not None:
+                silent += not said.values
                 answer = read_answer(said.values, said.macs) or answer or {}
-                if is_whole(answer, said.macs):
+                if is_whole(answer, said.macs) or silent == _SILENT:
                     break
             if pause is not None:
                 await asyncio.sleep(pause)

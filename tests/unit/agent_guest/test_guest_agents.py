@@ -181,7 +181,7 @@ async def test_a_silent_guest_holds_nobody_up(scene: Scene) -> None:
     assert scene.says() is None
     scene.guest.hold.set()
     await scene.settled()
-    assert scene.says() == {}
+    assert (scene.says(), scene.guest.asked) == ({}, 2)
     assert scene.agents.of(INSTANCE, ObservedPowerState.RUNNING, RUNS), "since when it is there"
 
 
