@@ -218,8 +218,8 @@ class Agent:
         migrations = MigrationController(
             actuators, self._instances, self._store, servers.check_capacity, self._servers.add, port=self._port
         )
-        beside = (self._copies, self._guests, self._passwords)
-        for close in (self._port.close, migrations.close, *(item.close for item in beside)):
+        beside = (self._copies.close, self._guests.close, self._passwords.close)
+        for close in (self._port.close, migrations.close, *beside):
             self._closing.push_async_callback(close)
         await self._until_done("clear half copies away", self._copies.sweep)
         await self._until_done("adopt what runs here", self._adoption.adopt)
