@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -43,7 +44,20 @@ class Row:
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
 
 
-def version_triple(number: int) -> tuple[int, int, int]:
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Versions as ``(major, minor, patch)``."""
+
+    libvirt: tuple[int, int, int]
+    qemu: tuple[int, int, int]
+
+
+def versions(conn: Any) -> Versions:
+    """Read the versions of libvirtd and of the QEMU it runs."""
+    return Versions(_triple(conn.getLibVersion()), _triple(conn.getVersion()))
+
+
+def _triple(number: int) -> tuple[int, int, int]:
     """Split libvirt's version number."""
     return number // 1_000_000, number // 1000 % 1000, number % 1000
 
@@ -153,6 +167,11 @@ def start(domain: Any) -> None:
     except libvirt.libvirtError as error:
         if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
             raise
+
+
+def open_screen(domain: Any) -> socket.socket:
+    """Connect to a running domain's screen."""
+    return socket.socket(fileno=domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH))
 
 
 def pause(domain: Any) -> None:

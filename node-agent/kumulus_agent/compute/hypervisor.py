@@ -28,7 +28,6 @@ from kumulus_agent.compute.state import (
     Observed,
     PowerState,
     UnknownDomain,
-    Versions,
     instance_state,
     pressed_lately,
 )
@@ -86,13 +85,9 @@ class Hypervisor:
             await asyncio.wait(self._records, timeout=5)
         await self._connection.close()
 
-    async def versions(self) -> Versions:
+    async def versions(self) -> domains.Versions:
         """Return the versions of libvirtd and of the QEMU it runs."""
-
-        def read(conn: Any) -> Versions:
-            return Versions(domains.version_triple(conn.getLibVersion()), domains.version_triple(conn.getVersion()))
-
-        return await self._connection.call("read the hypervisor's version", read)
+        return await self._connection.call("read the hypervisor's version", domains.versions)
 
     async def observe(self) -> Observed:
         """Look at every domain of the host."""
@@ -126,8 +121,7 @@ class Hypervisor:
 
     async def pins(self) -> dict[str, frozenset[int]]:
         """Return the host's CPUs to which virtual CPUs of each domain that is not off are tied, by uuid."""
-        pins: dict[str, frozenset[int]] = await self._connection.call("read the pinning of all domains", domains.pins)
-        return pins
+        return await self._connection.call("read the pinning of all domains", domains.pins)
 
     async def abilities(self, virt: str) -> Abilities:
         """Return what guests can be given on this host.
@@ -173,13 +167,8 @@ class Hypervisor:
             InstanceNotFound: it is not defined here.
             HypervisorError: it is off, or was started without a screen.
         """
-
-        def connect(domain: Any) -> socket.socket:
-            return socket.socket(fileno=domain.openGraphicsFD(0, libvirt.VIR_DOMAIN_OPEN_GRAPHICS_SKIPAUTH))
-
-        screen: socket.socket = await self._on_domain(
-            f"open the screen of instance {instance_id}", instance_id, connect
-        )
+        asked = f"open the screen of instance {instance_id}"
+        screen: socket.socket = await self._on_domain(asked, instance_id, domains.open_screen)
         return screen
 
     async def shutdown_graceful(self, instance_id: str) -> None:

@@ -130,14 +130,6 @@ class Observed:
     unknown: tuple[UnknownDomain, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """Versions as ``(major, minor, patch)``."""
-
-    libvirt: tuple[int, int, int]
-    qemu: tuple[int, int, int]
-
-
 def instance_state(
     record: InstanceRecord,
     code: int,

@@ -19,32 +19,24 @@ from kumulus_agent.guest.passwords import Errand, Passwords
 from kumulus_agent.images.copies import DiskCopies, Wish
 from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
-from kumulus_agent.servers.devices import attach, detach, detached, let_go
+from kumulus_agent.servers.devices import attach, detach, let_go
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.grow import grow
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
 from kumulus_agent.servers.observe import Observer, Sighting
-from kumulus_agent.servers.outcome import (
-    WIRED,
-    Outcome,
-    has_other_machine,
-    held_up_after,
-    power_after,
-    size_after,
-)
+from kumulus_agent.servers.outcome import WIRED, Outcome, found_after
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.plan_power import growth
 from kumulus_agent.servers.remove import remove_instance, unplug
 from kumulus_agent.servers.report import Reporter
 from kumulus_agent.servers.start import Actuators, resume_server, start_server
-from kumulus_agent.servers.status import Found, Part, started_parts
 from kumulus_agent.servers.terms import ALIVE, Action, Plan, Power, Report, Step
 from kumulus_api import FINALIZER, Server
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.server_action import ActionPhase, ActionType
-from kumulus_api.server_status import ReadyReason, ServerConditionType
+from kumulus_api.server_status import ReadyReason
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
@@ -337,31 +329,12 @@ class ServerController:
             )
 
     async def _tell(self, sighting: Sighting, desired: Desired, planned: Plan, outcome: Outcome) -> None:
-        failure = outcome.failure
-        if failure is not None:
-            parts = {failure.part: Part(status=False, reason=failure.detail, message=failure.message)}
-            found = Found(
-                power_after(sighting.observed.power, outcome.failed),
-                failure.reason,
-                failure.message,
-                {part: value for part, value in parts.items() if isinstance(part, ServerConditionType)},
-            )
-        else:
-            assert planned.ready is not None  # noqa: S101 - _settle has asked
-            wired = planned.power in WIRED
-            up = {**(started_parts() if wired else {}), **outcome.devices.parts}
-            before, acting = sighting.observed, sighting.act is not None
-            size = outcome.size or size_after(before, desired, planned, acting=acting)
-            found = Found(planned.power, planned.ready, planned.message, up, outcome.durations, size)
-            waiting = held_up_after(before, desired, planned, acting=acting)
-            changed = has_other_machine(before, desired, planned, acting=acting)
-            gone = detached(desired, before, outcome.devices)
-            found = replace(found, detached=gone, held_up=waiting, other_machine=changed)
+        found = found_after(sighting.observed, desired, planned, outcome, acting=sighting.act is not None)
         found = replace(found, guest_agent=self.guests.of(sighting.instance_id, found.power, planned))
         # Who takes an unplugged port next is told of it by the Server: by then this host has had its last word.
         await self.reporter.ports_released(desired, [p for p in desired.leaving_ports if p.port_id in found.detached])
         await self.reporter.server(desired, found)
-        wired = failure is None and planned.power in WIRED
+        wired = outcome.failure is None and planned.power in WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
         await self.reporter.ports(desired, outcome.devices.connected(desired), wired=wired, new=new)
 

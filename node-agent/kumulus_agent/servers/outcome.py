@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from kumulus_agent.compute.domain_xml import machine_text
 from kumulus_agent.servers.desired import Desired
-from kumulus_agent.servers.devices import DevicesChanged, held_up
+from kumulus_agent.servers.devices import DevicesChanged, detached, held_up
 from kumulus_agent.servers.errors import StepFailed
+from kumulus_agent.servers.status import Found, Part, started_parts
 from kumulus_agent.servers.terms import POWER_STATES, Action, Observed, Plan, Power
-from kumulus_api.server_status import ObservedPowerState
+from kumulus_api.server_status import ObservedPowerState, ServerConditionType
 
 WIRED = frozenset({ObservedPowerState.RUNNING, ObservedPowerState.PAUSED, ObservedPowerState.RESCUED})
 _IN_MEMORY = WIRED | {ObservedPowerState.SUSPENDED}
@@ -32,7 +33,38 @@ class Outcome:
         self.wait = min((wait for wait in (self.wait, devices.look_again) if wait is not None), default=None)
 
 
-def size_after(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> tuple[int, int] | None:
+def found_after(observed: Observed, desired: Desired, planned: Plan, outcome: Outcome, *, acting: bool) -> Found:
+    """Give what the status is made of once a plan was carried out, or a step of it has failed.
+
+    Args:
+        observed: the instance before.
+        desired: as it should be.
+        planned: what was to be done; it has a reason for Ready.
+        outcome: what came of that.
+        acting: it was done for a ServerAction.
+    """
+    failure = outcome.failure
+    if failure is not None:
+        part = Part(status=False, reason=failure.detail, message=failure.message)
+        parts = {failure.part: part} if isinstance(failure.part, ServerConditionType) else {}
+        return Found(_power_after(observed.power, outcome.failed), failure.reason, failure.message, parts)
+    if planned.ready is None:
+        raise ValueError("a plan that leaves the status alone has nothing to tell")
+    up = {**(started_parts() if planned.power in WIRED else {}), **outcome.devices.parts}
+    return Found(
+        planned.power,
+        planned.ready,
+        planned.message,
+        up,
+        outcome.durations,
+        outcome.size or _size_after(observed, desired, planned, acting=acting),
+        detached=detached(desired, observed, outcome.devices),
+        held_up=held_up_after(observed, desired, planned, acting=acting),
+        other_machine=has_other_machine(observed, desired, planned, acting=acting),
+    )
+
+
+def _size_after(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> tuple[int, int] | None:
     """Give what the guest has once a plan was carried out; None if it is not in memory."""
     if planned.power not in _IN_MEMORY:
         return None
@@ -59,7 +91,7 @@ def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:
     return Action.START in planned.actions and not from_memory
 
 
-def power_after(power: Power, failed: Action | None) -> ObservedPowerState:
+def _power_after(power: Power, failed: Action | None) -> ObservedPowerState:
     """Give the power state after a step has failed: whoever could not be suspended runs on, others are off."""
     if failed is Action.SAVE or power in (Power.CRASHED, Power.SUSPENDED):
         return POWER_STATES[power]
