@@ -55,6 +55,17 @@ def machine_text(hardware: Hardware) -> str:
     return json.dumps(asked, sort_keys=True) if asked else ""
 
 
+def machine_of(text: str) -> Hardware:
+    """Give what `machine_text` has told; of what is not understood, nothing.
+
+    A newer agent may have started the guest.
+    """
+    try:
+        return Hardware.model_validate_json(text) if text else Hardware()
+    except ValueError:
+        return Hardware()
+
+
 def domain_name(instance_id: str) -> str:
     """Return libvirt's name for the domain of an instance."""
     return f"k-{instance_id}"

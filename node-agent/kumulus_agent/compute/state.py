@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 import libvirt
 
-from kumulus_agent.compute.domain_xml import InstanceRecord
+from kumulus_agent.compute.domain_xml import InstanceRecord, machine_of
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
+from kumulus_api.hardware import Hardware
 
 
 class PowerState(StrEnum):
@@ -88,7 +89,7 @@ class InstanceState:
         memory: bytes.
         devices: what is plugged in, of one that was looked at alone.
         size: what it has and can have, of one that was looked at alone.
-        machine: what it was made with, as `machine_text` gives it.
+        hardware: what its machine was made of when it was started.
         agent: a guest agent is there, of one that was looked at alone.
     """
 
@@ -109,7 +110,7 @@ class InstanceState:
     memory: int = 0
     devices: Devices | None = None
     size: Size | None = None
-    machine: str = ""
+    hardware: Hardware = field(default_factory=Hardware)
     agent: bool = False
 
 
@@ -165,5 +166,5 @@ def instance_state(
         action=record.action,
         power_changes=record.power_changes,
         rescue=record.rescue,
-        machine=record.machine,
+        hardware=machine_of(record.machine),
     )

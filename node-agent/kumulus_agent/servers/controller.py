@@ -260,7 +260,7 @@ class ServerController:
 
     async def _attach(self, sighting: Sighting, outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.observed.devices is not None:
-            outcome.change(await attach(self.actuators, sighting.desired, sighting.observed.devices))
+            outcome.change(await attach(self.actuators, sighting.desired, sighting.observed))
 
     async def _detach(self, sighting: Sighting, outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.observed.devices is not None:

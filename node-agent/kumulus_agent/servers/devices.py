@@ -12,6 +12,7 @@ from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.start import Actuators, failing_as, prepare_tap, volume_disk
 from kumulus_agent.servers.status import Part
 from kumulus_agent.servers.terms import ALIVE, Observed, Power
+from kumulus_api.hardware import Hardware
 from kumulus_api.server_status import DeviceReason, ReadyReason, ServerConditionType
 
 _ASK_AGAIN = 10.0
@@ -68,9 +69,10 @@ def detached(desired: Desired, observed: Observed, changed: DevicesChanged) -> f
     return desired.leaving - _ids(desired, there)
 
 
-def held_up(desired: Desired, there: Devices | None) -> tuple[str, ...]:
+def held_up(desired: Desired, observed: Observed) -> tuple[str, ...]:
     """Give the names of the volumes that come to a guest, or leave it, with its next start only (pure)."""
-    if there is None or desired.target or desired.hardware.plugs_disks:
+    there = observed.devices
+    if there is None or desired.target or observed.machine(desired.hardware).plugs_disks:
         return ()
     coming = [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
     going = [volume.name for volume in desired.leaving_volumes if volume.volume_id in there.volumes]
@@ -82,24 +84,25 @@ def _ids(desired: Desired, devices: Devices) -> frozenset[str]:
     return frozenset(ports) | devices.volumes
 
 
-async def attach(actuators: Actuators, desired: Desired, there: Devices) -> DevicesChanged:
+async def attach(actuators: Actuators, desired: Desired, observed: Observed) -> DevicesChanged:
     """Plug in what a running guest lacks; one that fails keeps no other from it.
 
     Args:
         actuators: what to do it with.
         desired: the instance.
-        there: what is plugged in.
+        observed: as it is.
     """
-    done = DevicesChanged()
-    for volume in desired.volumes if desired.hardware.plugs_disks else ():
+    done, there, machine = DevicesChanged(), observed.devices or Devices(), observed.machine(desired.hardware)
+    for volume in desired.volumes if machine.plugs_disks else ():
         if volume.volume_id not in there.volumes:
-            done = done.and_(await _attached(_attach_volume(actuators, desired, volume), volume.name, volume.volume_id))
+            work = _attach_volume(actuators, desired, volume, machine)
+            done = done.and_(await _attached(work, volume.name, volume.volume_id))
     ports = [port for port in desired.ports if port.mac not in there.macs]
     if ports:
         # Beside the instance first: a guest that no Server claims any more keeps its network.
         await actuators.files(desired.instance_id).write_record(desired.key, desired.all_ports)
     for port in ports:
-        done = done.and_(await _attached(_attach_port(actuators, desired, port), port.name, port.port_id))
+        done = done.and_(await _attached(_attach_port(actuators, desired, port, machine), port.name, port.port_id))
     return done
 
 
@@ -114,13 +117,13 @@ async def _attached(work: Awaitable[None], name: str, device_id: str) -> Devices
     return DevicesChanged()
 
 
-async def _attach_volume(actuators: Actuators, desired: Desired, volume: DesiredVolume) -> None:
+async def _attach_volume(actuators: Actuators, desired: Desired, volume: DesiredVolume, machine: Hardware) -> None:
     disk = await volume_disk(actuators, desired, volume)
     async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY):
-        await actuators.hypervisor.attach(desired.instance_id, disk, desired.hardware)
+        await actuators.hypervisor.attach(desired.instance_id, disk, machine)
 
 
-async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort) -> None:
+async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort, machine: Hardware) -> None:
     networks, datapath = actuators.networks, actuators.datapath
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
         networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
@@ -128,7 +131,7 @@ async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort
     await prepare_tap(actuators, port.tap)
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
         nic = Nic(port.tap, port.mac, actuators.settings.guest_mtu)
-        await actuators.hypervisor.attach(desired.instance_id, nic, desired.hardware)
+        await actuators.hypervisor.attach(desired.instance_id, nic, machine)
         await datapath.plug(port.tap, port.network.vni)
 
 
@@ -146,7 +149,7 @@ async def detach(actuators: Actuators, desired: Desired, observed: Observed) -> 
     there = observed.devices or Devices()
     macs = there.macs - {port.mac for port in desired.ports}
     volumes = there.volumes - {volume.volume_id for volume in desired.volumes}
-    bound = frozenset[str]() if desired.hardware.plugs_disks else volumes
+    bound = frozenset[str]() if observed.machine(desired.hardware).plugs_disks else volumes
     kept = Devices()
     if macs or volumes - bound:
         kept = await actuators.hypervisor.detach(desired.instance_id, macs, volumes - bound)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kumulus_agent.compute.domain_xml import machine_text
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.devices import DevicesChanged, detached, held_up
 from kumulus_agent.servers.errors import StepFailed
@@ -76,14 +75,14 @@ def held_up_after(observed: Observed, desired: Desired, planned: Plan, *, acting
     """Give the volumes that a guest in memory gets, or loses, at its next start only, once a plan was carried out."""
     if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
         return ()
-    return held_up(desired, observed.devices)
+    return held_up(desired, observed)
 
 
 def has_other_machine(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> bool:
     """Say whether a guest in memory has another machine than it gets at its next start, once a plan was carried out."""
-    if planned.power not in _IN_MEMORY or observed.machine is None or _started_anew(observed, planned, acting=acting):
+    if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
         return False
-    return observed.machine != machine_text(desired.hardware)
+    return observed.machine(desired.hardware) != desired.hardware
 
 
 def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:

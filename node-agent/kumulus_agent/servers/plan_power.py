@@ -72,7 +72,9 @@ def kept(desired: Desired, observed: Observed) -> Plan:
 def growth(desired: Desired, observed: Observed) -> tuple[int, int] | None:
     """Give the virtual CPUs and bytes that a guest can be given as it runs; None if it needs nothing, or a restart."""
     limits = observed.limits
-    if limits is None or desired.target or desired.hardware.fixed_size or observed.power is not Power.RUNNING:
+    if limits is None or desired.target or observed.power is not Power.RUNNING:
+        return None
+    if observed.machine(desired.hardware).fixed_size:
         return None
     vcpus = desired.vcpus if limits.vcpus < desired.vcpus <= limits.max_vcpus else limits.vcpus
     fits = limits.initial <= desired.memory <= limits.max_memory and not (desired.memory - limits.initial) % STEP
@@ -86,12 +88,12 @@ def changed_devices(desired: Desired, observed: Observed) -> tuple[list[str], li
     if there is None or desired.target:
         return [], []
     lacks = [port.name for port in desired.ports if port.mac not in there.macs]
-    if desired.hardware.plugs_disks:
+    if observed.machine(desired.hardware).plugs_disks:
         lacks += [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
     names = {port.mac: port.name for port in desired.leaving_ports}
     names |= {volume.volume_id: volume.name for volume in desired.leaving_volumes}
     extra = there.macs - {port.mac for port in desired.ports}
-    if desired.hardware.plugs_disks:
+    if observed.machine(desired.hardware).plugs_disks:
         extra |= there.volumes - {volume.volume_id for volume in desired.volumes}
     taps = {port.tap: port.name for port in desired.leaving_ports if port.mac not in there.macs}
     held = observed.held - {port.tap for port in desired.ports} - set(_taps(desired, extra))

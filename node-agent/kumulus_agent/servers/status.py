@@ -136,8 +136,8 @@ def _restart_required(desired: Desired, conditions: list[Object], found: Found) 
     size, wanted = found.size, (desired.vcpus, desired.memory)
     if found.held_up:
         message = (
-            f"volumes {', '.join(found.held_up)}: on the guest's bus, {desired.hardware.disk_bus}, none comes or "
-            "leaves while it runs: they do when it is stopped and started, or rebooted hard"
+            f"volumes {', '.join(found.held_up)}: on the guest's bus none comes or leaves "
+            "while it runs: they do when it is stopped and started, or rebooted hard"
         )
         required = Part(status=True, reason=RestartReason.VOLUMES_CHANGED, message=message)
         waiting = Part(status=False, reason=DeviceReason.RESTART_REQUIRED, message=message)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
 from kumulus_agent.servers.desired import DesiredImage
+from kumulus_api.hardware import Hardware
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
@@ -108,7 +109,7 @@ class Observed:
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
         limits: what the domain can have while it runs; None without one.
-        machine: what the domain was made with, as `machine_text` gives it; None without one.
+        hardware: what the domain's machine was made of when it was started; None without one.
         copy: of the root disk, for the action under way; None if this agent has begun none.
         agent: a guest agent is there.
         attempt: what goes on beside everything else for the action under way; None if this agent has begun nothing.
@@ -134,10 +135,14 @@ class Observed:
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
     limits: Size | None = None
-    machine: str | None = None
+    hardware: Hardware | None = None
     copy: Copy | None = None
     agent: bool = False
     attempt: Attempt | None = None
+
+    def machine(self, given: Hardware) -> Hardware:
+        """Give what the guest's machine is made of now; without a guest, what it is given."""
+        return self.hardware if self.hardware is not None else given
 
 
 @dataclass(frozen=True, slots=True)

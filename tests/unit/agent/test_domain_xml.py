@@ -13,7 +13,15 @@ from syrupy.assertion import SnapshotAssertion
 
 from kumulus_agent.compute.devices_xml import device_xml
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
-from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, domain_xml, parse_record, record_xml
+from kumulus_agent.compute.domain_xml import (
+    InstanceRecord,
+    domain_name,
+    domain_xml,
+    machine_of,
+    machine_text,
+    parse_record,
+    record_xml,
+)
 from kumulus_agent.migration.domains import written_disks
 from kumulus_api.hardware import TPM, Hardware, Topology
 
@@ -220,6 +228,13 @@ def test_records_survive_the_round_trip(namespace: str, name: str, epoch: int, d
     """Any record is read back from its XML as it was, whatever characters it holds."""
     record = InstanceRecord(_ID, namespace, name, epoch, digest, machine=digest)
     assert parse_record(record_xml(record)) == record
+
+
+@pytest.mark.parametrize("hardware", [Hardware(), SECURE], ids=["plain", "secure"])
+def test_a_domain_tells_what_machine_it_was_made_with(hardware: Hardware) -> None:
+    """The hardware is read back as it was; what a newer agent may have written is taken for nothing."""
+    assert machine_of(machine_text(hardware)) == hardware
+    assert machine_of('{"machine": "s390-ccw"}') == machine_of("{") == Hardware()
 
 
 @pytest.mark.parametrize("xml", ["", "<instance/>", "<other instanceID='x'/>", "<instance"])

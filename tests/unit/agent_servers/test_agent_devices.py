@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from kumulus_agent.compute.devices import devices_of
-from kumulus_agent.compute.domain_xml import machine_text
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.desired import Desired, read_desired
 from kumulus_agent.servers.devices import DevicesChanged, detach, detached
@@ -14,6 +13,7 @@ from kumulus_agent.servers.outcome import has_other_machine, held_up_after
 from kumulus_agent.servers.plan import Action, Claim, Observed, Power, plan
 from kumulus_agent.servers.status import Found, server_status, started_parts
 from kumulus_api import Server
+from kumulus_api.hardware import Hardware
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 from kumulus_api.testing import MAC, VOLUME_ID, make_assigned
 
@@ -95,9 +95,9 @@ def test_a_flavor_of_another_machine_waits_for_the_next_start() -> None:
     """A guest that runs says that it has another machine than it was given, until it is started anew."""
     desired, plain = make_desired(hardware={"machine": "q35"}), make_desired()
     there = {"macs": {MAC, MAC2}, "volumes": {VOLUME_ID}}
-    other = make_observed(**there, machine="")
-    same = make_observed(**there, machine=machine_text(desired.hardware))
-    off = make_observed(set(), set(), Power.OFF, machine="")
+    other = make_observed(**there, hardware=Hardware())
+    same = make_observed(**there, hardware=desired.hardware)
+    off = make_observed(set(), set(), Power.OFF, hardware=Hardware())
     for asked, seen, waits in (
         (desired, other, True),
         (desired, same, False),
@@ -111,6 +111,13 @@ def test_a_flavor_of_another_machine_waits_for_the_next_start() -> None:
         told = [item["reason"] for item in conditions if item["type"] == "RestartRequired"]
         assert told == (["FlavorChanged"] if waits else [])
     assert not has_other_machine(off, desired, plan(desired, off, Claim.OURS), acting=False)
+
+
+def test_what_a_guest_can_take_is_what_its_running_machine_can() -> None:
+    """A guest that was started on IDE waits with its volumes though it was given another bus since, and the reverse."""
+    ide, plain = make_desired(hardware={"diskBus": "ide"}), make_desired()
+    assert actions(plain, make_observed({MAC, MAC2}, set(), hardware=ide.hardware)) == []
+    assert actions(ide, make_observed({MAC, MAC2}, set(), hardware=Hardware())) == [Action.ATTACH]
 
 
 async def test_a_volume_on_ide_is_held_until_the_guest_is_off() -> None:
