@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from kumulus_agent.compute.disk_backup import Copied, begin_backup, end_backup, is_backing_up, look_at_backup
-from kumulus_agent.compute.domain_xml import Disk, DomainSpec, domain_xml
+from kumulus_agent.compute.domain_spec import Disk, DomainSpec
+from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.errors import Retryable
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.boot_sector import GREETING
