@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import json
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from kumulus_lab.processes import Daemon
 from kumulus_lab.settings import LabSettings
 
 _READY_LIMIT = 60
+_LEAST_HEAP = 512 * 1024**2
 _PORTS = ("etcd", "etcd-peer", "api", "controller-manager", "scheduler")
 _USERS = (
     Identity("admin", "admin", ("system:masters",)),
@@ -134,7 +136,7 @@ class ControlPlane:
         self._ensure_files()
         etcd, apiserver, *controllers = self.daemons()
         processes.ensure_started(etcd)
-        processes.ensure_started(apiserver)
+        processes.ensure_started(apiserver, garbage_collection(_machine_memory()))
         try:
             commands.wait_until(self.ready, what="the API server's /readyz", limit=_READY_LIMIT)
         except TimedOut as error:
@@ -219,6 +221,21 @@ def _free_port(stack: contextlib.ExitStack) -> int:
     listener = stack.enter_context(socket.socket())
     listener.bind(("127.0.0.1", 0))
     return int(listener.getsockname()[1])
+
+
+def garbage_collection(memory: int) -> dict[str, str]:
+    """Environment of the API server: it collects garbage a quarter as often as Go has it, while that takes little.
+
+    With Go's own measure a sixth of its CPU time goes there.
+
+    Args:
+        memory: of the machine, in bytes; near a sixteenth of it garbage is collected as often as it must.
+    """
+    return {"GOGC": "400", "GOMEMLIMIT": str(max(memory // 16, _LEAST_HEAP))}
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def etcd_flags(settings: ControlPlaneSettings, ports: dict[str, int]) -> list[str]:

@@ -79,6 +79,13 @@ def test_apiserver_alone_needs_no_controllers(tmp_path, controllers):
     assert f"--audit-log-path={tmp_path / 'audit.log'}" in flags
 
 
+@pytest.mark.parametrize(("machine", "limit"), [(4, 512), (8, 512), (24, 1536)])
+def test_the_apiservers_heap_is_bounded_by_the_machine(machine, limit):
+    """However seldom it collects garbage, the API server stays near a sixteenth of the machine's memory."""
+    environment = control_plane.garbage_collection(machine * 1024**3)
+    assert environment["GOMEMLIMIT"] == str(limit * 1024**2)
+
+
 @pytest.mark.parametrize(
     ("own", "mounted", "expected"),
     [
