@@ -6,6 +6,7 @@ names, printer columns, CEL rules). Field names are camelCase on the wire and sn
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -89,16 +90,46 @@ class Model(BaseModel):
 
 @dataclass(frozen=True)
 class Rule:
-    """A CEL rule of a CRD schema (`x-kubernetes-validations`)."""
+    """A CEL rule of a CRD schema (`x-kubernetes-validations`).
+
+    The API server evaluates every rule at every write, of the status too, and each field that a rule reads costs as
+    much as the object has fields. So what concerns one field stands on the field (`ruled`), and what is told in several
+    ways but begins with the same question is one rule (`first_broken`).
+    """
 
     rule: str
     message: str
     field_path: str = ""
+    message_expression: str = ""
+    """CEL that gives the message; `message` is what the reference says."""
 
     def schema(self) -> dict[str, Any]:
         """Give the rule as it stands in the schema."""
         out: dict[str, Any] = {"rule": self.rule, "message": self.message}
+        if self.message_expression:
+            out["messageExpression"] = self.message_expression
         return out | ({"fieldPath": self.field_path} if self.field_path else {})
+
+
+def first_broken(unless: str, conditions: Sequence[tuple[str, str]], message: str, field_path: str = "") -> Rule:
+    """Give one rule for several conditions, which are looked at only where `unless` does not hold.
+
+    Args:
+        unless: CEL; what nearly always holds, and reads little.
+        conditions: CEL and the message that tells of its breach; the first that is broken is told.
+        message: what they say together, for the reference.
+        field_path: of the field that they all concern.
+    """
+    rule = f"{unless} || ({' && '.join(f'({condition})' for condition, _ in conditions)})"
+    *others, (_, last) = conditions
+    choices = "".join(f"!({condition}) ? {_quoted(told)} : " for condition, told in others)
+    return Rule(rule, message, field_path, choices + _quoted(last))
+
+
+def _quoted(text: str) -> str:
+    if "'" in text or "\\" in text:
+        raise ValueError(f"a message without quotes and backslashes is wanted, not {text!r}")
+    return f"'{text}'"
 
 
 @dataclass(frozen=True)
@@ -133,6 +164,11 @@ class Definition:
     selectable: tuple[str, ...] = ()
     in_all: bool = True
     rules: tuple[Rule, ...] = field(default=())
+
+
+def ruled(*rules: Rule) -> dict[str, Any]:
+    """Give the `json_schema_extra` that puts CEL rules on a field, beside those of its model."""
+    return {"x-kubernetes-validations": [rule.schema() for rule in rules]}
 
 
 def validated(*rules: Rule) -> ConfigDict:

@@ -18,12 +18,20 @@ from kumulus_api.base import (
     Rule,
     Status,
     UUIDText,
+    ruled,
     validated,
 )
 
 
 class PortAssignment(Model):
     """What the operator decided for the port."""
+
+    model_config = validated(
+        Rule(
+            "self.portID == oldSelf.portID && self.mac == oldSelf.mac && self.addresses == oldSelf.addresses",
+            "a port keeps its identity, its MAC and its addresses",
+        )
+    )
 
     port_id: UUIDText = Field(alias="portID")
     """The port's identity; its address claims name it."""
@@ -36,25 +44,31 @@ class PortAssignment(Model):
 class PortSpec(Model):
     """The network, and what the user fixes; what is left open the operator decides."""
 
-    network: Reference
+    network: Annotated[
+        Reference, Field(json_schema_extra=ruled(Rule("self == oldSelf", "network cannot change: make another port")))
+    ]
     mac: MACAddress | None = None
-    addresses: Annotated[list[IPAddressText], Field(max_length=16)] = Field(default_factory=list)
+    addresses: Annotated[
+        list[IPAddressText],
+        Field(
+            max_length=16,
+            json_schema_extra=ruled(
+                Rule("self == oldSelf", "addresses cannot change: make another port"),
+                Rule("self.all(a, isIP(a))", "an address is not an IP address"),
+            ),
+        ),
+    ] = Field(default_factory=list)
     assignment: PortAssignment | None = None
     """Written by the operator only."""
 
     model_config = validated(
-        Rule("self.network == oldSelf.network", "network cannot change: make another port", ".network"),
         Rule(
-            "has(self.mac) == has(oldSelf.mac) && (!has(self.mac) || self.mac == oldSelf.mac)",
+            "has(self.mac) ? has(oldSelf.mac) && self.mac == oldSelf.mac : !has(oldSelf.mac)",
             "mac cannot change: make another port",
             ".mac",
         ),
-        Rule("self.addresses == oldSelf.addresses", "addresses cannot change: make another port", ".addresses"),
-        Rule("self.addresses.all(a, isIP(a))", "an address is not an IP address", ".addresses"),
         Rule(
-            "!has(oldSelf.assignment) || (has(self.assignment) && self.assignment.portID == oldSelf.assignment.portID"
-            " && self.assignment.mac == oldSelf.assignment.mac"
-            " && self.assignment.addresses == oldSelf.assignment.addresses)",
+            "has(self.assignment) || !has(oldSelf.assignment)",
             "a port keeps its identity, its MAC and its addresses",
             ".assignment",
         ),

@@ -126,14 +126,14 @@ class _Converter:
             if "$ref" in node:
                 name = node["$ref"].removeprefix("#/$defs/")
                 model = self.models.get(name)
-                node = self.defs[name] | {key: value for key, value in node.items() if key != "$ref"}
+                node = _beside(self.defs[name], {key: value for key, value in node.items() if key != "$ref"})
                 continue
             for word in ("anyOf", "allOf"):
                 if word in node:
                     choices = [choice for choice in node[word] if choice != {"type": "null"}]
                     if len(choices) != 1:
                         raise SchemaError(f"{path}: {len(choices)} types in one field; a structural schema has one")
-                    node = choices[0] | {key: value for key, value in node.items() if key != word}
+                    node = _beside(choices[0], {key: value for key, value in node.items() if key != word})
                     break
             else:
                 return node, model
@@ -177,6 +177,13 @@ class _Converter:
                 node["default"] = _made_default(info)
             out[alias] = self.convert(node, f"{path}.{alias}")
         return out
+
+
+def _beside(node: Schema, said: Schema) -> Schema:
+    """Give a schema with what a field says beside it, which wins; the rules of both hold."""
+    rules = "x-kubernetes-validations"
+    both = node | said
+    return both | {rules: [*node[rules], *said[rules]]} if rules in node and rules in said else both
 
 
 def _made_default(info: FieldInfo) -> Any:

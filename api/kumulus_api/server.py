@@ -20,7 +20,9 @@ from kumulus_api.base import (
     ObjectName,
     Reference,
     Rule,
+    first_broken,
     list_map,
+    ruled,
     validated,
 )
 from kumulus_api.server_assignment import ServerAssignment
@@ -131,18 +133,52 @@ _POWER = {
 _POWER_TABLE = "{" + ", ".join(f"'{old}': [{', '.join(repr(str(new)) for new in _POWER[old])}]" for old in _POWER) + "}"
 _POWER_TEXT = "; ".join(f"{old} to {' or '.join(_POWER[old])}" for old in _POWER)
 
-_IMMUTABLE = "has(self.{0}) == has(oldSelf.{0}) && (!has(self.{0}) || self.{0} == oldSelf.{0})"
+_SAME = "has(self.{0}) ? has(oldSelf.{0}) && self.{0} == oldSelf.{0} : !has(oldSelf.{0})"
 
-
-_SETTLED = "oldSelf.powerState != 'Suspended' && (!has(oldSelf.assignment) || !has(oldSelf.assignment.rescue))"
+_RESCUED = "has(oldSelf.assignment) && has(oldSelf.assignment.rescue)"
+_UNRESCUE = "cannot change while the server is rescued: make a ServerAction of type Unrescue first"
+_SETTLED = f"oldSelf.powerState != 'Suspended' && !({_RESCUED})"
 """What is in the guest's saved memory, or kept for the end of a rescue, stays as it is."""
 
+
+_SETTLE = (
+    "cannot change while the server is suspended or rescued: "
+    "set powerState to Running, or make a ServerAction of type Unrescue, first"
+)
+_RESIZABLE = "flavor changes while powerState is Running or Stopped"
+_SETTLE_RESIZE = "make a ServerAction of type ConfirmResize or RevertResize first"
+_ONE_RESIZE = (
+    "!has(oldSelf.assignment) || !has(oldSelf.assignment.former)"
+    " || self.flavor.name == oldSelf.assignment.former.flavor"
+)
+_UNLOCK = "cannot change while the server is locked: set locked to false first"
 
 _WHILE_LOCKED = ("locked", "assignment", "power_changes")
 """What may change of a locked server."""
 
 
-Metadata = Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=128)]
+_PORTS_ONCE = ruled(
+    Rule(
+        "self.all(a, !has(a.port) || self.exists_one(b, has(b.port) && a.port.name == b.port.name))",
+        "a port is used twice",
+    )
+)
+_VOLUMES_ONCE = ruled(
+    Rule("self.all(a, self.exists_one(b, a.volume.name == b.volume.name))", "a volume is attached twice")
+)
+_POWER_CHANGES = ruled(
+    Rule(f"self == oldSelf || self in {_POWER_TABLE}[oldSelf]", f"powerState goes from {_POWER_TEXT}")
+)
+
+Metadata = Annotated[
+    dict[str, Annotated[str, Field(max_length=255)]],
+    Field(
+        max_length=128,
+        json_schema_extra=ruled(
+            Rule("self.all(key, key.size() >= 1 && key.size() <= 255)", "a key of metadata has 1 to 255 characters")
+        ),
+    ),
+]
 """Up to 128 keys and values of up to 255 characters, as in Nova."""
 
 Tag = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[^,/]+$")]
@@ -154,14 +190,18 @@ class ServerSpec(Model):
 
     flavor: LocalReference
     """Its size. A change is applied at the next start; until then the condition RestartRequired tells of it."""
-    image: Reference
+    image: Annotated[
+        Reference, Field(json_schema_extra=ruled(Rule("self == oldSelf", "image cannot change: make a new server")))
+    ]
     """What its root disk was made from at first."""
-    networks: Annotated[list[NetworkInterface], Field(max_length=16, json_schema_extra=list_map("name"))] | None = None
+    networks: (
+        Annotated[list[NetworkInterface], Field(max_length=16, json_schema_extra=list_map("name") | _PORTS_ONCE)] | None
+    ) = None
     """Interfaces. If it is absent, one is made on the namespace's only Network, called `default`. What is added or
     taken away reaches a running guest at once."""
-    volumes: Annotated[list[VolumeAttachment], Field(max_length=16, json_schema_extra=list_map("name"))] = Field(
-        default_factory=list
-    )
+    volumes: Annotated[
+        list[VolumeAttachment], Field(max_length=16, json_schema_extra=list_map("name") | _VOLUMES_ONCE)
+    ] = Field(default_factory=list)
     """Disks beside its root disk. What is added or taken away reaches a running guest at once; it has to let go of a
     disk, and the Volume is free when it has."""
     key_pair: LocalReference | None = None
@@ -174,7 +214,7 @@ class ServerSpec(Model):
     """Words by which people find the server; the guest is not told."""
     config_drive: bool = False
     """Give the guest OpenStack's config drive too, a disk labelled `config-2`; a change holds from the next start."""
-    power_state: PowerState = PowerState.RUNNING
+    power_state: Annotated[PowerState, Field(json_schema_extra=_POWER_CHANGES)] = PowerState.RUNNING
     power_changes: Annotated[int, Field(ge=0)] | None = None
     """How often powerState has changed; counted at admission, whatever was given."""
     stop_timeout_seconds: Annotated[int, Field(ge=0, le=86400)] | None = None
@@ -189,85 +229,55 @@ class ServerSpec(Model):
     """Written by the operator only."""
 
     model_config = validated(
-        Rule(
-            "self.flavor == oldSelf.flavor || oldSelf.powerState in ['Running', 'Stopped']",
-            "flavor changes while powerState is Running or Stopped",
+        first_broken(
+            "self.flavor == oldSelf.flavor",
+            (
+                (
+                    "oldSelf.powerState in ['Running', 'Stopped']",
+                    "flavor changes while powerState is Running or Stopped",
+                ),
+                (
+                    _ONE_RESIZE,
+                    "flavor was changed already: make a ServerAction of type ConfirmResize or RevertResize first",
+                ),
+            ),
+            "flavor changes while powerState is Running or Stopped, and with resizePolicy Confirm not again before a "
+            "ServerAction of type ConfirmResize or RevertResize",
             ".flavor",
         ),
-        Rule(
-            "self.flavor == oldSelf.flavor || !has(oldSelf.assignment) || !has(oldSelf.assignment.rescue)",
-            "flavor cannot change while the server is rescued: make a ServerAction of type Unrescue first",
-            ".flavor",
-        ),
-        Rule(
-            "self.flavor == oldSelf.flavor || !has(oldSelf.assignment) || !has(oldSelf.assignment.former)"
-            " || self.flavor.name == oldSelf.assignment.former.flavor",
-            "flavor was changed already: make a ServerAction of type ConfirmResize or RevertResize first",
-            ".flavor",
-        ),
-        Rule("self.image == oldSelf.image", "image cannot change: make a new server", ".image"),
-        *(
-            Rule(
-                f"({_IMMUTABLE.format(devices)}) || {_SETTLED}",
-                f"{devices} cannot change while the server is suspended or rescued: "
-                "set powerState to Running, or make a ServerAction of type Unrescue, first",
-                f".{devices}",
-            )
-            for devices in ("networks", "volumes")
+        first_broken(
+            f"({_SETTLED})",
+            (
+                (_SAME.format("networks"), f"networks {_SETTLE}"),
+                (_SAME.format("volumes"), f"volumes {_SETTLE}"),
+                (f"!({_RESCUED}) || self.flavor == oldSelf.flavor", f"flavor {_UNRESCUE}"),
+                (f"!({_RESCUED}) || self.powerState == oldSelf.powerState", f"powerState {_UNRESCUE}"),
+            ),
+            f"networks and volumes {_SETTLE}; flavor and powerState {_UNRESCUE}",
         ),
         Rule(
             "has(self.networks) || !has(oldSelf.networks)",
             "networks cannot be left out again: an empty list takes all interfaces away",
             ".networks",
         ),
-        Rule(_IMMUTABLE.format("keyPair"), "keyPair cannot change: guests take it at their first boot", ".keyPair"),
+        Rule(_SAME.format("keyPair"), "keyPair cannot change: guests take it at their first boot", ".keyPair"),
+        Rule(_SAME.format("userData"), "userData cannot change, what it refers to can", ".userData"),
         Rule(
-            _IMMUTABLE.format("userData"),
-            "userData cannot change, what it refers to can",
-            ".userData",
-        ),
-        Rule(
-            f"!has(oldSelf.assignment) || ({_IMMUTABLE.format('placement.group')})"
-            f" && ({_IMMUTABLE.format('placement.zone')})",
+            "self.placement == oldSelf.placement || !has(oldSelf.assignment)"
+            f" || ({_SAME.format('placement.group')}) && ({_SAME.format('placement.zone')})",
             "group and zone cannot change once the server is placed: make a new one",
             ".placement",
         ),
-        Rule(
-            f"self.powerState == oldSelf.powerState || self.powerState in {_POWER_TABLE}[oldSelf.powerState]",
-            f"powerState goes from {_POWER_TEXT}",
-            ".powerState",
+        first_broken(
+            "!oldSelf.locked",
+            tuple(
+                (_SAME.format(to_camel(name)), f"{to_camel(name)} {_UNLOCK}")
+                for name in tuple(__annotations__)
+                if name not in _WHILE_LOCKED
+            ),
+            f"all but locked itself {_UNLOCK}",
         ),
-        Rule(
-            "self.powerState == oldSelf.powerState || !has(oldSelf.assignment) || !has(oldSelf.assignment.rescue)",
-            "powerState cannot change while the server is rescued: make a ServerAction of type Unrescue first",
-            ".powerState",
-        ),
-        *(
-            Rule(
-                f"!oldSelf.locked || ({_IMMUTABLE.format(to_camel(name))})",
-                f"{to_camel(name)} cannot change while the server is locked: set locked to false first",
-                f".{to_camel(name)}",
-            )
-            for name in tuple(__annotations__)
-            if name not in _WHILE_LOCKED
-        ),
-        Rule(
-            "!has(self.metadata) || self.metadata.all(key, key.size() >= 1 && key.size() <= 255)",
-            "a key of metadata has 1 to 255 characters",
-            ".metadata",
-        ),
-        Rule("!has(oldSelf.assignment) || has(self.assignment)", "assignment cannot be taken away", ".assignment"),
-        Rule(
-            "!has(self.volumes) || self.volumes.all(a, self.volumes.exists_one(b, a.volume.name == b.volume.name))",
-            "a volume is attached twice",
-            ".volumes",
-        ),
-        Rule(
-            "!has(self.networks) || self.networks.all(a, !has(a.port) ||"
-            " self.networks.exists_one(b, has(b.port) && a.port.name == b.port.name))",
-            "a port is used twice",
-            ".networks",
-        ),
+        Rule("has(self.assignment) || !has(oldSelf.assignment)", "assignment cannot be taken away", ".assignment"),
     )
 
 
@@ -292,7 +302,7 @@ class Server(Kind):
         selectable=(".spec.assignment.host", ".spec.assignment.target", ".spec.placement.group.name"),
         rules=(
             Rule(
-                "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",
+                "self.metadata.name.matches('^[^.]{1,63}$')",
                 "a server's name becomes its hostname: at most 63 characters, no dots",
             ),
         ),

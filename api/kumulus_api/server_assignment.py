@@ -18,6 +18,7 @@ from kumulus_api.base import (
     Rule,
     UUIDText,
     list_map,
+    ruled,
     validated,
 )
 from kumulus_api.flavor import Allocation
@@ -80,12 +81,14 @@ class AssignedVolume(Model):
 class ServerAssignment(Model):
     """What the operator decided. It survives a restore from a backup, as the guest does."""
 
-    instance_id: UUIDText = Field(alias="instanceID")
+    instance_id: Annotated[
+        UUIDText, Field(json_schema_extra=ruled(Rule("self == oldSelf", "instanceID cannot change")))
+    ] = Field(alias="instanceID")
     """The server's identity: the domain's UUID. Unlike metadata.uid it is the same after a restore."""
     host: HostName
     target: HostName | None = None
     """Where the server is migrating to."""
-    epoch: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1, json_schema_extra=ruled(Rule("self >= oldSelf", "epoch never falls")))]
     """Grows with each change of host: the lower one never acts."""
     resources: Allocation
     flavor: ObjectName | None = None
@@ -107,11 +110,5 @@ class ServerAssignment(Model):
     )
 
     model_config = validated(
-        Rule("self.instanceID == oldSelf.instanceID", "instanceID cannot change", ".instanceID"),
-        Rule("self.epoch >= oldSelf.epoch", "epoch never falls", ".epoch"),
-        Rule(
-            "self.host == oldSelf.host || self.epoch > oldSelf.epoch",
-            "a new host needs a higher epoch",
-            ".host",
-        ),
+        Rule("self.host == oldSelf.host || self.epoch > oldSelf.epoch", "a new host needs a higher epoch", ".host"),
     )

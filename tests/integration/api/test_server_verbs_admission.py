@@ -150,10 +150,13 @@ async def test_changes_of_power_state_are_counted(admin: KubeClient) -> None:
     ],
 )
 async def test_a_locked_server_does_not_change(admin: KubeClient, spec: dict[str, Any]) -> None:
-    """Of a locked server nothing changes, not even together with the unlocking; unlocked it changes again."""
+    """Of a locked server nothing changes, not even together with the unlocking; unlocked it changes again.
+
+    The refusal names the field.
+    """
     name = "locked-" + "-".join(sorted(spec)).lower()
     await admin.create(Server, make_object(Server, name, locked=True))
-    with pytest.raises(Invalid, match="locked"):
+    with pytest.raises(Invalid, match=f"{next(iter(spec))} cannot change while the server is locked"):
         await admin.patch_merge(Server, name, {"spec": spec}, "demo")
     await admin.patch_merge(Server, name, {"spec": {"locked": False}}, "demo")
     await admin.patch_merge(Server, name, {"spec": spec}, "demo")
@@ -178,13 +181,18 @@ async def test_the_operator_decides_about_a_locked_server(connect: Any, admin: K
     assert written["spec"]["assignment"]["instanceID"] == INSTANCE_ID
 
 
-async def test_a_rescued_server_keeps_its_power_state(connect: Any, admin: KubeClient) -> None:
-    """While a server is rescued its powerState cannot change: the refusal says what ends the rescue."""
-    body = make_assigned(Server, "rescued", "h1")
+@pytest.mark.parametrize(
+    "spec", [{"powerState": "Stopped"}, {"flavor": {"name": "other"}}, {"volumes": []}, {"networks": []}]
+)
+async def test_a_rescued_server_stays_as_it_is(connect: Any, admin: KubeClient, spec: dict[str, Any]) -> None:
+    """What a rescue keeps for its end cannot change meanwhile: the refusal names it and says what ends the rescue."""
+    (field,) = spec
+    name = f"rescued-{field.lower()}"
+    body = make_assigned(Server, name, "h1")
     body["spec"]["assignment"]["rescue"] = {"action": INSTANCE_ID, "image": IMAGE}
     await (await connect(RESTORER)).create(Server, body)
-    with pytest.raises(Invalid, match="Unrescue"):
-        await admin.patch_merge(Server, "rescued", {"spec": {"powerState": "Stopped"}}, "demo")
+    with pytest.raises(Invalid, match=rf"{field} cannot change while the server is (suspended or )?rescued.*Unrescue"):
+        await admin.patch_merge(Server, name, {"spec": spec}, "demo")
 
 
 async def test_the_history_tells_who(connect: Any) -> None:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ConfigDict, Field
 
 from kumulus_api import KINDS, Kind, Project
-from kumulus_api.base import Column, Definition, Model, Rule, list_map, validated
+from kumulus_api.base import Column, Definition, Model, Rule, first_broken, list_map, ruled, validated
 from kumulus_api.schema import Schema, SchemaError, definition_of, field_docs, model_schema
 from kumulus_api.server_status import ServerStatus
 
@@ -278,3 +278,38 @@ def test_definition_of_a_small_kind() -> None:
             ],
         },
     }
+
+
+class Ruled(Model):
+    """What has a rule."""
+
+    model_config = validated(Rule("true", "of the model"))
+
+
+class Holder(Model):
+    """What has a rule beside its field's."""
+
+    one: Annotated[Ruled | None, Field(json_schema_extra=ruled(Rule("true", "of the field")))] = None
+
+
+def test_a_fields_rules_stand_beside_those_of_its_model() -> None:
+    """A rule on a field takes none of the rules away that its model has."""
+    one = model_schema(Holder, "Holder", defaults=True)["properties"]["one"]
+    assert [rule["message"] for rule in one["x-kubernetes-validations"]] == ["of the model", "of the field"]
+
+
+def test_one_rule_tells_the_first_breach() -> None:
+    """Conditions that are asked only where something does not hold are one rule, which tells the first breach."""
+    rule = first_broken("self.x", (("self.a", "a is wrong"), ("self.b", "b is wrong")), "a and b are right", ".x")
+    assert rule.schema() == {
+        "rule": "self.x || ((self.a) && (self.b))",
+        "message": "a and b are right",
+        "messageExpression": "!(self.a) ? 'a is wrong' : 'b is wrong'",
+        "fieldPath": ".x",
+    }
+
+
+def test_a_message_is_a_cel_literal() -> None:
+    """A message that would end its literal is refused when the CRDs are made."""
+    with pytest.raises(ValueError, match="without quotes"):
+        first_broken("self.x", (("self.a", "a's wrong"),), "a is right")
