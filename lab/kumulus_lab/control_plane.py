@@ -14,6 +14,7 @@ from subprocess import CompletedProcess
 from kumulus_lab import builds, commands, processes
 from kumulus_lab.errors import TimedOut
 from kumulus_lab.pki import Authority, Identity
+from kumulus_lab.pki import kubeconfig as kubeconfig_of
 from kumulus_lab.processes import Daemon
 from kumulus_lab.settings import LabSettings
 
@@ -112,6 +113,14 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig."""
         return self.settings.directory / "pki" / "admin.conf"
+
+    def token_kubeconfig(self, path: Path, namespace: str, account: str, *, node: str = "") -> Path:
+        """Write a kubeconfig with a ServiceAccount's token, bound to a Node if one is named, and give its path."""
+        bound = ["--bound-object-kind=Node", f"--bound-object-name={node}"] if node else []
+        token = self.kubectl("create", "token", account, "--namespace", namespace, *bound).stdout.strip()
+        cluster = {"server": self.url, "certificate-authority": str(self.settings.directory / "pki" / "ca.crt")}
+        path.write_text(json.dumps(kubeconfig_of(cluster, {"token": token})))
+        return path
 
     @property
     def audit_log(self) -> Path:

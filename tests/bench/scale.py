@@ -1,11 +1,12 @@
 """1,000 Hosts and 10,000 Servers on a real API server, a real operator and simulated agents.
 
-Method: etcd and API server alone, and one operator, on the cores of this machine. The agents of all hosts are one task
-that watches Servers and writes the status of each that is assigned; their Leases are written once. Servers are created
-in 50 projects of one network each, 400 at most between creation and assignment, and timed from the first request to the
-event that shows the last assignment. Then the operator is restarted, and timed until it has placed one server more.
-What a server costs is told besides: CPU of operator, API server with etcd, and this process, and writes by the audit
-log. Other sizes: `python tests/bench/scale.py HOSTS SERVERS`.
+Method: etcd and API server alone, and one operator, on the cores of this machine. Operator and agents have the chart's
+rights and their ServiceAccounts' tokens, as in a cluster. The agents of all hosts are one task that watches Servers and
+writes the status of each that is assigned; their Leases are written once. Servers are created in 50 projects of one
+network each, 400 at most between creation and assignment, and timed from the first request to the event that shows the
+last assignment. Then the operator is restarted, and timed until it has placed one server more. What a server costs is
+told besides: CPU of operator, API server with etcd, and this process, and writes by the audit log. Other sizes: `python
+tests/bench/scale.py HOSTS SERVERS`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from kumulus_api import FINALIZER, Flavor, Host, Image, Network, Project, Server
+from kumulus_lab import builds, commands
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.processes import running as pid_of
+from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import processes
 from kumulus_lab.testing.audit import AuditLog, summary
 from kumulus_lab.testing.site import AGENT, OperatorProcess
@@ -40,7 +43,8 @@ _REPORTERS = 4
 _SETTLE_SECONDS = 5.0
 _TIMEOUT = 900.0
 _PUBLIC = "kumulus-public"
-_CRDS = Path(__file__).parents[2] / "crds"
+_SYSTEM = "kumulus-system"
+_ROOT = Path(__file__).parents[2]
 
 Object = dict[str, Any]
 
@@ -256,20 +260,22 @@ async def restart(client: KubeClient, agents: Agents, operator: OperatorProcess)
 async def measure(directory: Path, size: Size) -> Figures:
     """Measure all with an API server in a directory."""
     with ControlPlane.temporary(directory) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(_CRDS))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
-        plane.kubectl("create", "namespace", "kumulus-system")
-        os.environ["KUBECONFIG"] = str(plane.kubeconfig)
+        install(plane)
         # The pod's name has the restarted process go on with the Lease, as in a cluster.
         operator = OperatorProcess(
-            plane.kubeconfig, directory / "operator.log", host_silence="86400", pod="operator-0", log_level="WARNING"
+            plane.token_kubeconfig(directory / "operator.conf", _SYSTEM, "kumulus-operator"),
+            directory / "operator.log",
+            host_silence="86400",
+            pod="operator-0",
+            log_level="WARNING",
         )
         operator.start()
-        client = await KubeClient.connect("kumulus-bench")
+        agent = await connected(plane.token_kubeconfig(directory / "agent.conf", _SYSTEM, "kumulus-agent"))
+        client = await connected(plane.kubeconfig)
         try:
             await make_hosts(client, size.hosts)
             await make_projects(client)
-            async with running(client) as agents:
+            async with running(agent) as agents:
                 print("scale: placing", size.servers, "servers on", size.hosts, "hosts", file=sys.stderr)
                 log, before = AuditLog(plane.audit_log), Costs.now(plane, operator)
                 rate = await while_running(operator, place_all(client, agents, size.servers))
@@ -281,7 +287,26 @@ async def measure(directory: Path, size: Size) -> Figures:
             return Figures(rate, restarted, pss)
         finally:
             await client.close()
+            await agent.close()
             operator.stop()
+
+
+def install(plane: ControlPlane) -> None:
+    """Install what the chart has of kinds and rights; nothing runs there that it could deploy."""
+    lab = LabSettings.from_environment()
+    builds.ensure(builds.HELM3, lab.cache)
+    plane.kubectl("apply", "--server-side", "-f", str(_ROOT / "crds"))
+    plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+    plane.kubectl("create", "namespace", _SYSTEM)
+    parts = [f"--show-only=templates/{part}-rbac.yaml" for part in ("operator", "agent")]
+    helm = [builds.program(lab, "helm3"), "template", "kumulus", str(_ROOT / "charts" / "kumulus")]
+    plane.kubectl("apply", "-f", "-", stdin=commands.run([*helm, f"--namespace={_SYSTEM}", *parts]).stdout)
+
+
+async def connected(kubeconfig: Path) -> KubeClient:
+    """Connect with a kubeconfig."""
+    os.environ["KUBECONFIG"] = str(kubeconfig)
+    return await KubeClient.connect("kumulus-bench")
 
 
 def figures(size: Size | None = None) -> Figures:

@@ -48,26 +48,9 @@ class Cluster:
             return path
         account, _, node = user.partition("@")
         if account in ("operator", "agent"):
-            return self._token_kubeconfig(path, account, node)
+            return self.plane.token_kubeconfig(path, NAMESPACE, f"kumulus-{account}", node=node)
         name, *groups = user.split("/")
         return self.plane.authority().ensure_kubeconfig(Identity(name, name, tuple(groups)), self.plane.url)
-
-    def _token_kubeconfig(self, path: Path, account: str, node: str) -> Path:
-        command = ["create", "token", f"kumulus-{account}", "--namespace", NAMESPACE]
-        if node:
-            command += ["--bound-object-kind=Node", f"--bound-object-name={node}"]
-        token = self.plane.kubectl(*command).stdout.strip()
-        cluster = {"server": self.plane.url, "certificate-authority": str(self.plane.settings.directory / "pki/ca.crt")}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "c", "cluster": cluster}],
-            "users": [{"name": "u", "user": {"token": token}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        path.write_text(json.dumps(config))
-        return path
 
 
 @pytest.fixture(scope="session")
