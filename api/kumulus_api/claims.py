@@ -19,6 +19,7 @@ from kumulus_api.base import (
     Timestamp,
     validated,
 )
+from kumulus_api.provider import Segment
 
 
 class ClaimReference(Model):
@@ -65,23 +66,32 @@ class AddressClaim(Kind):
 
 
 class NetworkIDClaimSpec(Model):
-    """A VXLAN network identifier and the network that holds it."""
+    """A network's number, or a segment of a physical network, and the network that holds it."""
 
-    vni: Annotated[int, Field(ge=1, le=16777215)]
+    vni: Annotated[int, Field(ge=1, le=16777215)] | None = None
+    segment: Segment | None = None
     claim_ref: ClaimReference
     released_at: Timestamp | None = None
 
-    model_config = validated(Rule("self.vni == oldSelf.vni", "a claim keeps its value"))
+    model_config = validated(
+        Rule("has(self.vni) != has(self.segment)", "a claim is on a number or on a segment"),
+        Rule(
+            "has(self.vni) == has(oldSelf.vni) && (!has(self.vni) || self.vni == oldSelf.vni)"
+            " && (!has(self.segment) || self.segment == oldSelf.segment)",
+            "a claim keeps its value",
+        ),
+    )
 
 
 class NetworkIDClaim(Kind):
-    """A VXLAN network identifier, held for a network. Its name is `vni-4097`."""
+    """A network's number, `vni-4097`, or a provider network's segment, `segment-physnet1-vlan-100`, held for it."""
 
     definition: ClassVar = Definition(
         plural="networkidclaims",
         namespaced=False,
         columns=(
             Column("VNI", ".spec.vni", "integer"),
+            Column("Physical", ".spec.segment.physicalNetwork", priority=1),
             Column("Namespace", ".spec.claimRef.namespace"),
             Column("Network", ".spec.claimRef.name"),
             Column("Age", ".metadata.creationTimestamp", "date"),

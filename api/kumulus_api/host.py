@@ -26,6 +26,7 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.provider import MAPPING_RULES, BridgeMappings, PhysicalNetwork
 from kumulus_api.quantities import parse_quantity
 
 
@@ -85,6 +86,9 @@ class HostSpec(Model):
     )
     """CPUs for servers with `hw:cpu_policy: dedicated`, such as `2-7,10` (Nova's `cpu_dedicated_set`). The others are
     shared. It holds for what starts from now on."""
+    bridge_mappings: BridgeMappings | None = None
+    """The interfaces of this host that lead to physical networks, in place of all in the agent's settings (Neutron:
+    `bridge_mappings`). Guests on provider networks reach them; one with the host's own address is not taken."""
     revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)
@@ -100,6 +104,7 @@ class HostSpec(Model):
             "a resource class is CUSTOM_ and letters A to Z, digits and _",
             ".resources",
         ),
+        *MAPPING_RULES,
     )
 
 
@@ -195,6 +200,10 @@ class HostStatus(Status):
     inventory: Inventory | None = None
     traits: Annotated[list[Trait], Field(max_length=256)] = Field(default_factory=list)
     """What the agent found that the host can do, as Placement spells it."""
+    physical_networks: Annotated[list[PhysicalNetwork], Field(max_length=16, json_schema_extra=list_map("name"))] = (
+        Field(default_factory=list)
+    )
+    """The physical networks that are mapped here: which the host reaches, and why it does not reach the others."""
     versions: Versions = Field(default_factory=Versions)
     missing_packages: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64)] = Field(
         default_factory=list

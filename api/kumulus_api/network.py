@@ -24,12 +24,16 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.provider import Provider
 
 
 class NetworkType(StrEnum):
     """How the network's frames travel between hosts."""
 
     OVERLAY = "Overlay"
+    """In VXLAN between the hosts."""
+    PROVIDER = "Provider"
+    """Over a physical network that hosts reach by an interface; for administrators."""
 
 
 class AllocationPool(Model):
@@ -49,7 +53,11 @@ class Subnet(Model):
     pools: Annotated[list[AllocationPool], Field(max_length=16)] = Field(default_factory=list)
     """Where automatic addresses are taken from; the whole subnet if empty."""
     dns_servers: Annotated[list[IPAddressText], Field(max_length=3)] = Field(default_factory=list)
-    """Where the network's own DNS server forwards names that it does not know."""
+    """Where the network's own DNS server forwards names that it does not know; a provider network's guests ask them
+    themselves."""
+    enable_dhcp: bool = Field(default=True, alias="enableDHCP")
+    """Whether guests are given their addresses by DHCP (Neutron: `enable_dhcp`). Without it a provider network's own
+    server is asked, which must give each MAC the address that its Port has."""
 
     model_config = validated(
         Rule(
@@ -96,10 +104,22 @@ class NetworkSpec(Model):
     """What the network is made of."""
 
     type: NetworkType = NetworkType.OVERLAY
+    provider: Provider | None = None
+    """Where a network of type Provider is. It cannot change."""
     subnets: Annotated[list[Subnet], Field(min_length=1, max_length=1, json_schema_extra=list_map("name"))]
 
     model_config = validated(
         Rule("self.type == oldSelf.type", "type cannot change", ".type"),
+        Rule(
+            "(self.type == 'Provider') == has(self.provider)",
+            "a network of type Provider says where it is, and no other does",
+            ".provider",
+        ),
+        Rule(
+            "!has(self.provider) || !has(oldSelf.provider) || self.provider == oldSelf.provider",
+            "provider cannot change: servers are connected to it",
+            ".provider",
+        ),
         Rule(
             "oldSelf.subnets.all(o, self.subnets.exists(s, s.name == o.name && s.cidr == o.cidr))",
             "a subnet's cidr cannot change, and a subnet cannot be removed: servers have addresses in it",
@@ -112,7 +132,7 @@ class NetworkStatus(Status):
     """What the operator decided."""
 
     vni: Annotated[int, Field(ge=1, le=16777215)] | None = None
-    """VXLAN network identifier (RFC 7348), held by a NetworkIDClaim."""
+    """The network's number, held by a NetworkIDClaim: of an overlay the VXLAN network identifier (RFC 7348)."""
 
 
 class NetworkReason(StrEnum):
@@ -121,6 +141,8 @@ class NetworkReason(StrEnum):
     ALLOCATED = "Allocated"
     POOLS_INVALID = "PoolsInvalid"
     GATEWAY_INVALID = "GatewayInvalid"
+    SEGMENT_IN_USE = "SegmentInUse"
+    """Another Network has the segment of the physical network."""
     POOL_EXHAUSTED = "NetworkIDsExhausted"
     IN_USE = "InUse"
 
@@ -136,6 +158,7 @@ class Network(Kind):
             Column("Type", ".spec.type"),
             Column("CIDR", ".spec.subnets[0].cidr"),
             Column("VNI", ".status.vni", "integer"),
+            Column("Physical", ".spec.provider.physicalNetwork", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         rules=(

@@ -65,6 +65,8 @@ class AssignedPort(Model):
     network: ObjectName
     network_namespace: Name
     vni: Annotated[int, Field(ge=1, le=16777215)]
+    mtu: Annotated[int, Field(ge=576, le=65535)] | None = None
+    """Bytes, on a provider network; on others the host's settings tell."""
     mac: MACAddress
     addresses: Annotated[list[IPAddressText], Field(max_length=16)]
 

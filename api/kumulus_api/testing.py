@@ -59,6 +59,7 @@ _SPECS: dict[type[Kind], Object] = {
                 "gateway": "10.0.0.1",
                 "pools": [{"start": "10.0.0.10", "end": "10.0.0.200"}],
                 "dnsServers": ["192.0.2.53"],
+                "enableDHCP": True,
             }
         ]
     },

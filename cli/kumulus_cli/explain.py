@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from kumulus_api import Flavor, Host, HostAggregate, Image, Kind, Server, ServerGroup, Volume
+from kumulus_api import Flavor, Host, HostAggregate, Image, Kind, Network, Port, Server, ServerGroup, Volume
 from kumulus_api.base import GROUP
 from kumulus_api.quantities import format_quantity
 from kumulus_cli import kubectl
 from kumulus_operator.placement.choice import Judgement, judge
-from kumulus_operator.placement.facts import Amounts, HostFacts, Wish
+from kumulus_operator.placement.facts import Amounts, HostFacts, Terms, Wish
 from kumulus_operator.placement.inventory import host_facts
 from kumulus_operator.placement.tuning import Tuning, tuning_of
 from kumulus_operator.placement.usage import crowd_of, given_out, group_name
@@ -86,6 +86,7 @@ def read(name: str, namespace: str | None) -> Picture:
         image,
         _one(ServerGroup, group, own) if group is not None else None,
         [volume for volume in volumes if volume.key[0] == own and volume.metadata.name in attached],
+        networks=_networks(server),
     )
     others = [item for item in _all(Server) if item.key != server.key]
     tuning, notes = _tuning()
@@ -98,6 +99,22 @@ def read(name: str, namespace: str | None) -> Picture:
 
 def _one(kind: type[_KindT], name: str, namespace: str | None) -> _KindT:
     return kind.model_validate(kubectl.get(f"{kind.definition.plural}.{GROUP}", name, namespace))
+
+
+def _networks(server: Server) -> list[Network]:
+    """Read the networks of a server's interfaces; the project's only one if it names none."""
+    own = server.metadata.namespace
+    if server.spec.networks is None:
+        listed = kubectl.listed(f"{Network.definition.plural}.{GROUP}", own)
+        return [Network.model_validate(body) for body in listed]
+    found = []
+    for interface in server.spec.networks:
+        reference = interface.network
+        if interface.port is not None:
+            reference = _one(Port, interface.port.name, own).spec.network
+        if reference is not None:
+            found.append(_one(Network, reference.name, reference.namespace or own))
+    return found
 
 
 def _all(kind: type[_KindT]) -> list[_KindT]:
@@ -171,6 +188,7 @@ def _asked(server: Server, wish: Wish) -> str:
         f"architecture {terms.architecture}" if terms.architecture else "",
         f"{terms.numa_nodes} NUMA nodes" if terms.numa_nodes else "",
         f"huge pages{_page_size(terms.page_size)}" if terms.huge_pages else "",
+        f"physical network {', '.join(_segments(terms))}" if terms.segments else "",
         f"group {wish.group.name} ({wish.group.policy.value})" if wish.group else "",
         f"host {wish.only_host} ({wish.only_reason})" if wish.only_host else "",
     ]
@@ -179,6 +197,10 @@ def _asked(server: Server, wish: Wish) -> str:
 
 def _vcpus(amounts: Amounts) -> str:
     return f"{amounts.dedicated:g} dedicated CPUs" if amounts.dedicated else f"{amounts.vcpus:g} vCPUs"
+
+
+def _segments(terms: Terms) -> list[str]:
+    return [f"{name} ({kind}, MTU {mtu})" for name, kind, mtu in sorted(terms.segments)]
 
 
 def _page_size(kib: int) -> str:

@@ -122,7 +122,7 @@ def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
     facts: tuple[Any, ...] = ()
     if status is not None:
         able = (status.inventory, status.traits, status.architecture)
-        facts = (*able, status.tunnel_address, status.unclaimed_instances)
+        facts = (*able, status.tunnel_address, status.physical_networks, status.unclaimed_instances)
     return (host.spec, host.metadata.labels, sorted(conditions), facts)
 
 
@@ -343,7 +343,8 @@ def _network_id_claim(cloud: Cloud, former: NetworkIDClaim | None, new: NetworkI
     elif new is None and former is not None:
         cloud.abandoned.pop(former.metadata.name, None)
         for network in cloud.networks:
-            if network.status is None or network.status.vni is None:
+            lacks_number = network.status is None or network.status.vni is None
+            if lacks_number or (former.spec.segment is not None and network.spec.provider is not None):
                 cloud.queues.networks.add(network.key)
 
 

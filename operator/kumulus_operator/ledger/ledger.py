@@ -230,8 +230,10 @@ class Ledger:
         new_ports = request.new_ports - self._ports[namespace]
         position = Position(usage=self.usage(namespace), quota=self._quota_of(namespace), held=self._held)
         refusal = refusal_of_devices(replace(request, new_ports=new_ports), position)
-        if refusal is None and request.wish.amounts.disk and self._fleet.choose(request.wish, {}, self._fresh) is None:
-            refusal = no_valid_host(self._fleet.refused(request.wish, {}, self._fresh))
+        wish = request.wish
+        asks = wish.amounts.disk or wish.terms.segments
+        if refusal is None and asks and self._fleet.choose(wish, {}, self._fresh) is None:
+            refusal = no_valid_host(self._fleet.refused(wish, {}, self._fresh))
         known = self._entries.get(key)
         if refusal is not None or known is None:
             return refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
 from kumulus_operator.placement.facts import Amounts, Wish
 from kumulus_operator.placement.usage import group_name, server_amounts
-from kumulus_operator.placement.wish import group_of, terms_of, terms_of_flavor
+from kumulus_operator.placement.wish import group_of, segments_of, terms_of, terms_of_flavor
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.servers.volumes import bind_volumes
 
@@ -116,6 +117,8 @@ def _wish(cloud: Cloud, action: ServerAction, server: Server, given: ServerAssig
         terms = terms_of(server, flavor, image, given.hardware)
     else:
         terms = terms_of_flavor(flavor, given.hardware)
+    networks = (cloud.networks.get(port.network_namespace, port.network) for port in given.ports)
+    terms = replace(terms, segments=segments_of(item for item in networks if item is not None))
     name = group_name(server)
     group = cloud.server_groups.get(server.key[0], name) if name is not None else None
     return Wish(server_amounts(server).plus(Amounts(disk=disk)), only, reason, terms, group_of(group))

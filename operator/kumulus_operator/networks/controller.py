@@ -1,4 +1,4 @@
-"""Reconcile a Network: hold a VNI, say so."""
+"""Reconcile a Network: hold a number, and the segment of a provider network; say so."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import structlog
 from kumulus_api import IN_USE, Network, NetworkIDClaim
 from kumulus_api.claims import network_id_claim_name
 from kumulus_api.network import NetworkReason
+from kumulus_api.provider import Provider, segment_claim_name
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud, network_of
-from kumulus_operator.networks.plan import choose_vni, network_fault, network_status, users_text
+from kumulus_operator.networks.plan import choose_vni, network_fault, network_status, segment_fault, users_text
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound
 
@@ -21,7 +22,7 @@ _LOG = structlog.stdlib.get_logger(__name__)
 
 
 class NetworkController:
-    """Gives networks their VNI.
+    """Gives networks their numbers, and provider networks their segments.
 
     Args:
         cloud: what the operator works with.
@@ -41,6 +42,8 @@ class NetworkController:
             return None
         vni = network.status.vni if network.status is not None else None
         fault = network_fault(network)
+        if fault is None and network.spec.provider is not None:
+            fault = await self._claim_segment(network, network.spec.provider)
         if vni is None and fault is None:
             vni = await self._claim(network)
             if vni is None:
@@ -79,19 +82,37 @@ class NetworkController:
         self._cloud.take(Network, body)
         _LOG.info("network status written", namespace=network.key[0], name=network.key[1], vni=status.get("vni"))
 
+    async def _claim_segment(self, network: Network, provider: Provider) -> tuple[NetworkReason, str] | None:
+        """Hold the network's segment; give the fault if another network does."""
+        cloud, name = self._cloud, segment_claim_name(provider)
+        claim = cloud.network_id_claims.get("", name)
+        if claim is None:
+            value = {"segment": provider.model_dump(mode="json", by_alias=True, exclude={"mtu"}, exclude_none=True)}
+            body = _claim_body(name, value, network)
+            try:
+                found = await cloud.client.create(NetworkIDClaim, body)
+            except AlreadyExists:
+                found = await cloud.client.get(NetworkIDClaim, name) or body
+            cloud.take(NetworkIDClaim, found)
+            claim = NetworkIDClaim.model_validate(found)
+        holder = (claim.spec.claim_ref.namespace, claim.spec.claim_ref.name)
+        return None if holder == network.key else segment_fault(network, holder)
+
     async def _claim(self, network: Network) -> int | None:
         cloud = self._cloud
         for claim in cloud.network_id_claims:
             holder = claim.spec.claim_ref
-            if (holder.namespace, holder.name) == network.key and claim.metadata.name not in cloud.abandoned:
+            own = (holder.namespace, holder.name) == network.key and claim.metadata.name not in cloud.abandoned
+            if own and claim.spec.vni is not None:
                 return claim.spec.vni
         while True:
-            used = {claim.spec.vni for claim in cloud.network_id_claims}
+            used = {claim.spec.vni for claim in cloud.network_id_claims if claim.spec.vni is not None}
             vni = choose_vni(cloud.settings.vni_first, cloud.settings.vni_last, used, self._chance)
             if vni is None:
                 return None
             try:
-                cloud.take(NetworkIDClaim, await cloud.client.create(NetworkIDClaim, _claim_body(vni, network)))
+                body = _claim_body(network_id_claim_name(vni), {"vni": vni}, network)
+                cloud.take(NetworkIDClaim, await cloud.client.create(NetworkIDClaim, body))
             except AlreadyExists:
                 found = await cloud.client.get(NetworkIDClaim, network_id_claim_name(vni))
                 if found is not None:
@@ -100,7 +121,6 @@ class NetworkController:
             return vni
 
 
-def _claim_body(vni: int, network: Network) -> dict[str, Any]:
-    namespace, name = network.key
-    holder = {"kind": "Network", "namespace": namespace, "name": name, "instance": network.metadata.uid}
-    return {"metadata": {"name": network_id_claim_name(vni)}, "spec": {"vni": vni, "claimRef": holder}}
+def _claim_body(name: str, value: dict[str, Any], network: Network) -> dict[str, Any]:
+    holder = {"kind": "Network", "namespace": network.key[0], "name": network.key[1], "instance": network.metadata.uid}
+    return {"metadata": {"name": name}, "spec": {**value, "claimRef": holder}}

@@ -38,6 +38,17 @@ def network_fault(network: Network) -> tuple[NetworkReason, str] | None:
     return None
 
 
+def segment_fault(network: Network, holder: Key) -> tuple[NetworkReason, str]:
+    """Say that another network has the segment; one of another project is not named."""
+    provider = network.spec.provider
+    who = f"network {holder[1]}" if holder[0] == network.key[0] else "another network"
+    where = provider.shown if provider is not None else ""
+    return (
+        NetworkReason.SEGMENT_IN_USE,
+        f"segment: physical network {where} is held by {who}; transient: goes on when that is deleted",
+    )
+
+
 def network_status(
     network: Network, vni: int | None, fault: tuple[NetworkReason, str] | None, now: datetime
 ) -> dict[str, Any] | None:
@@ -50,7 +61,8 @@ def network_status(
         now: the present.
     """
     found = network.status.dump() if network.status else {}
-    reason, message = fault if fault is not None else (NetworkReason.ALLOCATED, f"VNI {vni}")
+    where = f"physical network {provider.shown}" if (provider := network.spec.provider) is not None else f"VNI {vni}"
+    reason, message = fault if fault is not None else (NetworkReason.ALLOCATED, where)
     conditions = set_condition(
         found.get("conditions", []), "Ready", fault is None, reason, message, network.metadata.generation, now
     )

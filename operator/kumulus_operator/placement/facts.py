@@ -76,6 +76,8 @@ class HostFacts:
         metadata: of its aggregates, all values of a key.
         numa_nodes: how many it has.
         huge_pages: bytes in huge pages, by the size of these in KiB.
+        segments: the physical networks that it reaches, with the type of networks; and the MTU in bytes.
+        unreached: those of which it says why it does not.
     """
 
     name: str
@@ -92,6 +94,8 @@ class HostFacts:
     metadata: Mapping[str, frozenset[str]] = field(default_factory=dict)
     numa_nodes: int = 1
     huge_pages: Mapping[int, int] = field(default_factory=dict)
+    segments: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unreached: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class Terms:
         numa_nodes: how many the guest is spread over; 0 if it does not matter.
         huge_pages: bytes of its memory, if that is made of huge pages; else 0.
         page_size: of these, in KiB; 0 for any size.
+        segments: physical networks that it must reach, with the type of networks and the MTU in bytes.
     """
 
     zone: str | None = None
@@ -117,6 +122,7 @@ class Terms:
     numa_nodes: int = 0
     huge_pages: int = 0
     page_size: int = 0
+    segments: frozenset[tuple[str, str, int]] = frozenset()
 
 
 ANY = Terms()

@@ -111,6 +111,18 @@ def with_huge_pages(host: HostFacts, terms: Terms) -> Objection | None:
     return Objection(f"without enough {kind}", f"a host keeps more {kind} ready")
 
 
+def on_physical_networks(host: HostFacts, terms: Terms) -> Objection | None:
+    """A provider network is where its physical network is: no tunnel leads there."""
+    for name, kind, mtu in sorted(terms.segments):
+        found = host.segments.get((name, kind))
+        if found is not None and found >= mtu:
+            continue
+        why = host.unreached.get((name, kind), "NotMapped") if found is None else f"MTU {found} of {mtu}"
+        remedy = f"a host reaches physical network {name} ({kind})"
+        return Objection(f"without physical network {name} ({kind}: {why})", remedy)
+    return None
+
+
 def wanted(host: HostFacts, wish: Wish) -> Objection | None:
     """A server that is bound to a host fits nowhere else; one that leaves a host goes to another."""
     if wish.leaving == host.name:
@@ -187,6 +199,7 @@ HOST_FILTERS: tuple[HostFilter, ...] = (
     in_aggregate,
     with_numa_nodes,
     with_huge_pages,
+    on_physical_networks,
 )
 
 ROOM_FILTERS: tuple[RoomFilter, ...] = (

@@ -60,7 +60,19 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
         metadata={key: frozenset(values) for key, values in metadata.items()},
         numa_nodes=_numa_nodes(host),
         huge_pages=_huge_pages(host),
+        segments=_segments(host),
+        unreached=_unreached(host),
     )
+
+
+def _segments(host: Host) -> dict[tuple[str, str], int]:
+    mapped = host.status.physical_networks if host.status is not None else []
+    return {(item.name, kind.value): item.mtu or 0 for item in mapped for kind in item.reaches}
+
+
+def _unreached(host: Host) -> dict[tuple[str, str], str]:
+    mapped = host.status.physical_networks if host.status is not None else []
+    return {(item.name, why.type.value): why.reason.value for item in mapped for why in item.obstacles}
 
 
 def _numa_nodes(host: Host) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kumulus_api import Flavor, Image, Server, ServerGroup, Volume
+from kumulus_api import Flavor, Image, Network, Server, ServerGroup, Volume
 from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ScheduledReason
@@ -42,6 +42,12 @@ def terms_of_flavor(flavor: Flavor | None, hardware: Hardware | None) -> Terms:
     )
 
 
+def segments_of(networks: Iterable[Network]) -> frozenset[tuple[str, str, int]]:
+    """Give the physical networks that a host must reach for interfaces on these networks."""
+    places = (network.spec.provider for network in networks)
+    return frozenset((item.physical_network, item.type.value, item.mtu) for item in places if item is not None)
+
+
 def group_of(group: ServerGroup | None) -> Group | None:
     """Give what the ServerGroup of a server asks."""
     if group is None:
@@ -50,16 +56,30 @@ def group_of(group: ServerGroup | None) -> Group | None:
 
 
 def wish_for(
-    server: Server, flavor: Flavor, image: Image, group: ServerGroup | None, volumes: Iterable[Volume]
+    server: Server,
+    flavor: Flavor,
+    image: Image,
+    group: ServerGroup | None,
+    volumes: Iterable[Volume],
+    *,
+    networks: Iterable[Network] = (),
 ) -> Wish:
     """Give what a server asks of a host.
+
+    Args:
+        server: which is to be placed.
+        flavor: its flavor.
+        image: its image.
+        group: its server group, or None.
+        volumes: those that it is to have.
+        networks: those of its interfaces.
 
     Raises:
         Refused: flavor and image do not go together; its volumes lie on different hosts, or not where it must run.
     """
     disks = list(volumes)
     hardware = hardware_of(flavor.spec.extra_specs, image.spec.properties, flavor.spec)
-    terms = terms_of(server, flavor, image, hardware)
+    terms = replace(terms_of(server, flavor, image, hardware), segments=segments_of(networks))
     if contradictory := terms.required & terms.forbidden:
         message = (
             f"placement: trait {', '.join(sorted(contradictory))} is required by image {image.metadata.name} and "

@@ -21,7 +21,8 @@ from kumulus_api.server_status import ScheduledReason, ServerConditionType
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ledger.plan import Hold, Request
-from kumulus_operator.placement.facts import Amounts, Wish
+from kumulus_operator.placement.facts import Amounts, Terms, Wish
+from kumulus_operator.placement.wish import segments_of
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.amend import tell
 from kumulus_operator.servers.interfaces import give_ports
@@ -142,7 +143,12 @@ def _request(server: Server, added: Additions, host: str) -> Request:
     return Request(
         namespace=namespace,
         name=name,
-        wish=Wish(Amounts(disk=disk), only_host=host, only_reason="where the server is"),
+        wish=Wish(
+            Amounts(disk=disk),
+            only_host=host,
+            only_reason="where the server is",
+            terms=Terms(segments=segments_of(item.network for item in added.interfaces)),
+        ),
         new_ports=frozenset(item.port_name for item in added.interfaces if item.port is None),
         holds=frozenset(ports | volumes),
     )

@@ -81,7 +81,7 @@ def assigned_port(name: str, network: Network, port: str, given: PortAssignment)
         "vni": network.status.vni if network.status else None,
         "mac": given.mac,
         "addresses": list(given.addresses),
-    }
+    } | ({"mtu": network.spec.provider.mtu} if network.spec.provider is not None else {})
 
 
 def assigned_volume(name: str, volume: Volume) -> dict[str, Any]:

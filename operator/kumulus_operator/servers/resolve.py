@@ -241,7 +241,8 @@ def wish_of(server: Server, resolved: Resolved) -> Wish:
         Refused: its volumes lie on different hosts, or not where it must run.
     """
     volumes = [volume for _, volume in resolved.volumes]
-    return wish_for(server, resolved.flavor, resolved.image, resolved.group, volumes)
+    networks = [interface.network for interface in resolved.interfaces]
+    return wish_for(server, resolved.flavor, resolved.image, resolved.group, volumes, networks=networks)
 
 
 def interests(server: Server) -> frozenset[Need]:

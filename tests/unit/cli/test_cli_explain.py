@@ -66,6 +66,7 @@ def make_answers() -> dict[str, Any]:
         "hostaggregates.kumulus.dev": {"items": []},
         "servers.kumulus.dev": {"items": [waiting, make_server("old", "h1")]},
         "volumes.kumulus.dev": {"items": []},
+        "networks.kumulus.dev": {"items": []},
         "leases.coordination.k8s.io": {"items": leases},
         "deployments.apps kumulus-operator": deployment,
     }
@@ -103,6 +104,27 @@ def test_each_host_is_told_with_its_reasons(tmp_path: Path, answers: dict[str, A
         "h4 no in maintenance; without enough memory (512Mi free, 1Gi asked for)",
         "1 of 4 hosts fit; h2 weighs most.",
     ]
+
+
+def test_a_host_that_does_not_reach_a_provider_network_is_told_why(tmp_path: Path, answers: dict[str, Any]) -> None:
+    """A provider network is among what is asked for, and each host that does not reach it says why."""
+    subnets = [{"name": "v4", "cidr": "192.0.2.0/24"}]
+    spec = {"type": "Provider", "provider": {"physicalNetwork": "physnet1"}, "subnets": subnets}
+    network = {"metadata": {"name": "lan", "namespace": "demo"}, "spec": spec}
+    answers["networks.kumulus.dev lan"] = network
+    answers["networks.kumulus.dev"]["items"].append(network)
+    mapped = {"name": "physnet1", "interface": "eth1"}
+    obstacle = {"type": "Flat", "reason": "InterfaceAbsent"}
+    hosts = answers["hosts.kumulus.dev"]["items"]
+    hosts[1]["status"]["physicalNetworks"] = [mapped | {"mtu": 1500, "reaches": ["Flat"]}]
+    hosts[0]["status"]["physicalNetworks"] = [mapped | {"obstacles": [obstacle]}]
+    for interfaces in (None, [{"name": "nic", "network": {"name": "lan"}}]):
+        answers["servers.kumulus.dev new"]["spec"]["networks"] = interfaces
+        output = run(tmp_path, answers).output
+        assert "physical network physnet1 (Flat, MTU 1500)" in output
+        assert "without physical network physnet1 (Flat: InterfaceAbsent)" in output
+        assert "without physical network physnet1 (Flat: NotMapped)" in output
+        assert "h2 weighs most" in output
 
 
 def test_a_placed_server_does_not_count_against_itself(tmp_path: Path, answers: dict[str, Any]) -> None:

@@ -56,6 +56,22 @@ def group(policy, limit=1):
         ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB + 1, page_size=2048), "without enough huge pages of 2Mi"),
         ({"huge_pages": {2048: GIB}}, Terms(huge_pages=GIB, page_size=1 << 20), "without enough huge pages of 1Gi"),
         ({}, Terms(huge_pages=GIB), "without enough huge pages"),
+        ({"segments": {("phys", "Flat"): 1500}}, Terms(segments=frozenset({("phys", "Flat", 1500)})), None),
+        (
+            {"segments": {("phys", "Flat"): 1500}},
+            Terms(segments=frozenset({("phys", "Flat", 9000)})),
+            "without physical network phys (Flat: MTU 1500 of 9000)",
+        ),
+        (
+            {"segments": {("phys", "Flat"): 1500}, "unreached": {("phys", "VLAN"): "VLANUnsupported"}},
+            Terms(segments=frozenset({("phys", "VLAN", 1500)})),
+            "without physical network phys (VLAN: VLANUnsupported)",
+        ),
+        (
+            {},
+            Terms(segments=frozenset({("phys", "Flat", 1500)})),
+            "without physical network phys (Flat: NotMapped)",
+        ),
     ],
 )
 def test_a_host_meets_all_terms_or_is_refused_by_name(host, terms, why):
