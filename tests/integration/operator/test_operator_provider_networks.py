@@ -27,6 +27,7 @@ async def reach(site: Site, host: str, physical: str, **fields: Any) -> None:
 async def test_a_segment_has_one_network(site: Site) -> None:
     """The second Network of a segment says who has it, and gets it when that is deleted; other VLANs are free."""
     physical = f"p{site.name}"
+    await site.basics()
     await site.create(Network, "first", lan(physical))
     ready = await site.condition(Network, "first", "Ready", "True")
     assert f"physical network {physical} (Flat)" in str(ready)
