@@ -32,6 +32,7 @@ from kumulus_agent.migration.reports import SOURCE, TARGET
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
@@ -93,7 +94,8 @@ class Agent:
         )
         self._datapath = Datapath(HostServices(settings.run_dir / "services"), settings.run_dir / "dns")
         here = Here(settings.node_name, settings.underlay_address, settings.guest_mtu)
-        self._networks = CarriedNetworks(client, self._datapath, here)
+        self._physical = PhysicalNetworks(self._datapath, lambda: self._host.mappings, self._physical_changed)
+        self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look)
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -121,6 +123,7 @@ class Agent:
             self._machine,
             self._missing_packages,
             self._requeue_instance,
+            self._physical.look,
         )
         self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
@@ -243,6 +246,7 @@ class Agent:
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
             group.create_task(self._networks.keep_comparing())
+            group.create_task(self._physical.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -339,6 +343,10 @@ class Agent:
 
     def _host_changed(self) -> None:
         self._hosts.add(self._settings.node_name)
+
+    def _physical_changed(self) -> None:
+        self._host_changed()
+        self._networks.changed_physical()
 
     def _instances_changed(self) -> None:
         self._host_changed()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from kumulus_runtime.settings import BaseProcessSettings
+
+_MAPPING = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?:[A-Za-z0-9][A-Za-z0-9_.-]{0,14}"
 
 
 class AgentSettings(BaseProcessSettings):
@@ -22,6 +24,9 @@ class AgentSettings(BaseProcessSettings):
     """MTU in bytes of the network between the hosts; guests get 50 less."""
     metrics_port: int = Field(default=9808, ge=0, le=65535)
     """TCP port of /metrics, /healthz and /readyz."""
+    bridge_mappings: str = Field(default="", pattern=rf"^({_MAPPING}(,{_MAPPING})*)?$")
+    """Physical networks and the interfaces that lead to them, `physnet1:eth1,physnet2:eth2`, as Neutron has it;
+    `Host.spec.bridgeMappings` replaces it on one host. Such an interface is for guests alone."""
     migration_port: int = Field(default=9809, ge=0, le=65535)
     """TCP port for other hosts: guests that migrate to this one, images that it holds. Open while there are any."""
     libvirt_uri: str = "qemu:///system"
@@ -55,6 +60,20 @@ class AgentSettings(BaseProcessSettings):
     """TCP port of the node's address on which the console proxy reaches the guests' consoles."""
     console_service_account: str = "kumulus-console"
     """The console proxy's ServiceAccount in the system namespace: consoles are served to nobody else."""
+
+    @field_validator("bridge_mappings")
+    @classmethod
+    def _one_interface_each(cls, value: str) -> str:
+        parts = [part for pair in value.split(",") if pair for part in pair.split(":")]
+        if len(set(parts[::2])) < len(parts) / 2 or len(set(parts[1::2])) < len(parts) / 2:
+            raise ValueError("a physical network has one interface, and an interface leads to one")
+        return value
+
+    @property
+    def mappings(self) -> dict[str, str]:
+        """The interface of each physical network."""
+        pairs = (pair.partition(":") for pair in self.bridge_mappings.split(",") if pair)
+        return {name: interface for name, _, interface in pairs}
 
     @property
     def console_proxy(self) -> str:

@@ -27,11 +27,14 @@ from kumulus_agent.hosts.plan import (
     own_status,
     remembered_self_test,
 )
+from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.networks.reach import mappings_of
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host
 from kumulus_api.host import ConsoleEndpoint, UnclaimedInstance
+from kumulus_api.provider import PhysicalNetwork
 from kumulus_runtime.api_client import AlreadyExists, KubeClient
 from kumulus_runtime.store import Store
 
@@ -48,6 +51,7 @@ class HostController:
         self_test: its result; None until it has run.
         missing_packages: looks for what is not installed.
         requeue: asks for the Servers of instances to be looked at, by instance id.
+        physical: looks which physical networks are reached; None before that can be told.
         console: where the guests' consoles are served; None where they cannot be.
         adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
     """
@@ -60,6 +64,7 @@ class HostController:
     machine: Machine
     missing_packages: Callable[[], Awaitable[tuple[str, ...]]]
     requeue: Callable[[str], None]
+    physical: Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
@@ -72,6 +77,12 @@ class HostController:
         """Give the CPUs, as the Host divides them now."""
         spec = (self.store.get(Host, self.settings.node_name) or {}).get("spec") or {}
         return processors(self.machine.online, spec.get("dedicatedCPUs"))
+
+    @property
+    def mappings(self) -> dict[str, str]:
+        """Give the interface of each physical network, as the Host says now."""
+        spec = (self.store.get(Host, self.settings.node_name) or {}).get("spec") or {}
+        return mappings_of(spec, self.settings.mappings)
 
     async def reconcile(self, name: str) -> float | None:
         """Look at the host and tell."""
@@ -137,7 +148,19 @@ class HostController:
             console=self.console,
             abilities=self._abilities,
             dedicated=len(self.processors.dedicated),
+            physical=await self._physical(old),
         )
+
+    async def _physical(self, old: dict[str, Any]) -> tuple[PhysicalNetwork, ...]:
+        """Give what is reached; what a former look has told stands while there is nothing to look with."""
+        try:
+            found = await self.physical()
+        except NetworkError as error:
+            _log.warning("the host's interfaces could not be read", error=str(error))
+            found = None
+        if found is None:
+            return tuple(PhysicalNetwork.model_validate(item) for item in old.get("physicalNetworks") or [])
+        return found
 
     async def _ask_abilities(self, virt: str) -> None:
         """Ask libvirt what it can give guests; seldom, as it changes only when somebody installs something."""

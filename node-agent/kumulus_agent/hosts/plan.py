@@ -17,6 +17,7 @@ from kumulus_api.host import (
     UnclaimedInstance,
     Versions,
 )
+from kumulus_api.provider import PhysicalNetwork
 from kumulus_api.quantities import format_quantity
 from kumulus_runtime.conditions import get_condition, set_condition
 
@@ -80,6 +81,7 @@ class Facts:
         console: where the guests' consoles are served, or None.
         abilities: what guests can be given.
         dedicated: how many CPUs are set aside for servers with CPUs of their own.
+        physical: the physical networks that are mapped here.
     """
 
     machine: Machine
@@ -94,6 +96,7 @@ class Facts:
     console: ConsoleEndpoint | None = None
     abilities: Abilities = field(default_factory=Abilities)
     dedicated: int = 0
+    physical: tuple[PhysicalNetwork, ...] = ()
 
 
 def acknowledged(
@@ -131,6 +134,7 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         architecture=machine.architecture,
         traits=sorted({*machine.traits, *facts.abilities.traits, *_virtualization(facts.self_test)}),
         inventory=_inventory(facts),
+        physical_networks=list(facts.physical),
         versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
         missing_packages=list(facts.missing_packages),
         unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),

@@ -107,7 +107,7 @@ class Target:
             if live:
                 group.create_task(self.carry(desired))
                 for port in desired.ports:
-                    group.create_task(actuators.datapath.prepare_tap(port.tap, actuators.settings.guest_mtu))
+                    group.create_task(actuators.datapath.prepare_tap(port.tap, actuators.mtu(port)))
 
     async def _disk(self, desired: Desired, *, live: bool) -> None:
         image = desired.image

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kumulus_agent.network import bridge, firewall, link, names, namespace, plan, service_link, tap, vxlan
+from kumulus_agent.network import bridge, firewall, interfaces, link, names, namespace, plan, service_link, tap, vxlan
+from kumulus_agent.network import uplink as uplinks
 from kumulus_agent.network.errors import NetworkAbsent
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.observe import observe
 from kumulus_agent.network.plan import Step
-from kumulus_agent.network.state import NetworkDesired, Observed
+from kumulus_agent.network.state import HostInterface, NetworkDesired, Observed
 from kumulus_agent.network.tap import Counters
 from kumulus_agent.services import dnsmasq
 from kumulus_agent.services.dnsmasq import Dnsmasq
@@ -55,6 +57,7 @@ class Datapath:
         self._reading = asyncio.Lock()
         self._serving: dict[int, asyncio.Lock] = {}
         self._open = AsyncExitStack()
+        self.started = False
         self._host: AsyncIPRoute
         self._datapath: AsyncIPRoute
 
@@ -70,6 +73,7 @@ class Datapath:
         self._datapath = await self._netlink(self._namespace)
         async with self._changing:
             await self._apply(plan.plan_base(await self.observe()))
+        self.started = True
 
     async def _netlink(self, name: str | None) -> AsyncIPRoute:
         # No multicast groups: messages that nobody reads would pile up.
@@ -96,15 +100,26 @@ class Datapath:
         served = desired.service_link is None or self._dnsmasq.runs(desired.vni)
         return not served or bool(plan.plan(desired, observed))
 
-    async def observe(self) -> Observed:
-        """Read what is in the datapath."""
+    async def observe(self, wanted: Collection[str] = ()) -> Observed:
+        """Read what is in the datapath, and these interfaces of the host."""
         async with self._reading:
-            return await observe(self._datapath, self._namespace)
+            found = await interfaces.observe(self._host, self._datapath, wanted)
+            return replace(await observe(self._datapath, self._namespace), interfaces=found)
+
+    async def interfaces(self, wanted: Collection[str]) -> dict[str, HostInterface]:
+        """Read those of the host's interfaces that are there, taken or not; none while it is on its way."""
+        async with self._changing, self._reading:
+            return await interfaces.observe(self._host, self._datapath, wanted)
+
+    async def supports_vlans(self) -> bool:
+        """Whether the kernel has 8021q, as a module that it loads by itself or built in."""
+        return await interfaces.supports_vlans(self._host)
 
     async def ensure_network(self, desired: NetworkDesired) -> list[Step]:
         """Make the network as desired on this host; return the steps that were needed."""
         async with self._changing:
-            steps = plan.plan(desired, await self.observe())
+            wanted = (desired.uplink.interface,) if desired.uplink is not None else ()
+            steps = plan.plan(desired, await self.observe(wanted))
             await self._apply(steps)
         async with self._serving.setdefault(desired.vni, asyncio.Lock()):
             return [*steps, *await self._serve(desired, steps)]
@@ -206,6 +221,11 @@ class Datapath:
             plan.CreateServiceLink: lambda s: service_link.ensure(ipr, self._service_link(s)),
             plan.SetLink: lambda s: link.configure(ipr, s.target, s.mtu, s.master),
             plan.DeleteLink: lambda s: link.absent(ipr, s.target),
+            plan.TakeInterface: lambda s: uplinks.take(self._host, s.target, self._namespace, s.note),
+            plan.GiveBack: lambda s: uplinks.give_back(ipr, s.target, self._host_namespace, up=s.up, alias=s.alias),
+            plan.CreateVlan: lambda s: uplinks.ensure_vlan(
+                self._host, ipr, self._namespace, (s.target, s.interface, s.vlan), s.note
+            ),
             plan.AddPeer: lambda s: vxlan.ensure_peer(ipr, s.target, s.peer),
             plan.RemovePeer: lambda s: vxlan.absent_peer(ipr, s.target, s.peer),
             plan.AddNeighbour: lambda s: vxlan.ensure_neighbour(ipr, s.target, s.mac, s.peer),

@@ -17,6 +17,11 @@ def vxlan(vni: int) -> str:
     return f"kx{vni:06x}"
 
 
+def vlan(vni: int) -> str:
+    """The VLAN device of provider network `vni`."""
+    return f"ku{vni:06x}"
+
+
 def service_link(vni: int) -> str:
     """The bridge's end of the veth to the namespace of network `vni`'s DHCP and DNS server."""
     return f"kv{vni:06x}"

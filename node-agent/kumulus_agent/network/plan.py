@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from kumulus_agent.network import names
 from kumulus_agent.network.rules import BASE, ZONES, Element, FirewallChange, FirewallState
 from kumulus_agent.network.state import HostRecord, Link, NetworkDesired, Observed, PortDesired, SubnetDesired
+from kumulus_agent.network.steps import DeleteLink, SetLink, Step, set_link
+from kumulus_agent.network.uplink_plan import CreateVlan, GiveBack, TakeInterface, given_back, plan_uplink
 
 __all__ = [
     "AddNeighbour",
@@ -15,9 +17,11 @@ __all__ = [
     "ChangeFirewall",
     "CreateBridge",
     "CreateServiceLink",
+    "CreateVlan",
     "CreateVxlan",
     "DeleteLink",
     "FlushZone",
+    "GiveBack",
     "HostRecord",
     "NetworkDesired",
     "Observed",
@@ -27,18 +31,11 @@ __all__ = [
     "SetLink",
     "Step",
     "SubnetDesired",
+    "TakeInterface",
     "plan",
     "plan_base",
     "plan_removal",
 ]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One thing to do: on which interface (or table), and why."""
-
-    target: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,19 +67,6 @@ class CreateServiceLink(Step):
     def note(self) -> str:
         """What is noted on the interface: the settings of its other end."""
         return f"{self.address} via {self.gateway or '-'}"
-
-
-@dataclass(frozen=True)
-class SetLink(Step):
-    """Set MTU and bridge of an interface, and bring it up."""
-
-    mtu: int
-    master: str | None
-
-
-@dataclass(frozen=True)
-class DeleteLink(Step):
-    """Delete an interface."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +116,14 @@ class FlushZone(Step):
 def plan(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
     """Return the steps that make the network as desired; none if it is so already.
 
-    Rules come before the links that they judge. An interface of the bridge that is not desired is deleted. A port whose
+    Rules come before the links that they judge. An interface of the bridge that is not desired is deleted; one of the
+    host's own is given back to it. A port whose
     tap is not in the namespace yet gets its rules only: `Datapath.plug` brings the tap.
     """
     return (
         *_firewall(desired, observed),
         *_bridge(desired, observed),
-        *_vxlan(desired, observed),
+        *(plan_uplink(desired, observed) if desired.provider else _vxlan(desired, observed)),
         *_service(desired, observed),
         *_ports(desired, observed),
     )
@@ -154,16 +139,20 @@ def plan_base(observed: Observed) -> tuple[Step, ...]:
 def plan_removal(vni: int, observed: Observed) -> tuple[Step, ...]:
     """Return the steps after which nothing of network `vni` is left."""
     bridge = names.bridge(vni)
-    own = {bridge, names.vxlan(vni), names.service_link(vni)} & observed.links.keys()
-    links = sorted(own | observed.ports_of(bridge), key=lambda name: (name == bridge, name))
-    deletions = tuple(DeleteLink(name, "its network is no longer on this host") for name in links)
+    reason = "its network is no longer on this host"
+    taken = observed.taken_by(vni)
+    own = {bridge, names.vxlan(vni), names.service_link(vni), names.vlan(vni)} & observed.links.keys()
+    links = sorted((own | observed.ports_of(bridge)) - taken.keys(), key=lambda name: (name == bridge, name))
+    deletions: tuple[Step, ...] = (
+        *(given_back(name, note, reason) for name, note in taken.items()),
+        *(DeleteLink(name, reason) for name in links),
+    )
     state = observed.firewall
     zone = state.zone_of(names.vxlan(vni))
     if zone is None:
         return deletions
     result = replace(state, elements=state.elements - state.elements_in(zone), zones=state.zones - {zone})
-    change = _change(state, result, "its network is no longer on this host")
-    return (*deletions, *change, FlushZone("conntrack", "its network is no longer on this host", zone))
+    return (*deletions, *_change(state, result, reason), FlushZone("conntrack", reason, zone))
 
 
 def _change(before: FirewallState, result: FirewallState, reason: str) -> tuple[Step, ...]:
@@ -195,7 +184,13 @@ def _firewall(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
 def elements(desired: NetworkDesired, zone: int) -> Iterator[Element]:
     """Yield what the rules have to know about the network's interfaces; `zone` is its number on this host."""
     yield Element(ZONES, (desired.vxlan,), zone)
-    yield Element("overlays", (desired.vxlan,))
+    if not desired.provider:
+        yield Element("overlays", (desired.vxlan,))
+    if desired.uplink_port:
+        yield Element(ZONES, (desired.uplink_port,), zone)
+        yield Element("uplinks", (desired.uplink_port,))
+        if desired.subnet is not None:  # else the physical network's own DHCP server is asked
+            yield Element("overlays", (desired.uplink_port,))
     if desired.service_link:
         yield Element(ZONES, (desired.service_link,), zone)
         yield Element("services", (desired.service_link,))
@@ -207,18 +202,12 @@ def elements(desired: NetworkDesired, zone: int) -> Iterator[Element]:
             yield Element("addresses", (port.tap, str(address)))
 
 
-def _set_link(link: Link, mtu: int, master: str | None) -> Iterator[Step]:
-    if (link.mtu, link.master, link.up) != (mtu, master, True):
-        found = f"mtu {link.mtu}, port of {link.master}, {'up' if link.up else 'down'}"
-        yield SetLink(link.name, f"found {found}", mtu, master)
-
-
 def _bridge(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     link = observed.links.get(desired.bridge)
     if link is None:
         yield CreateBridge(desired.bridge, "absent", desired.mtu)
         link = Link(desired.bridge, "bridge", desired.mtu, up=False)
-    yield from _set_link(link, desired.mtu, None)
+    yield from set_link(link, desired.mtu, None)
 
 
 def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
@@ -232,7 +221,7 @@ def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
         yield CreateVxlan(name, "absent", desired.vni, desired.mtu, desired.underlay_address)
         link = Link(name, "vxlan", desired.mtu, up=False)
         flood, neighbours = frozenset(), frozenset()
-    yield from _set_link(link, desired.mtu, desired.bridge)
+    yield from set_link(link, desired.mtu, desired.bridge)
     peers = desired.peers - {desired.underlay_address}
     local = {port.mac for port in desired.ports}
     wanted = {(mac, peer) for mac, peer in desired.neighbours if mac not in local and peer != desired.underlay_address}
@@ -267,13 +256,13 @@ def _service(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     if link is None or link.alias != creation.note:
         yield creation if link is None else replace(creation, reason=f"found {link.alias or 'half made'}")
         link = Link(name, "veth", desired.mtu, up=False)
-    yield from _set_link(link, desired.mtu, desired.bridge)
+    yield from set_link(link, desired.mtu, desired.bridge)
 
 
 def _ports(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
-    own = {desired.vxlan, names.service_link(desired.vni)}
+    own = {desired.vxlan, names.service_link(desired.vni), names.vlan(desired.vni), *observed.taken_by(desired.vni)}
     wanted = {port.tap for port in desired.ports}
     for name in sorted(observed.ports_of(desired.bridge) - own - wanted):
         yield DeleteLink(name, "no such port of the network is on this host")
     for name in sorted(wanted & observed.links.keys()):
-        yield from _set_link(observed.links[name], desired.mtu, desired.bridge)
+        yield from set_link(observed.links[name], desired.mtu, desired.bridge)

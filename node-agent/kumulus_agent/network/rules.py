@@ -5,7 +5,8 @@ Each frame gets a mark as it enters a bridge: the number of its network on this 
 closed until its rules are there. br_netfilter then carries the frame, mark and all, to table `ip`, where the number
 becomes the conntrack zone, before defragmentation (priority -400), so that equal addresses of two tenants never meet.
 
-IPv6 from guests is dropped: a port has no IPv6 addresses to be checked against.
+IPv6 from guests is dropped: a port has no IPv6 addresses to be checked against. So is what comes from a physical
+network with a VLAN tag, which is another network's, and IPv6, which no guest could answer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ SERVICE_MAC_MASK = "ff:ff:ff:00:00:00"
 SERVICE_MAC_PREFIX = "0e:6b:6d:00:00:00"
 RARP = 0x8035
 """Ethernet type of the announcements that QEMU sends for a guest that has just migrated."""
+FOREIGN = ("8021q", "8021ad", "ip6")
+"""Ethernet types that are of no concern to the guests of a physical network."""
 
 Command = dict[str, Any]
 
@@ -31,6 +34,7 @@ SETS: dict[str, list[str]] = {
     "addresses": ["ifname", "ipv4_addr"],
     "overlays": ["ifname"],
     "services": ["ifname"],
+    "uplinks": ["ifname"],
 }
 ZONES = "zones"
 """The map of interface to the number of its network."""
@@ -123,6 +127,7 @@ def _entering() -> list[list[Any]]:
         [{"mangle": {"key": _meta("mark"), "value": network}}],
         [_match(_meta("mark"), 0), DROP],
         [_match(_meta("iifname"), "@overlays"), of_service, DROP],
+        *([_match(_meta("iifname"), "@uplinks"), _match(_field("ether", "type"), kind), DROP] for kind in FOREIGN),
         [_match(_meta("iifname"), "@guests"), {"jump": {"target": "guest"}}],
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -15,14 +15,17 @@ import structlog
 from kumulus_agent import metrics
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.network.state import NetworkDesired, PortDesired
+from kumulus_agent.network.state import NetworkDesired, PortDesired, Uplink
 from kumulus_agent.networks.plan import Here, network_desired
+from kumulus_agent.networks.reach import NetworkUnreached, uplink_of
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_api import Network, NetworkEndpoints
+from kumulus_api.provider import PhysicalNetwork
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.workqueue import WorkQueue
 
 _log = structlog.stdlib.get_logger(__name__)
+Look = Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
 _SYNC_SECONDS = 10.0
 _COMPARE_SECONDS = 60.0
 _STEADY_SECONDS = 60.0
@@ -58,6 +61,8 @@ class _Carried:
     synced: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
     watches: list[asyncio.Task[None]] = field(default_factory=list)
     applied: NetworkDesired | None = None
+    unreached: NetworkUnreached | None = None
+    """Why a provider network is not reached from here."""
     altered: bool = False
     """Something on this host is no longer as it was applied."""
     deaths: int = 0
@@ -74,9 +79,11 @@ class CarriedNetworks:
         client: to reach the API server.
         datapath: the actuator.
         here: this host.
+        physical: looks which physical networks are reached; None before that can be told.
     """
 
-    def __init__(self, client: KubeClient, datapath: Datapath, here: Here) -> None:
+    def __init__(self, client: KubeClient, datapath: Datapath, here: Here, physical: Look) -> None:
+        self._physical = physical
         self._client = client
         self._datapath = datapath
         self._here = here
@@ -99,16 +106,21 @@ class CarriedNetworks:
         found = self._ports.get(instance_id, {})
         return {tap: HeldPort(key.name, port.mac) for tap, (key, port) in found.items()}
 
-    async def ensure(self, networks: Iterable[NetworkKey]) -> None:
+    async def ensure(self, networks: Iterable[NetworkKey], *, running: bool = False) -> None:
         """Have the networks here, with every port that is held.
 
+        Args:
+            networks: which.
+            running: it is for a guest that runs: it stays where its physical network is no longer reached.
+
         Raises:
+            NetworkUnreached: this host does not reach a provider network.
             NetworkUnknown: the API does not know one of them, or does not answer in time.
             NetworkError: the datapath failed.
         """
         async with asyncio.TaskGroup() as group:
             for key in networks:
-                group.create_task(self._ensure(key))
+                group.create_task(self._ensure(key, running=running))
 
     async def release(self, instance_id: str) -> None:
         """Let go of an instance's ports, and of the networks that no other instance here uses.
@@ -154,7 +166,8 @@ class CarriedNetworks:
         Raises:
             NetworkError: the datapath could not be read.
         """
-        observed = await self._datapath.observe()
+        applied = [carried.applied for carried in self._carried.values() if carried.applied is not None]
+        observed = await self._datapath.observe([item.uplink.interface for item in applied if item.uplink is not None])
         for vni, carried in self._carried.items():
             if carried.applied is not None and self._datapath.differs(carried.applied, observed):
                 carried.altered = True
@@ -178,6 +191,13 @@ class CarriedNetworks:
             if self._carried.get(vni) is carried and carried.applied is not None:
                 await self._apply(carried)
 
+    def changed_physical(self) -> None:
+        """Look at the provider networks again: their interfaces, or what is mapped, have changed."""
+        for vni, carried in self._carried.items():
+            if carried.applied is not None and carried.applied.provider:
+                carried.altered = True
+                self.queue.add(vni)
+
     def changed_underlay(self, address: str) -> None:
         """Take a new tunnel address of this host."""
         self._here = Here(self._here.host, address, self._here.mtu)
@@ -189,7 +209,7 @@ class CarriedNetworks:
         for carried in self._carried.values():
             await _end(carried.watches)
 
-    async def _ensure(self, key: NetworkKey) -> None:
+    async def _ensure(self, key: NetworkKey, *, running: bool) -> None:
         carried = self._carried.get(key.vni)
         if carried is None:
             carried = self._carried[key.vni] = _Carried(key)
@@ -207,11 +227,15 @@ class CarriedNetworks:
             if self._carried.get(key.vni) is not carried:
                 raise NetworkUnknown(f"network {key.namespace}/{key.name} was just given up: trying again")
             await self._apply(carried)
+            if carried.unreached is not None and not running:
+                raise carried.unreached
 
     async def _apply(self, carried: _Carried) -> None:
         vni = carried.key.vni
         ports = [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
-        desired = network_desired(vni, carried.network, carried.slices.values(), ports, self._here)
+        network = Network.model_validate(carried.network) if carried.network is not None else None
+        uplink = await self._uplink(carried, network)
+        desired = network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink)
         if desired == carried.applied and not carried.altered:
             return
         # Whatever is found altered from here on is looked at again; and so it is if this fails.
@@ -225,6 +249,17 @@ class CarriedNetworks:
         metrics.NETWORKS.set(len(self._carried))
         for step in steps:
             _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)
+
+    async def _uplink(self, carried: _Carried, network: Network | None) -> Uplink | None:
+        """Give how a provider network is reached, and note why it is not."""
+        carried.unreached = None
+        if network is None or network.spec.provider is None:
+            return None
+        found = uplink_of(network.spec.provider, await self._physical() or ())
+        if isinstance(found, Uplink):
+            return found
+        carried.unreached = found
+        return None
 
     async def _drop(self, carried: _Carried) -> None:
         self._carried.pop(carried.key.vni, None)

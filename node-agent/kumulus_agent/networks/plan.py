@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any
 
-from kumulus_agent.network.state import HostRecord, NetworkDesired, PortDesired, SubnetDesired
+from kumulus_agent.network.state import HostRecord, NetworkDesired, PortDesired, SubnetDesired, Uplink
 from kumulus_api import Network, NetworkEndpoints
 from kumulus_api.network import Endpoint
 from kumulus_api.quantities import service_address
@@ -23,7 +23,13 @@ class Here:
 
 
 def network_desired(
-    vni: int, network: dict[str, Any] | None, slices: Iterable[dict[str, Any]], ports: Iterable[PortDesired], here: Here
+    vni: int,
+    network: Network | None,
+    slices: Iterable[dict[str, Any]],
+    ports: Iterable[PortDesired],
+    here: Here,
+    *,
+    uplink: Uplink | None = None,
 ) -> NetworkDesired:
     """Say what the network should be here.
 
@@ -33,31 +39,38 @@ def network_desired(
         slices: its NetworkEndpoints objects.
         ports: those whose guests are here; they are known before any endpoint tells of them.
         here: this host.
+        uplink: how a provider network is reached; None if it is not.
     """
+    provider = network.spec.provider if network is not None else None
     endpoints = [endpoint for body in slices for endpoint in NetworkEndpoints.model_validate(body).spec.endpoints]
     local = tuple(sorted(ports, key=lambda port: port.tap))
-    away = [endpoint for endpoint in endpoints if endpoint.host != here.host and endpoint.tunnel_address]
+    # To guests of a provider network the physical network leads.
+    overlay = [] if provider is not None else endpoints
+    away = [endpoint for endpoint in overlay if endpoint.host != here.host and endpoint.tunnel_address]
     return NetworkDesired(
         vni=vni,
-        mtu=here.mtu,
+        mtu=provider.mtu if provider is not None else here.mtu,
         underlay_address=here.underlay_address,
         peers=frozenset(endpoint.tunnel_address for endpoint in away) - {here.underlay_address},
         neighbours=frozenset((endpoint.mac, endpoint.tunnel_address) for endpoint in away),
         ports=local,
         subnet=_subnet(network),
         records=_records(endpoints, local),
+        provider=provider is not None,
+        uplink=uplink,
     )
 
 
-def _subnet(body: dict[str, Any] | None) -> SubnetDesired | None:
-    if body is None:
+def _subnet(network: Network | None) -> SubnetDesired | None:
+    subnet = network.spec.subnets[0] if network is not None else None
+    if network is None or subnet is None or not subnet.enable_dhcp:
         return None
-    subnet = Network.model_validate(body).spec.subnets[0]
     return SubnetDesired(
         cidr=IPv4Network(subnet.cidr),
         service_address=service_address(subnet.cidr, subnet.gateway),
         gateway=IPv4Address(subnet.gateway) if subnet.gateway else None,
         dns_servers=tuple(IPv4Address(server) for server in subnet.dns_servers if ":" not in server),
+        forwards=network.spec.provider is None,
     )
 
 

@@ -250,7 +250,7 @@ class ServerController:
         if sighting.desired is not None:
             desired = sighting.desired
             self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
-            await self.actuators.networks.ensure(desired.networks)
+            await self.actuators.networks.ensure(desired.networks, running=True)
 
     async def _plug(self, sighting: Sighting, _outcome: Outcome) -> None:
         there = sighting.observed.devices

@@ -38,6 +38,8 @@ class DesiredPort:
     addresses: tuple[str, ...]
     tap: str
     port_id: str = ""
+    mtu: int = 0
+    """Bytes, of a provider network; 0: as the host's settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,7 @@ def _port(instance_id: str, port: AssignedPort) -> DesiredPort:
         addresses=tuple(port.addresses),
         tap=tap(instance_id, port.name),
         port_id=port.port_id,
+        mtu=port.mtu or 0,
     )
 
 

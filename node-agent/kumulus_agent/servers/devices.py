@@ -128,9 +128,9 @@ async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
         networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
         await networks.ensure(desired.networks)
-    await prepare_tap(actuators, port.tap)
+    await prepare_tap(actuators, port)
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
-        nic = Nic(port.tap, port.mac, actuators.settings.guest_mtu)
+        nic = Nic(port.tap, port.mac, actuators.mtu(port))
         await actuators.hypervisor.attach(desired.instance_id, nic, machine)
         await datapath.plug(port.tap, port.network.vni)
 

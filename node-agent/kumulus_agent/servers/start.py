@@ -20,8 +20,9 @@ from kumulus_agent.host.processors import Processors
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
+from kumulus_agent.networks.reach import NetworkUnreached
 from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
-from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredVolume
+from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.settings import AgentSettings
@@ -63,6 +64,10 @@ class Actuators:
     def files(self, instance_id: str) -> InstanceFiles:
         """Give the paths of an instance."""
         return instance_files(self.settings.instances_dir, instance_id)
+
+    def mtu(self, port: DesiredPort) -> int:
+        """Give the MTU of a NIC in bytes."""
+        return port.mtu or self.settings.guest_mtu
 
 
 @dataclass
@@ -150,7 +155,7 @@ class _Start:
     async def resume(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._network())
-            taps = [group.create_task(prepare_tap(self.actuators, port.tap)) for port in self.desired.ports]
+            taps = [group.create_task(prepare_tap(self.actuators, port)) for port in self.desired.ports]
         del taps
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
@@ -170,7 +175,7 @@ class _Start:
             group.create_task(files.write_record(desired.key, desired.ports))
             group.create_task(files.drop_rescue_disks(desired.rescue_id))
             volumes = [group.create_task(self._volume(volume)) for volume in desired.volumes]
-            taps = [group.create_task(prepare_tap(self.actuators, port.tap)) for port in desired.ports]
+            taps = [group.create_task(prepare_tap(self.actuators, port)) for port in desired.ports]
         del taps
         disks = (
             *self._boot_disks(files, root.result()),
@@ -226,8 +231,8 @@ class _Start:
             async with asyncio.TaskGroup() as group:
                 keys = group.create_task(self._ssh_keys())
                 user_data = group.create_task(self._user_data())
-        mtu = self.actuators.settings.guest_mtu
-        nics = tuple(SeedNic(f"eth{number}", port.mac, mtu) for number, port in enumerate(desired.ports))
+        mtu = self.actuators.mtu
+        nics = tuple(SeedNic(f"eth{number}", port.mac, mtu(port)) for number, port in enumerate(desired.ports))
         boot_data = keys.result(), user_data.result()
         seed = Seed(desired.instance_id, desired.key[1], nics, *boot_data, metadata=dict(desired.metadata))
         async with failing_as(ReadyReason.START_FAILED):
@@ -266,7 +271,7 @@ class _Start:
             max_memory_bytes=desired.max_memory if actuators.virt == "kvm" else 0,
             virt=actuators.virt,
             disks=disks,
-            nics=tuple(Nic(port.tap, port.mac, actuators.settings.guest_mtu) for port in desired.ports),
+            nics=tuple(Nic(port.tap, port.mac, actuators.mtu(port)) for port in desired.ports),
             seed_path=str(files.seed),
             config_drive=str(files.config_drive) if desired.config_drive else None,
             console_log=str(files.console_log),
@@ -329,14 +334,14 @@ async def volume_disk(actuators: Actuators, desired: Desired, volume: DesiredVol
     return Disk(str(path), "raw", "", volume.volume_id[:20], cache=actuators.cache)
 
 
-async def prepare_tap(actuators: Actuators, tap: str) -> None:
+async def prepare_tap(actuators: Actuators, port: DesiredPort) -> None:
     """Make a tap for a NIC that is about to be there.
 
     Raises:
         StepFailed: it cannot be made.
     """
     async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
-        await actuators.datapath.prepare_tap(tap, actuators.settings.guest_mtu)
+        await actuators.datapath.prepare_tap(port.tap, actuators.mtu(port))
 
 
 async def cached_image(actuators: Actuators, image: DesiredImage, unwanted: asyncio.Event) -> CachedImage:
@@ -375,7 +380,7 @@ async def failing_as(
         yield
     except (StorageError, HypervisorError, NetworkError, NetworkUnknown, ApiError, OSError, ValueError) as error:
         lasting = isinstance(error, StorageTerminal | HypervisorTerminal)
-        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, HolderAway) else ""
+        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, HolderAway | NetworkUnreached) else ""
         raise StepFailed(reason, str(error), part=part, detail=own or detail, lasting=lasting) from error
     except BaseExceptionGroup as group:
         failure = first_failure(group)
@@ -383,4 +388,5 @@ async def failing_as(
             raise failure from group
         if not isinstance(failure, NetworkError | NetworkUnknown | ApiError | ValueError):
             raise
-        raise StepFailed(reason, str(failure), part=part, detail=detail) from group
+        own = failure.reason if isinstance(failure, NetworkUnreached) else ""
+        raise StepFailed(reason, str(failure), part=part, detail=own or detail) from group

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from kumulus_agent.network.state import NetworkDesired, SubnetDesired
@@ -99,9 +100,17 @@ def argv(network: NetworkDesired, subnet: SubnetDesired, files: Files) -> tuple[
         "--dhcp-ignore=tag:!known",
         "--no-ping",
         f"--dhcp-option=option:mtu,{network.mtu}",
-        f"--dhcp-option=option:dns-server,{subnet.service_address}",
+        f"--dhcp-option=option:dns-server,{','.join(map(str, told_servers(subnet)))}",
         *_options(subnet),
     )
+
+
+def told_servers(subnet: SubnetDesired) -> tuple[IPv4Address, ...]:
+    """Give the DNS servers that guests are told: the network's own, unless that reaches no others and others are given.
+
+    On a provider network it has no way out: its address is the same on every host.
+    """
+    return subnet.dns_servers if subnet.dns_servers and not subnet.forwards else (subnet.service_address,)
 
 
 def _options(subnet: SubnetDesired) -> Iterator[str]:

@@ -39,6 +39,10 @@ class RecordedApi:
         await asyncio.Event().wait()
 
 
+async def nothing_mapped() -> None:
+    """Look for physical networks on a host that has none."""
+
+
 def endpoint(port: DesiredPort, host: str, tunnel: str) -> dict[str, Any]:
     """What the API tells of a port."""
     name = {"port": port.port, "hostname": port.port, "mac": port.mac, "addresses": list(port.addresses)}
@@ -59,7 +63,8 @@ async def networks(hosts):
         found = []
         ends = [endpoint(port, host.name, host.address) for port, host in zip((HERE, THERE), hosts, strict=True)]
         for host, port in zip(hosts, (HERE, THERE), strict=True):
-            carried = CarriedNetworks(RecordedApi(ends), host.datapath, Here(host.name, host.address, 1450))
+            here = Here(host.name, host.address, 1450)
+            carried = CarriedNetworks(RecordedApi(ends), host.datapath, here, nothing_mapped)
             stack.push_async_callback(carried.close)
             carried.hold(f"i-{port.port}", port.port, [port])
             await carried.ensure([KEY])
