@@ -63,7 +63,8 @@ class Hosts:
             processes.end(pid, signal.SIGKILL, grace=30)  # it ends after everything in its PID namespace has
         processes.stop(_init(host), signal.SIGKILL)
         cgroups.remove(host.netns)
-        machine.remove_link(host.veth)
+        for link in (host.veth, host.physical_veth):
+            machine.remove_link(link)
         if Path("/run/netns", host.netns).exists():
             commands.run(["ip", "netns", "del", host.netns])
 
@@ -176,15 +177,16 @@ class Hosts:
         (host.directory / "plan.json").write_text(plan.to_json())
 
     def _connect(self, host: HostSpec) -> None:
-        """A network namespace with a cable to the bridge."""
+        """A network namespace with a cable to each bridge; eth1 has no address, as it is for guests."""
         if not Path("/run/netns", host.netns).exists():
             commands.run(["ip", "netns", "add", host.netns])
         inside = ["ip", "-n", host.netns]
-        if not machine.link_exists(host.veth):
-            machine.ensure_link(host.veth, "type", "veth", "peer", "name", "eth0", "netns", host.netns)
-        commands.run(["ip", "link", "set", host.veth, "master", self.lab.bridge, "up"])
+        cables = ((host.veth, self.lab.bridge), (host.physical_veth, self.lab.physical_bridge))
+        for number, (veth, bridge) in enumerate(cables):
+            machine.ensure_link(veth, "type", "veth", "peer", "name", f"eth{number}", "netns", host.netns)
+            commands.run(["ip", "link", "set", veth, "master", bridge, "up"])
         commands.run([*inside, "addr", "replace", f"{host.address}/{self.lab.subnet.prefixlen}", "dev", "eth0"])
-        for link in ("lo", "eth0"):
+        for link in ("lo", "eth0", "eth1"):
             commands.run([*inside, "link", "set", link, "up"])
         commands.run([*inside, "route", "replace", "default", "via", self.lab.gateway])
         self._route(host)

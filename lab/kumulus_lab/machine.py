@@ -25,7 +25,9 @@ def remove_link(name: str) -> None:
 
 
 def ensure_network(lab: LabSettings) -> None:
-    """The bridge with the machine's address, routes to the pods, and masquerading towards the outside."""
+    """The bridges, one with the machine's address, routes to the pods, and masquerading towards the outside."""
+    ensure_link(lab.physical_bridge, "type", "bridge")
+    commands.run(["ip", "link", "set", lab.physical_bridge, "up"])
     ensure_link(lab.bridge, "type", "bridge")
     commands.run(["ip", "addr", "replace", f"{lab.gateway}/{lab.subnet.prefixlen}", "dev", lab.bridge])
     commands.run(["ip", "link", "set", lab.bridge, "up"])
@@ -53,6 +55,7 @@ def remove_network(lab: LabSettings) -> None:
     if shutil.which("nft"):  # absent where no lab has been
         commands.run(["nft", "delete", "table", "ip", lab.name], check=False)
     remove_link(lab.bridge)
+    remove_link(lab.physical_bridge)
 
 
 def nameservers(resolv_conf: str) -> tuple[str, ...]:

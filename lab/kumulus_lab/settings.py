@@ -31,6 +31,7 @@ class HostSpec:
         pod_cidr: the pods' subnet on it.
         netns: name of its network namespace on the machine.
         veth: name of the machine's end of its cable; 15 characters at most.
+        physical_veth: that of its second cable, to the physical network that guests can be on.
         directory: everything that lasts over a power cycle, and its logs.
     """
 
@@ -40,6 +41,7 @@ class HostSpec:
     pod_cidr: str
     netns: str
     veth: str
+    physical_veth: str
     directory: Path
 
 
@@ -132,6 +134,11 @@ class LabSettings:
         return f"{self.name}0"
 
     @property
+    def physical_bridge(self) -> str:
+        """The bridge that stands for a physical network of the outside; each host's eth1 is on it."""
+        return f"{self.name}-phys"
+
+    @property
     def gateway(self) -> str:
         """The machine's address on the bridge; the API server listens there."""
         return str(self.subnet.network_address + 1)
@@ -181,6 +188,7 @@ class LabSettings:
             pod_cidr=f"{pod_base}/24",
             netns=f"{self.name}-h{index}",
             veth=f"{self.name}-h{index}",
+            physical_veth=f"{self.name}-p{index}",
             directory=self.state / "hosts" / f"h{index}",
         )
 

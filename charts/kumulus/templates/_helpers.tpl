@@ -25,6 +25,12 @@ app.kubernetes.io/component: {{ .component }}
   {{- /* Helm reads numbers as floats and would print a million as 1e+06. */}}
   {{- if and (kindIs "float64" $value) (eq (floor $value) $value) }}
   value: {{ $value | int64 | quote }}
+  {{- else if kindIs "map" $value }}
+  {{- $pairs := list }}
+  {{- range $key, $word := $value }}
+  {{- $pairs = append $pairs (printf "%s:%s" $key $word) }}
+  {{- end }}
+  value: {{ join "," $pairs | quote }}
   {{- else }}
   value: {{ $value | quote }}
   {{- end }}

@@ -110,12 +110,16 @@ def test_crds_are_those_that_are_generated(rendered: Rendered) -> None:
 
 
 def test_settings_become_variables(rendered: Rendered) -> None:
-    """A setting in camelCase arrives as a variable, a million as digits."""
+    """A setting in camelCase arrives as a variable, a million as digits, a map as pairs."""
     options = ("--set=operator.settings.vniLast=2000000", "--set-json=operator.settings.vcpuOvercommit=2.5")
     (container,) = pods(rendered(*options))["kumulus-operator"]["containers"]
     variables = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert variables["KUMULUS_VNI_LAST"] == "2000000"
     assert variables["KUMULUS_VCPU_OVERCOMMIT"] == "2.5"
+    mappings = '--set-json=agent.settings.bridgeMappings={"physnet2":"eth2","physnet1":"eth1"}'
+    (container,) = pods(rendered(mappings))["kumulus-agent"]["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert variables["KUMULUS_BRIDGE_MAPPINGS"] == "physnet1:eth1,physnet2:eth2"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +129,7 @@ def test_settings_become_variables(rendered: Rendered) -> None:
         ("--set=operator.settings.vniFirst=0", "vniFirst"),
         ("--set=operator.settings.vniFrist=10", "vniFrist"),
         ("--set=agent.settings.virtualization=xen", "virtualization"),
+        ("--set=agent.settings.bridgeMappings.Phys_1=eth1", "bridgeMappings"),
         ("--set=crds.keep=maybe", "keep"),
         ("--set=oparator.image.tag=1", "oparator"),
         ("--set-string=test.timeoutSeconds=soon", "timeoutSeconds"),

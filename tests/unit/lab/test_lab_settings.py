@@ -18,9 +18,9 @@ def test_addresses_follow_from_the_index(tmp_path):
 def test_names_and_addresses_are_unique(tmp_path):
     """No two hosts share a name, an address, a cable or a pod subnet, and cables fit into 15 characters."""
     specs = LabSettings(hosts=50, name="eightchr", state=tmp_path).host_specs
-    for field in ("name", "address", "netns", "veth", "pod_cidr", "directory"):
+    for field in ("name", "address", "netns", "veth", "physical_veth", "pod_cidr", "directory"):
         assert len({getattr(spec, field) for spec in specs}) == 50
-    assert all(len(spec.veth) <= 15 for spec in specs)
+    assert all(len(name) <= 15 for spec in specs for name in (spec.veth, spec.physical_veth))
 
 
 @pytest.mark.parametrize(
