@@ -79,10 +79,10 @@ class HostController:
         return processors(self.machine.online, spec.get("dedicatedCPUs"))
 
     @property
-    def mappings(self) -> dict[str, str]:
-        """Give the interface of each physical network, as the Host says now."""
-        spec = (self.store.get(Host, self.settings.node_name) or {}).get("spec") or {}
-        return mappings_of(spec, self.settings.mappings)
+    def mappings(self) -> dict[str, str] | None:
+        """Give the interface of each physical network, as the Host says now; None before it has been read."""
+        body = self.store.get(Host, self.settings.node_name)
+        return mappings_of(body.get("spec") or {}, self.settings.mappings) if body is not None else None
 
     async def reconcile(self, name: str) -> float | None:
         """Look at the host and tell."""

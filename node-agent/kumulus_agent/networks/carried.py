@@ -255,7 +255,11 @@ class CarriedNetworks:
         carried.unreached = None
         if network is None or network.spec.provider is None:
             return None
-        found = uplink_of(network.spec.provider, await self._physical() or ())
+        networks = await self._physical()
+        if networks is None:
+            # To take it for unreached would cut off the guests that run.
+            raise NetworkUnknown("it is not known yet which physical networks are mapped on this host: trying again")
+        found = uplink_of(network.spec.provider, networks)
         if isinstance(found, Uplink):
             return found
         carried.unreached = found

@@ -25,12 +25,12 @@ class PhysicalNetworks:
 
     Args:
         datapath: reads interfaces.
-        mappings: gives the interface of each physical network, as it shall be now.
+        mappings: gives the interface of each physical network, as it shall be now; None while that is not known.
         changed: called when something else is reached than before.
     """
 
     def __init__(
-        self, datapath: Datapath, mappings: Callable[[], Mapping[str, str]], changed: Callable[[], None]
+        self, datapath: Datapath, mappings: Callable[[], Mapping[str, str] | None], changed: Callable[[], None]
     ) -> None:
         self._datapath = datapath
         self._mappings = mappings
@@ -39,14 +39,14 @@ class PhysicalNetworks:
         self._known: tuple[PhysicalNetwork, ...] | None = None
 
     async def look(self) -> tuple[PhysicalNetwork, ...] | None:
-        """Say what is reached now; None before the datapath is there.
+        """Say what is reached now; None before the datapath is there, or before it is known what is mapped.
 
         Raises:
             NetworkError: the kernel does not tell.
         """
-        if not self._datapath.started:
-            return None
         mappings = self._mappings()
+        if mappings is None or not self._datapath.started:
+            return None
         if mappings and not self._vlans:
             self._vlans = await self._datapath.supports_vlans()
         found = await self._datapath.interfaces(set(mappings.values()))

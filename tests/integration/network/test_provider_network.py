@@ -16,7 +16,7 @@ import pytest
 from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
 from kumulus_agent.network.state import NetworkDesired, PortDesired, SubnetDesired, Uplink
-from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
 from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.reach import NetworkUnreached
@@ -236,7 +236,7 @@ class Api:
 class Agent:
     """The parts of an agent that know of physical networks."""
 
-    mappings: dict[str, str]
+    mappings: dict[str, str] | None
     physical: PhysicalNetworks
     networks: CarriedNetworks
 
@@ -249,11 +249,10 @@ class Agent:
 @pytest.fixture
 async def agent(hosts, outside) -> AsyncIterator[Agent]:
     """The first host's agent, which maps physnet1 to `phys`."""
-    mappings = {"physnet1": "phys"}
     datapath = hosts[0].datapath
-    physical = PhysicalNetworks(datapath, lambda: mappings, lambda: agent.networks.changed_physical())  # noqa: PLW0108 - made below
+    physical = PhysicalNetworks(datapath, lambda: agent.mappings, lambda: agent.networks.changed_physical())  # noqa: PLW0108 - made below
     networks = CarriedNetworks(Api(), datapath, Here(hosts[0].name, hosts[0].address, 1450), physical.look)
-    agent = Agent(mappings, physical, networks)
+    agent = Agent({"physnet1": "phys"}, physical, networks)
     worker = asyncio.create_task(networks.queue.run(networks.reconcile, 1))
     follower = asyncio.create_task(physical.follow())
     yield agent
@@ -325,6 +324,22 @@ async def test_a_mapping_that_goes_and_comes_moves_the_interface(hosts, agent, o
     await eventually(lambda: guest.reaches(OUTSIDE))
     await agent.networks.release("i21")
     assert await shown(hosts[0]) == before
+
+
+async def test_what_is_not_known_yet_is_no_reason_to_let_go(hosts, agent, outside):
+    """An agent that has just begun, and has not read its Host, leaves the uplink of the guests that run as it is."""
+    agent.networks.hold("i21", "web", [PORT])
+    await agent.networks.ensure([KEY])
+    known, agent.mappings = agent.mappings, None
+    later = CarriedNetworks(Api(), hosts[0].datapath, Here(hosts[0].name, hosts[0].address, 1450), agent.physical.look)
+    later.hold("i21", "web", [PORT])
+    with pytest.raises(ExceptionGroup) as refused:
+        await later.ensure([KEY], running=True)
+    assert isinstance(refused.value.exceptions[0], NetworkUnknown)
+    assert await shown(hosts[0]) is None
+    agent.mappings = known
+    await later.ensure([KEY], running=True)
+    await later.close()
 
 
 async def test_an_interface_that_returns_is_seen_at_once(hosts, agent, outside):
