@@ -81,7 +81,11 @@ Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "da
 class Model(BaseModel):
     """A part of an object. Unknown fields are kept out, as the API server prunes them."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+    # A validator takes memory: those of parts that nobody reads by themselves, and of kinds that a process does not
+    # use, are never built.
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, defer_build=True
+    )
 
     def dump(self) -> dict[str, Any]:
         """Give the wire form: camelCase keys, absent fields left out."""

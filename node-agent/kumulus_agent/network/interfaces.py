@@ -31,7 +31,9 @@ async def observe(host: AsyncIPRoute, datapath: AsyncIPRoute, wanted: Collection
     for name in wanted:
         if name in links:
             uses = _uses(links[name], links, addresses) or await _default_route(host, links[name]["index"])
-            found[name] = _interface(links[name], used=uses)
+            # One whose namespace somebody has deleted came back with the note.
+            stale = Taken.read(_alias(links[name]))
+            found[name] = _interface(links[name], alias=stale.alias if stale is not None else None, used=uses)
         elif name in taken and (note := Taken.read(_alias(taken[name]))) is not None:
             found[name] = _interface(taken[name], alias=note.alias, taken=True)
     return found

@@ -33,6 +33,9 @@ async def test_provider_networks_are_for_host_administrators(connect: Any, clust
         await tenant.patch_merge(Network, "lan", changed, "demo")
     await tenant.patch_merge(Network, "lan", {"metadata": {"labels": {"team": "blue"}}}, "demo")
     await tenant.create(Network, make_object(Network, "own"))
+    cluster.plane.kubectl("create", "clusterrolebinding", "ops", "--clusterrole=kumulus-cloud-admin", "--group=ops")
+    operations = await connect("dave/ops")
+    await operations.create(Network, provider_network("operations", type="VLAN", segmentationID=5))
     await admin.patch_merge(Network, "lan", {"spec": {"subnets": [subnet | {"dnsServers": ["192.0.2.1"]}]}}, "demo")
 
 

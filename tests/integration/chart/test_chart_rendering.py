@@ -129,7 +129,7 @@ def test_settings_become_variables(rendered: Rendered) -> None:
         ("--set=operator.settings.vniFirst=0", "vniFirst"),
         ("--set=operator.settings.vniFrist=10", "vniFrist"),
         ("--set=agent.settings.virtualization=xen", "virtualization"),
-        ("--set=agent.settings.bridgeMappings.Phys_1=eth1", "bridgeMappings"),
+        ("--set=agent.settings.bridgeMappings.Phys_1=eth1", "Phys_1"),
         ("--set=crds.keep=maybe", "keep"),
         ("--set=oparator.image.tag=1", "oparator"),
         ("--set-string=test.timeoutSeconds=soon", "timeoutSeconds"),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kumulus_agent.network.command import run
+from kumulus_agent.network.errors import NetlinkFailed
 from kumulus_agent.network.namespace import within
 from kumulus_agent.network.state import NetworkDesired, PortDesired, SubnetDesired, Uplink
 from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
@@ -185,6 +186,29 @@ async def test_frames_of_other_vlans_stay_outside(hosts, outside):
         sender.send(plain)
         frames = await asyncio.to_thread(frames_until, listener, b"plain!")
     assert not any(b"tagged" in frame for frame in frames)
+
+
+async def test_vlans_are_carried_where_the_kernel_has_them(hosts, outside, agent):
+    """With 8021q a tagged network has a device of its own and the interface stays; without, it is refused."""
+    host, port = hosts[0], make_port(11)
+    tagged = make_network(host, port, uplink=Uplink("phys", 100))
+    if not await host.datapath.supports_vlans():
+        assert (await agent.reasons())["VLAN"] == "VLANUnsupported"
+        with pytest.raises(NetlinkFailed, match="make VLAN 100 on phys"):
+            await host.datapath.ensure_network(tagged)
+        return
+    await outside.run("ip", "link", "add", "link", "switch", "name", "v100", "type", "vlan", "id", "100")
+    await outside.run("ip", "link", "set", "v100", "up")
+    before = await shown(host)
+    await host.datapath.ensure_network(tagged)
+    guest = await host.boot(port, VNI)
+    await guest.configure(IPv4Address("10.0.0.11"))
+    await outside.run("ip", "address", "add", "10.0.0.9/32", "dev", "v100")
+    await outside.run("ip", "route", "add", "10.0.0.11/32", "dev", "v100", "src", "10.0.0.9")
+    await eventually(lambda: outside.reaches(IPv4Address("10.0.0.11")))
+    assert await host.datapath.ensure_network(tagged) == []
+    await host.datapath.remove_network(VNI)
+    assert await shown(host) == before
 
 
 def raw(namespace: str, interface: str) -> socket.socket:

@@ -9,10 +9,13 @@ import pytest
 from kumulus_agent.network.state import HostInterface, NetworkDesired, PortDesired, Uplink
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.networks.reach import NetworkUnreached, mappings_of, reached, uplink_of
+from kumulus_agent.servers.errors import StepFailed
+from kumulus_agent.servers.start import failing_as
 from kumulus_agent.services.dnsmasq import told_servers
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Network
 from kumulus_api.provider import Provider, Segment, segment_claim_name
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 
 FREE = HostInterface("eth1", 1500, up=True)
 
@@ -111,3 +114,13 @@ def test_claims_on_segments_have_names_of_their_own() -> None:
         for kind, number in (("Flat", None), ("VLAN", 1), ("VLAN", 100))
     ]
     assert len({segment_claim_name(segment) for segment in segments}) == len(segments)
+
+
+async def test_a_server_says_by_what_its_network_is_not_reached() -> None:
+    """The typed reason reaches the condition NetworkReady, also through the task group that has networks made."""
+    error = NetworkUnreached("not reached", "InterfaceAbsent")
+    for raised in (error, ExceptionGroup("networks", [error])):
+        with pytest.raises(StepFailed) as failed:
+            async with failing_as(ReadyReason.NETWORK_FAILED, ServerConditionType.NETWORK_READY):
+                raise raised
+        assert (failed.value.reason, failed.value.detail) == (ReadyReason.NETWORK_FAILED, "InterfaceAbsent")
