@@ -170,6 +170,8 @@ class DeviceReason(StrEnum):
     """The guest has not let go of a device that is taken away; it is asked again and again."""
     RESTART_REQUIRED = "RestartRequired"
     """On its bus (IDE, SATA) no disk comes or leaves while the guest runs."""
+    NO_FREE_SLOT = "NoFreeSlot"
+    """The running guest's machine has no place for it: it comes with the next start."""
 
 
 class RestartReason(StrEnum):
@@ -180,6 +182,8 @@ class RestartReason(StrEnum):
     """The flavor has changed, and a guest with dedicated CPUs, NUMA nodes or huge pages does not grow as it runs."""
     VOLUMES_CHANGED = "VolumesChanged"
     """On the guest's bus (IDE, SATA) no disk comes or leaves while it runs."""
+    NO_FREE_SLOT = "NoFreeSlot"
+    """The running guest's machine has no place for all its volumes and interfaces."""
     APPLIED = "Applied"
 
 

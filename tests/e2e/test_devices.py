@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kumulus_api import Port, Server, Volume
+from kumulus_api import Image, Port, Server, Volume
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Cloud, Object, condition, ready
@@ -159,3 +159,31 @@ async def _moves(cloud: Cloud, project: str, lab: LabSettings, former: str) -> N
     await volume_is(cloud, project, "InUse", "later")
     await cloud.power(project, "later", "Running")
     await console.says(log, "volume-remembers")
+
+
+async def test_what_finds_no_slot_comes_with_the_next_start(cloud: Cloud, project: str) -> None:
+    """More volumes than a running guest has slots for: some come, the others are told and come by a restart."""
+    names = [f"data{number}" for number in range(14)]
+    for name in names:
+        await cloud.make(Volume, name, {"size": "1Mi"}, project)
+    await cloud.make_network(project)
+    base = await cloud.client.get(Image, "tiny", "kumulus-public")
+    assert base is not None
+    source = {"source": base["spec"]["source"], "format": "qcow2", "properties": {"hw_machine_type": "q35"}}
+    await cloud.make(Image, "express", source, project)
+    await cloud.until(Image, "express", ready, namespace=project, seconds=120)
+    await made(cloud, project, "full", image={"name": "express"})
+    await change(cloud, project, "full", volumes=[{"name": name, "volume": {"name": name}} for name in names])
+    told = await cloud.until(
+        Server, "full", lambda s: condition(s, "VolumesReady")["reason"] == "NoFreeSlot", namespace=project
+    )
+    assert condition(told, "RestartRequired")["reason"] == "NoFreeSlot"
+    assert ready(told)
+    message = condition(told, "VolumesReady")["message"]
+    assert "data13" in message
+    assert "data0," not in message
+    await cloud.act(project, "full", "Reboot", reboot={"type": "Hard"})
+    whole = await cloud.until(
+        Server, "full", lambda s: condition(s, "VolumesReady")["status"] == "True" and ready(s), namespace=project
+    )
+    assert condition(whole, "RestartRequired")["status"] == "False"

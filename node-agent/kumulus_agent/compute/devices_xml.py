@@ -9,6 +9,7 @@ from lxml import etree
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.elements import E
 from kumulus_agent.compute.size_xml import memory_devices
+from kumulus_agent.compute.slots import OLD_CARDS
 from kumulus_api.hardware import DiskBus, Hardware, InterfaceModel, MachineType
 
 SEED_TARGET: Final = "vdz"
@@ -20,8 +21,8 @@ _BUILT_IN: Final = 8
 """Seed, config drive, balloon, random numbers, more memory, agent's channel, SCSI, a bridge for old cards: each takes a
 port."""
 _SPARE_PORTS: Final = 6
-_OLD_CARDS: Final = frozenset({InterfaceModel.E1000, InterfaceModel.RTL8139})
-"""They know PCI only."""
+"""Beside the ports of built-in devices that a guest does without. Each costs 0.15 MiB, and an emulated guest 0.08 s of
+CPU at its start, a hundredth of the whole."""
 _SECOND: Final = 1000
 """Milliseconds: libvirt's period where none is given."""
 
@@ -77,7 +78,7 @@ def _controllers(spec: DomainSpec, bus: DiskBus) -> list[etree._Element]:
         ports = len(spec.disks) + len(spec.nics) + _BUILT_IN + _SPARE_PORTS
         found.append(E.controller(type="pci", index="0", model="pcie-root"))
         found += [E.controller(type="pci", model="pcie-root-port") for _ in range(ports)]
-        if spec.hardware.interface_model in _OLD_CARDS:
+        if spec.hardware.interface_model in OLD_CARDS:
             found.append(E.controller(type="pci", model="pcie-to-pci-bridge"))
     return found
 

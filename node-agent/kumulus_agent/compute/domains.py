@@ -16,6 +16,7 @@ from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, Inst
 from kumulus_agent.compute.guest_agent import has_agent
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
+from kumulus_agent.compute.slots import Slots, free_slots
 from kumulus_agent.host.processors import parse_cpus
 
 
@@ -24,8 +25,8 @@ class Row:
     """One domain as read.
 
     ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
-    disk that the next start goes on from, ``record`` is ours or None; ``devices`` and ``whole`` (what it has and can
-    have) and ``agent`` (a guest agent is there) are read of one domain, not of all.
+    disk that the next start goes on from, ``record`` is ours or None; ``devices``, ``whole`` (what it has and can
+    have), ``slots`` and ``agent`` (a guest agent is there) are read of one domain, not of all.
     """
 
     uuid: str
@@ -38,6 +39,7 @@ class Row:
     saved: bool = False
     devices: Devices | None = None
     whole: Size | None = None
+    slots: Slots | None = None
     agent: bool = False
 
 
@@ -90,7 +92,9 @@ def read_domain(domain: Any) -> Row:
 def read_whole_domain(domain: Any) -> Row:
     """Read one domain with what is plugged into it."""
     xml = str(domain.XMLDesc())
-    return replace(read_domain(domain), devices=devices_of(xml), whole=size_of(xml), agent=has_agent(xml))
+    return replace(
+        read_domain(domain), devices=devices_of(xml), whole=size_of(xml), slots=free_slots(xml), agent=has_agent(xml)
+    )
 
 
 def read_record(domain: Any) -> InstanceRecord | None:

@@ -377,7 +377,7 @@ class Hypervisor:
         power = PowerState.SAVED if row.saved else state.state
         if row.whole is not None:
             vcpus, memory = row.whole.vcpus, row.whole.memory
-        state = replace(state, devices=row.devices, size=row.whole, agent=row.agent)
+        state = replace(state, devices=row.devices, size=row.whole, slots=row.slots, agent=row.agent)
         return replace(state, state=power, vcpus=vcpus, memory=memory)
 
     def _was_asked(self, instance_id: str) -> bool:

@@ -12,6 +12,7 @@ import libvirt
 from kumulus_agent.compute.domain_xml import InstanceRecord, machine_of
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
+from kumulus_agent.compute.slots import Slots
 from kumulus_api.hardware import Hardware
 
 
@@ -89,6 +90,7 @@ class InstanceState:
         memory: bytes.
         devices: what is plugged in, of one that was looked at alone.
         size: what it has and can have, of one that was looked at alone.
+        slots: that are free, of one that was looked at alone.
         hardware: what its machine was made of when it was started.
         agent: a guest agent is there, of one that was looked at alone.
     """
@@ -110,6 +112,7 @@ class InstanceState:
     memory: int = 0
     devices: Devices | None = None
     size: Size | None = None
+    slots: Slots | None = None
     hardware: Hardware = field(default_factory=Hardware)
     agent: bool = False
 

@@ -336,7 +336,8 @@ class ServerController:
         await self.reporter.server(desired, found)
         wired = outcome.failure is None and planned.power in WIRED
         new = outcome.durations is not None and sighting.observed.power is Power.ABSENT
-        await self.reporter.ports(desired, outcome.devices.connected(desired), wired=wired, new=new)
+        there = [port for port in outcome.devices.connected(desired) if port.name not in found.held_up.ports]
+        await self.reporter.ports(desired, there, wired=wired, new=new)
 
 
 _Verb = Callable[[ServerController, Sighting, Outcome], Awaitable[None]]

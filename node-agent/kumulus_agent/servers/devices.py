@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kumulus_agent.compute.domain_spec import Nic
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.servers.coming import coming
 from kumulus_agent.servers.desired import Desired, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.start import Actuators, failing_as, prepare_tap, volume_disk
@@ -69,16 +70,6 @@ def detached(desired: Desired, observed: Observed, changed: DevicesChanged) -> f
     return desired.leaving - _ids(desired, there)
 
 
-def held_up(desired: Desired, observed: Observed) -> tuple[str, ...]:
-    """Give the names of the volumes that come to a guest, or leave it, with its next start only (pure)."""
-    there = observed.devices
-    if there is None or desired.target or observed.machine(desired.hardware).plugs_disks:
-        return ()
-    coming = [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
-    going = [volume.name for volume in desired.leaving_volumes if volume.volume_id in there.volumes]
-    return tuple(sorted(coming + going))
-
-
 def _ids(desired: Desired, devices: Devices) -> frozenset[str]:
     ports = [port.port_id for port in desired.all_ports if port.mac in devices.macs]
     return frozenset(ports) | devices.volumes
@@ -92,16 +83,14 @@ async def attach(actuators: Actuators, desired: Desired, observed: Observed) -> 
         desired: the instance.
         observed: as it is.
     """
-    done, there, machine = DevicesChanged(), observed.devices or Devices(), observed.machine(desired.hardware)
-    for volume in desired.volumes if machine.plugs_disks else ():
-        if volume.volume_id not in there.volumes:
-            work = _attach_volume(actuators, desired, volume, machine)
-            done = done.and_(await _attached(work, volume.name, volume.volume_id))
-    ports = [port for port in desired.ports if port.mac not in there.macs]
-    if ports:
+    done, lacks, machine = DevicesChanged(), coming(desired, observed), observed.machine(desired.hardware)
+    for volume in lacks.volumes:
+        work = _attach_volume(actuators, desired, volume, machine)
+        done = done.and_(await _attached(work, volume.name, volume.volume_id))
+    if lacks.ports:
         # Beside the instance first: a guest that no Server claims any more keeps its network.
         await actuators.files(desired.instance_id).write_record(desired.key, desired.all_ports)
-    for port in ports:
+    for port in lacks.ports:
         done = done.and_(await _attached(_attach_port(actuators, desired, port, machine), port.name, port.port_id))
     return done
 

@@ -103,6 +103,7 @@ class Observer:
             size=(state.vcpus, state.memory) if state else None,
             devices=state.devices if state else None,
             limits=state.size if state else None,
+            slots=state.slots if state else None,
             hardware=state.hardware if state else None,
             held=frozenset(self.networks.held(instance_id)),
             copy=self.copies.of(act.uid) if act is not None else None,

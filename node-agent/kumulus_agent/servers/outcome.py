@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kumulus_agent.servers.coming import HeldUp, held_up
 from kumulus_agent.servers.desired import Desired
-from kumulus_agent.servers.devices import DevicesChanged, detached, held_up
+from kumulus_agent.servers.devices import DevicesChanged, detached
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.status import Found, Part, started_parts
 from kumulus_agent.servers.terms import POWER_STATES, Action, Observed, Plan, Power
@@ -71,10 +72,10 @@ def _size_after(observed: Observed, desired: Desired, planned: Plan, *, acting: 
     return (desired.vcpus, desired.memory) if anew else observed.size
 
 
-def held_up_after(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> tuple[str, ...]:
-    """Give the volumes that a guest in memory gets, or loses, at its next start only, once a plan was carried out."""
+def held_up_after(observed: Observed, desired: Desired, planned: Plan, *, acting: bool) -> HeldUp:
+    """Say what a guest in memory gets, or loses, at its next start only, once a plan was carried out."""
     if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
-        return ()
+        return HeldUp()
     return held_up(desired, observed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kumulus_agent.compute.size_xml import STEP
+from kumulus_agent.servers.coming import coming
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.terms import ALIVE, CRASH_PAUSE, POWER_STATES, Action, Observed, Plan, Power, Step
 from kumulus_api.server import PowerState
@@ -87,9 +88,6 @@ def changed_devices(desired: Desired, observed: Observed) -> tuple[list[str], li
     there = observed.devices
     if there is None or desired.target:
         return [], []
-    lacks = [port.name for port in desired.ports if port.mac not in there.macs]
-    if observed.machine(desired.hardware).plugs_disks:
-        lacks += [volume.name for volume in desired.volumes if volume.volume_id not in there.volumes]
     names = {port.mac: port.name for port in desired.leaving_ports}
     names |= {volume.volume_id: volume.name for volume in desired.leaving_volumes}
     extra = there.macs - {port.mac for port in desired.ports}
@@ -97,7 +95,9 @@ def changed_devices(desired: Desired, observed: Observed) -> tuple[list[str], li
         extra |= there.volumes - {volume.volume_id for volume in desired.volumes}
     taps = {port.tap: port.name for port in desired.leaving_ports if port.mac not in there.macs}
     held = observed.held - {port.tap for port in desired.ports} - set(_taps(desired, extra))
-    return lacks, sorted({names.get(item, item) for item in extra} | {taps.get(tap, tap) for tap in held})
+    return coming(desired, observed).names, sorted(
+        {names.get(item, item) for item in extra} | {taps.get(tap, tap) for tap in held}
+    )
 
 
 def _taps(desired: Desired, macs: frozenset[str]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kumulus_agent.servers.coming import HeldUp
 from kumulus_agent.servers.desired import Desired
 from kumulus_api.quantities import format_quantity
 from kumulus_api.server_status import (
@@ -44,7 +45,7 @@ class Found:
         durations: milliseconds of each step of the last start; None keeps those of the status.
         size: virtual CPUs and bytes of memory of a guest that is in memory.
         detached: ids of ports and volumes that leave it and are unplugged.
-        held_up: names of volumes that come or leave with the next start only.
+        held_up: what comes or leaves with the next start only.
         other_machine: a guest that is in memory has another machine than it gets at its next start.
         guest_agent: what the guest's agent says, empty without one; None keeps what the status says.
     """
@@ -56,7 +57,7 @@ class Found:
     durations: Mapping[str, int] | None = None
     size: tuple[int, int] | None = None
     detached: frozenset[str] = frozenset()
-    held_up: tuple[str, ...] = ()
+    held_up: HeldUp = field(default_factory=HeldUp)
     other_machine: bool = False
     guest_agent: Mapping[str, Any] | None = field(default_factory=dict)
 
@@ -132,16 +133,18 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
 
 
 def _restart_required(desired: Desired, conditions: list[Object], found: Found) -> dict[ServerConditionType, Part]:
-    """Give the condition RestartRequired, if there is or was something to tell; and VolumesReady, if that is why."""
+    """Give the condition RestartRequired, if there is or was something to tell, and those of what waits for it."""
     size, wanted = found.size, (desired.vcpus, desired.memory)
-    if found.held_up:
-        message = (
-            f"volumes {', '.join(found.held_up)}: on the guest's bus none comes or leaves "
-            "while it runs: they do when it is stopped and started, or rebooted hard"
-        )
-        required = Part(status=True, reason=RestartReason.VOLUMES_CHANGED, message=message)
-        waiting = Part(status=False, reason=DeviceReason.RESTART_REQUIRED, message=message)
-        return {ServerConditionType.RESTART_REQUIRED: required, ServerConditionType.VOLUMES_READY: waiting}
+    waiting = _waiting(found.held_up)
+    if waiting:
+        first = next(iter(waiting.values()))
+        reason = RestartReason.NO_FREE_SLOT
+        if first.reason == DeviceReason.RESTART_REQUIRED:
+            reason = RestartReason.VOLUMES_CHANGED
+        return {
+            **waiting,
+            ServerConditionType.RESTART_REQUIRED: Part(status=True, reason=reason, message=first.message),
+        }
     if size is not None and (size[0], _mebibytes(size[1])) != (wanted[0], _mebibytes(wanted[1])):
         message = (
             f"the guest has {size[0]} vCPUs and {format_quantity(size[1])}, it was given {wanted[0]} and "
@@ -160,6 +163,29 @@ def _restart_required(desired: Desired, conditions: list[Object], found: Found) 
     if any(item["type"] == ServerConditionType.RESTART_REQUIRED for item in conditions):
         return {ServerConditionType.RESTART_REQUIRED: Part(status=False, reason=RestartReason.APPLIED)}
     return {}
+
+
+def _waiting(held_up: HeldUp) -> dict[ServerConditionType, Part]:
+    """Give the conditions of the devices that come or leave with the next start only."""
+    found = {}
+    if held_up.bound:
+        message = (
+            f"volumes {', '.join(held_up.bound)}: on the guest's bus none comes or leaves "
+            "while it runs: they do when it is stopped and started, or rebooted hard"
+        )
+        bound = Part(status=False, reason=DeviceReason.RESTART_REQUIRED, message=message)
+        found[ServerConditionType.VOLUMES_READY] = bound
+    for kind, what, names in (
+        (ServerConditionType.VOLUMES_READY, "volumes", held_up.volumes),
+        (ServerConditionType.NETWORK_READY, "interfaces", held_up.ports),
+    ):
+        if names:
+            message = (
+                f"{what} {', '.join(names)}: the guest that runs has no free slot: they come when it is stopped and "
+                "started, or rebooted hard, or when another device is taken away"
+            )
+            found[kind] = Part(status=False, reason=DeviceReason.NO_FREE_SLOT, message=message)
+    return found
 
 
 def _mebibytes(size: int) -> int:

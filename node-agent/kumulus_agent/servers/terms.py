@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
+from kumulus_agent.compute.slots import Slots
 from kumulus_agent.servers.desired import DesiredImage
 from kumulus_api.hardware import Hardware
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
@@ -109,6 +110,7 @@ class Observed:
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
         limits: what the domain can have while it runs; None without one.
+        slots: how much more can be plugged into the guest while it runs; None without one.
         hardware: what the domain's machine was made of when it was started; None without one.
         copy: of the root disk, for the action under way; None if this agent has begun none.
         agent: a guest agent is there.
@@ -135,6 +137,7 @@ class Observed:
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
     limits: Size | None = None
+    slots: Slots | None = None
     hardware: Hardware | None = None
     copy: Copy | None = None
     agent: bool = False

@@ -16,6 +16,7 @@ from kumulus_agent.compute.errors import HypervisorError
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
+from kumulus_agent.compute.slots import OLD_CARDS
 from kumulus_api.hardware import Hardware, Topology
 
 MakeDomain = Callable[..., DomainSpec]
@@ -203,3 +204,35 @@ async def test_a_running_guest_gets_processors_and_is_asked_to_take_memory(
     state = await hypervisor.get_instance(spec.instance_id)
     assert state is not None
     assert state.vcpus == 3
+
+
+@pytest.mark.parametrize(
+    "hardware", [PLAIN, *SHAPES], ids=lambda shape: "-".join(map(str, shape.dump().values())) or "plain"
+)
+async def test_free_slots_are_told_before_they_are_asked_for(
+    hypervisor: Hypervisor, make_domain: MakeDomain, private_libvirt, tmp_path: Path, hardware: Hardware
+) -> None:
+    """As many NICs as are said to find a place do, each takes one, and libvirt has none for the next."""
+    spec = replace(make_domain(), hardware=hardware, nvram=str(tmp_path / "nvram.fd"), graphics=True)
+    await hypervisor.define_and_start(domain_xml(spec))
+    old = hardware.machine == "q35" and hardware.interface_model in OLD_CARDS
+    taps = f"kt{uuid.uuid4().hex[:8]}"
+
+    async def free() -> int:
+        state = await hypervisor.get_instance(spec.instance_id)
+        assert state is not None
+        assert state.slots is not None
+        return (state.slots.old_cards or 0) if old else state.slots.cards
+
+    async def plug(number: int) -> None:
+        nic = Nic(f"{taps}{number:02}", f"52:54:00:00:02:{number:02x}", 1450)
+        private_libvirt.inside("ip", "tuntap", "add", "dev", nic.tap, "mode", "tap")
+        await hypervisor.attach(spec.instance_id, nic, hardware)
+
+    room = await free()
+    assert room > 8
+    for number in range(room):
+        assert await free() == room - number
+        await plug(number)
+    with pytest.raises(HypervisorError, match="No more available PCI slots"):
+        await plug(room)

@@ -7,6 +7,8 @@ import pytest
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.slots import Slots, free_slots
+from kumulus_agent.servers.coming import HeldUp, coming
 from kumulus_agent.servers.desired import Desired, read_desired
 from kumulus_agent.servers.devices import DevicesChanged, detach, detached
 from kumulus_agent.servers.outcome import has_other_machine, held_up_after
@@ -80,15 +82,15 @@ def test_disks_on_ide_and_sata_wait_for_the_next_start(bus: str) -> None:
     for asked, there, waiting in ((desired, set(), True), (leaving, {VOLUME_ID}, True), (desired, {VOLUME_ID}, False)):
         seen = make_observed({MAC, MAC2}, there)
         planned = plan(asked, seen, Claim.OURS)
-        names = held_up_after(seen, asked, planned, acting=False)
-        assert names == (("data",) if waiting else ())
-        found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, parts=started_parts(), held_up=names)
+        late = held_up_after(seen, asked, planned, acting=False)
+        assert late == HeldUp(bound=("data",) if waiting else ())
+        found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, parts=started_parts(), held_up=late)
         conditions = server_status(asked, {}, found)["conditions"]
         told = {item["type"]: (item["status"], item["reason"]) for item in conditions}
         assert told.get("RestartRequired") == (("True", "VolumesChanged") if waiting else None)
         assert told["VolumesReady"] == (("False", "RestartRequired") if waiting else ("True", "Attached"))
     started = make_observed(set(), set(), Power.OFF)
-    assert held_up_after(started, desired, plan(desired, started, Claim.OURS), acting=False) == ()
+    assert held_up_after(started, desired, plan(desired, started, Claim.OURS), acting=False) == HeldUp()
 
 
 def test_a_flavor_of_another_machine_waits_for_the_next_start() -> None:
@@ -118,6 +120,63 @@ def test_what_a_guest_can_take_is_what_its_running_machine_can() -> None:
     ide, plain = make_desired(hardware={"diskBus": "ide"}), make_desired()
     assert actions(plain, make_observed({MAC, MAC2}, set(), hardware=ide.hardware)) == []
     assert actions(ide, make_observed({MAC, MAC2}, set(), hardware=Hardware())) == [Action.ATTACH]
+
+
+def told_by(desired: Desired, observed: Observed) -> dict[str, tuple[str, str]]:
+    """Give status and reason of each condition after what the plan asks for was done."""
+    planned = plan(desired, observed, Claim.OURS)
+    late = held_up_after(observed, desired, planned, acting=False)
+    found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING, parts=started_parts(), held_up=late)
+    return {item["type"]: (item["status"], item["reason"]) for item in server_status(desired, {}, found)["conditions"]}
+
+
+def test_what_finds_no_slot_waits_for_the_next_start() -> None:
+    """A running guest without a free slot is asked for nothing, and conditions tell what it waits for, and for what."""
+    desired = make_desired()
+    full = make_observed({MAC}, set(), slots=Slots(0))
+    assert actions(desired, full) == []
+    told = told_by(desired, full)
+    assert told["VolumesReady"] == told["NetworkReady"] == ("False", "NoFreeSlot")
+    assert told["RestartRequired"] == ("True", "NoFreeSlot")
+    assert told["Ready"] == ("True", "Running")
+    assert plan(desired, full, Claim.OURS).look_again is None
+    one = make_observed({MAC}, set(), slots=Slots(1))
+    assert actions(desired, one) == [Action.ATTACH]
+    assert [port.mac for port in coming(desired, one).ports] == [MAC2]
+    told = told_by(desired, one)
+    assert (told["VolumesReady"], told["NetworkReady"]) == (("False", "NoFreeSlot"), ("True", "Wired"))
+    assert "RestartRequired" not in told_by(desired, make_observed({MAC}, set(), slots=Slots(2)))
+    off = make_observed(set(), set(), Power.OFF, slots=Slots(0))
+    assert told_by(desired, off)["VolumesReady"] == ("True", "Attached")
+
+
+@pytest.mark.parametrize(
+    ("hardware", "slots", "ports", "volumes"),
+    [
+        ({"machine": "q35"}, Slots(1, 0), 1, 0),
+        ({"machine": "q35", "diskBus": "scsi"}, Slots(1, 0), 1, 1),
+        ({"machine": "q35", "interfaceModel": "e1000"}, Slots(1, 0), 0, 1),
+        ({"machine": "q35", "interfaceModel": "e1000"}, Slots(0, 9), 1, 0),
+        ({"interfaceModel": "rtl8139"}, Slots(2), 1, 1),
+        ({"diskBus": "ide"}, Slots(9), 1, 0),
+    ],
+)
+def test_who_takes_which_slot(hardware: dict[str, str], slots: Slots, ports: int, volumes: int) -> None:
+    """Disks on SCSI need no slot, old cards on q35 have slots of their own, and all others share theirs."""
+    found = coming(make_desired(hardware=hardware), make_observed({MAC}, set(), slots=slots))
+    assert (len(found.ports), len(found.volumes)) == (ports, volumes)
+
+
+def test_slots_are_counted_in_what_libvirt_says() -> None:
+    """A port of PCI Express is one slot; what a root bus keeps for itself is none."""
+    express = """<domain><devices><controller type="pci" index="0" model="pcie-root"/>
+      <controller type="pci" index="1" model="pcie-root-port"><address type="pci" bus="0x00" slot="0x01"/></controller>
+      <controller type="pci" index="2" model="pcie-root-port"><address type="pci" bus="0x00" slot="0x01"/></controller>
+      <interface><address type="pci" bus="0x02" slot="0x00"/></interface></devices></domain>"""
+    assert free_slots(express) == Slots(1, 0)
+    old = """<domain><devices><controller type="pci" index="0" model="pci-root"/>
+      <interface><address type="pci" bus="0x00" slot="0x03"/></interface></devices></domain>"""
+    assert free_slots(old) == Slots(28)
 
 
 async def test_a_volume_on_ide_is_held_until_the_guest_is_off() -> None:
