@@ -14,6 +14,7 @@ from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Breach, Cloud, condition
 from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_on, succeeded
+from kumulus_lab.testing.plugin import Plugin
 from kumulus_lab.testing.sightings import VIRSH, look
 from kumulus_lab.testing.travelling import (
     CHECKER,
@@ -63,6 +64,34 @@ async def test_abort_leaves_the_guest_where_it_is(cloud: Cloud, project: str, la
         await succeeded(cloud, project, await ask(cloud, project, "mover"))
         after = await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
     await unharmed(lab, after)
+
+
+# Speaks without pause, so that each switch falls into a word.
+COUNTER = """#!/bin/sh
+(n=0; while :; do n=$((n+1)); echo count-$n; usleep 10000; done) >/dev/ttyS0 2>&1 &
+"""
+
+
+async def test_the_console_log_goes_along(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """Of what a guest writes on its console nothing is lost and nothing is doubled, live and cold, there and back."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover", userData={"inline": COUNTER})
+    after = await cloud.server_ready(project, "mover")
+    for kind in ("LiveMigrate", "LiveMigrate", "LiveMigrate", "Migrate"):
+        await console.says(console.path(lab, after), "count-")
+        host = other_than(on_host(after))
+        await succeeded(cloud, project, await ask(cloud, project, "mover", kind))
+        after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
+    boot = await console.says(console.path(lab, after), r"boot-id=(\S+)")
+    await console.says(console.path(lab, after), rf"boot-id=(?!{boot[1]})", 90)
+    status, said, _ = await Plugin(lab, lab.kubeconfig).run("console-log", "mover", "-n", project)
+    assert status == 0
+    first, *rest = said.split("count-1\r\n" if "count-1\r\n" in said else "count-1\n")
+    assert "boot-id" in first
+    counted = [int(number) for number in re.findall(r"count-(\d+)\s", rest[0])]
+    assert len(counted) > 100
+    assert counted == list(range(2, len(counted) + 2))
+    assert said.count("kumulus-guest: boot-id=") == 2
 
 
 @pytest.mark.disturbs
@@ -115,7 +144,7 @@ async def test_cold_migration_takes_the_disk_along(cloud: Cloud, project: str, l
     assert stopped["status"]["powerState"] == "Stopped"
     await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Running"}}, project)
     after = await cloud.until(Server, "mover", settled_on(host), namespace=project)
-    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    said = await asyncio.to_thread(console.said, console.path(lab, after))
     assert said.count("disk-new") == 1
 
 
@@ -165,7 +194,7 @@ async def test_volumes_go_along(cloud: Cloud, project: str, lab: LabSettings, ki
     if kind == "Migrate":
         await console.says(log, "volume-kept")
     else:
-        read = re.findall(r"volume-reads-(\d+)", await asyncio.to_thread(log.read_text, errors="replace"))
+        read = re.findall(r"volume-reads-(\d+)", await asyncio.to_thread(console.said, log))
         later = "|".join(str(int(read[-1]) + more) for more in range(2, 20))
         await console.says(log, f"volume-reads-({later})=kept-by-the-volume")
     found = await cloud.client.get(Volume, "data", project)
@@ -223,7 +252,7 @@ async def test_a_paused_guest_stays_paused(cloud: Cloud, project: str, lab: LabS
     after = await cloud.until(Server, "mover", lambda s: on_host(s) == other_than(host), namespace=project)
     assert after["status"]["powerState"] == "Paused"
     await nothing_left(lab, after, host)
-    said = await asyncio.to_thread(console.path(lab, after).read_text, errors="replace")
+    said = await asyncio.to_thread(console.said, console.path(lab, after))
     last = int(re.findall(r"sums-ok-(\d+)", said)[-1])
     await cloud.client.patch_merge(Server, "mover", {"spec": {"powerState": "Running"}}, project)
     await cloud.until(Server, "mover", settled_on(other_than(host)), namespace=project)
@@ -300,7 +329,7 @@ async def test_what_dies_at_the_switch(cloud: Cloud, project: str, lab: LabSetti
         after = await cloud.until(Server, "mover", settled_on(there), namespace=project, seconds=90)
         await nothing_left(lab, after, other_than(there))
         log = console.path(lab, after)
-        said = await asyncio.to_thread(log.read_text, errors="replace")
+        said = await asyncio.to_thread(console.said, log)
         last = int((re.findall(r"sums-ok-(\d+)", said) or ["0"])[-1])
         later = "|".join(str(last + more) for more in range(2, 20))
         await console.says(log, f"sums-ok-({later})")

@@ -22,8 +22,21 @@ def host_path(settings: LabSettings, host: str, inside: str) -> Path:
     return settings.host(host).directory / "kumulus" / Path(inside).relative_to("/var/lib/kumulus")
 
 
+def said(log: Path) -> str:
+    """Give all that a guest has written, on the hosts that it came from too."""
+    parts = [part.read_bytes() for part in (_earlier(log), log) if part.exists()]
+    return b"".join(parts).decode(errors="replace")
+
+
+def _earlier(log: Path) -> Path:
+    return log.with_name(f"{log.name}.earlier")
+
+
 async def lines(log: Path) -> AsyncIterator[str]:
-    """Give the lines of a log from its beginning, and each new one as it comes."""
+    """Give the lines of a log from its beginning, on other hosts too, and each new one as it comes."""
+    if _earlier(log).exists():
+        for line in (await asyncio.to_thread(_earlier(log).read_text, errors="replace")).splitlines():
+            yield line
     process = await asyncio.create_subprocess_exec(
         "tail", "--lines=+1", "--follow=name", "--retry", str(log),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

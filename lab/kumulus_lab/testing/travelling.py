@@ -101,7 +101,7 @@ async def unharmed(lab: LabSettings, server: Object) -> None:
     Raises:
         Breach: its data changed, or it has booted again.
     """
-    said = await asyncio.to_thread(console.path(lab, server).read_text, errors="replace")
+    said = await asyncio.to_thread(console.said, console.path(lab, server))
     boots = len(re.findall("kumulus-guest: boot-id", said))
     if "SUMS-WRONG" in said or boots != 1:
         raise Breach(f"data changed: {'SUMS-WRONG' in said}, boots: {boots}")

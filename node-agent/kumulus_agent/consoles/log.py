@@ -1,4 +1,8 @@
-"""What a guest has written on its serial console, as far as virtlogd keeps it."""
+"""What a guest has written on its serial console, as far as virtlogd keeps it.
+
+What it wrote on the hosts that it came from lies beside that, in a file of its own: the last of it arrives when the
+guest runs here already and virtlogd has the log open.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 _BLOCK = 65536
+_CARRIED = 4 << 20
+"""Bytes that go along to another host: as much as is shown of what virtlogd keeps."""
+
+
+def earlier(log: Path) -> Path:
+    """Give the file with what the guest wrote on other hosts."""
+    return log.with_name(f"{log.name}.earlier")
 
 
 def tail(path: Path, lines: int) -> bytes:
@@ -31,12 +42,18 @@ def tail(path: Path, lines: int) -> bytes:
 
 
 def console_log(log: Path, lines: int) -> bytes:
-    """Give a console log, the rotated part before the present one; `lines` from the end, or all for 0."""
-    present = tail(log, lines)
-    have = len(present.splitlines())
-    if lines > 0 and have >= lines:
-        return present
-    return tail(log.with_name(f"{log.name}.0"), lines - have if lines > 0 else 0) + present
+    """Give a console log, what is older before what is newer; `lines` from the end, or all for 0."""
+    rotated = [log.with_name(f"{log.name}.0"), log]
+    # Rotated twice, the log does not follow any more on what came from elsewhere.
+    parts = rotated if log.with_name(f"{log.name}.1").exists() else [earlier(log), *rotated]
+    # A line may go over from one part into the next.
+    said = b"".join(tail(part, lines) for part in parts)
+    return said if lines <= 0 else b"".join(said.splitlines(keepends=True)[-lines:])
+
+
+def carried(log: Path) -> bytes:
+    """Give as much of a console log as goes along with its guest to another host."""
+    return console_log(log, 0)[-_CARRIED:]
 
 
 async def followed(log: Path, lines: int | None) -> AsyncIterator[bytes]:

@@ -177,11 +177,19 @@ class MigrationController:
 
         verdict = await self._source.find_out(desired.instance_id, ask_there, tell, why)
         if verdict is Verdict.ARRIVED:
+            await self._send_last_words(action, desired.instance_id)
             return _handed_over(Done(None, None))
         if self._unwanted(action):
             return _aborted(why)
         message = f"migration: {why}; the server stays on host {self._node}; transient: ask again"
         return Word(ActionPhase.FAILED, ActionReason.MIGRATION_FAILED, message)
+
+    async def _send_last_words(self, action: Object, instance_id: str) -> None:
+        try:
+            async with await self._tunnel(action) as tunnel:
+                await self._source.send_last_words(tunnel, instance_id)
+        except (NoCredentials, ApiError, OSError) as error:
+            _log.warning("the console log stays behind", instance=instance_id, error=str(error))
 
     def _wish(self, action: Object, desired: Desired) -> Wish:
         asked = ServerAction.model_validate(action).spec.live_migrate or LiveMigrate()

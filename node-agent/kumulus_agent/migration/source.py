@@ -15,6 +15,7 @@ import structlog
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
 from kumulus_agent.host.tpm_state import tpm_state
 from kumulus_agent.migration.channels import Denied
+from kumulus_agent.migration.console_log import send_log
 from kumulus_agent.migration.domains import (
     FIRST_DOWNTIME,
     LAST_DOWNTIME,
@@ -84,18 +85,24 @@ class Source:
         if files.thaw_owed.exists():
             raise NotCarriedOver("its file systems stand still for an image until the guest's agent lets them go on")
         try:
-            for path in (files.seed, files.console_log):
-                if path.exists():
-                    await tunnel.send_file(path, path.name)
+            if files.seed.exists():
+                await tunnel.send_file(files.seed, files.seed.name)
+            await send_log(tunnel, files.console_log, ended=False)
             watching = asyncio.create_task(self._watch(desired.instance_id, tell, post_copy=wish.post_copy))
             try:
-                return await asyncio.to_thread(carry_over, tunnel.sockets, desired.instance_id, wish)
+                done = await asyncio.to_thread(carry_over, tunnel.sockets, desired.instance_id, wish)
             finally:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
         except (libvirt.libvirtError, Denied, OSError, TimeoutError, ValueError) as error:
             why = tunnel.refusal or str(error) or type(error).__name__
             raise NotCarriedOver(why) from error
+        await self.send_last_words(tunnel, desired.instance_id)
+        return done
+
+    async def send_last_words(self, tunnel: Tunnel, instance_id: str) -> None:
+        """Have the target know what a guest that runs there has written here."""
+        await send_log(tunnel, self.actuators.files(instance_id).console_log, ended=True)
 
     async def _watch(self, instance_id: str, tell: Tell, *, post_copy: bool) -> None:
         last, downtime, since = 0, FIRST_DOWNTIME, time.monotonic()
@@ -136,9 +143,10 @@ class Source:
             stored = await self._stored(desired.instance_id, epoch)
             volumes = self.actuators.settings.state_dir / "volumes"
             held = [volume_path(volumes, volume.volume_id) for volume in desired.volumes]
-            for path in (files.root_disk, *held, files.seed, files.nvram, files.console_log):
+            for path in (files.root_disk, *held, files.seed, files.nvram):
                 if path.exists():
                     await tunnel.send_file(path, path.name)
+            await self.send_last_words(tunnel, desired.instance_id)
             tpm = tpm_state(desired.instance_id, desired.hardware)
             if tpm is not None and tpm.exists():
                 await tunnel.send_file(tpm, tpm.name)

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import structlog
 
 from kumulus_agent.compute.errors import HypervisorError
+from kumulus_agent.consoles.log import earlier
 from kumulus_agent.host.tpm_state import tpm_state
 from kumulus_agent.migration.channels import (
     PIECE_BYTES,
@@ -179,10 +180,12 @@ class Target:
 
     async def _receive(self, connection: Connection, hello: Hello, desired: Desired) -> None:
         files = self.actuators.files(desired.instance_id)
+        last_words = earlier(files.console_log)
         limits = {
             files.seed: _SMALL,
             files.nvram: _SMALL,
             files.console_log: _SMALL,
+            last_words: _SMALL,
             files.root_disk: desired.root_disk + desired.root_disk // 8 + _SMALL,
             files.directory / DOMAIN_FILE: _SMALL,
         }
@@ -193,7 +196,8 @@ class Target:
         final, limit = next(((path, most) for path, most in limits.items() if path.name == hello.file), (None, -1))
         if final is None or not 0 <= hello.size <= limit:
             raise Denied(f"a file {hello.file!r} of {hello.size} bytes is not taken")
-        if (await self.look(desired.instance_id)).state is State.RUNNING:
+        # What the guest said before it came is told when it is here.
+        if final != last_words and (await self.look(desired.instance_id)).state is State.RUNNING:
             raise Denied(f"instance {desired.instance_id} runs here")
         await asyncio.to_thread(final.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
         part = final.with_name(f".{final.name}.part")

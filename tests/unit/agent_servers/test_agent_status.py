@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from kumulus_agent.consoles.log import console_log
+from kumulus_agent.consoles.log import carried, console_log, earlier
 from kumulus_agent.hosts.plan import (
     Facts,
     Machine,
@@ -118,3 +118,16 @@ def test_console_log_reaches_back_into_the_rotated_part(tmp_path: Path) -> None:
     assert console_log(log, 3) == b"b\nc\nd\n"
     assert console_log(log, 0) == b"a\nb\nc\nd\n"
     assert console_log(log, 1) == b"d\n"
+
+
+def test_console_log_goes_on_where_the_guest_came_from(tmp_path: Path) -> None:
+    """What was said on other hosts comes first, a line that the switch has cut is one, and no hole is passed over."""
+    log = tmp_path / "console.log"
+    earlier(log).write_bytes(b"a\nb")
+    log.write_bytes(b"c\nd\n")
+    assert console_log(log, 0) == carried(log) == b"a\nbc\nd\n"
+    assert console_log(log, 2) == b"bc\nd\n"
+    log.with_name("console.log.0").write_bytes(b"-\n")
+    assert console_log(log, 0) == b"a\nb-\nc\nd\n"
+    log.with_name("console.log.1").write_bytes(b"more than is shown\n")
+    assert console_log(log, 0) == b"-\nc\nd\n"
