@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from collections import Counter
 from typing import Any
@@ -46,6 +45,18 @@ def names(body: Object, kind: str) -> list[str]:
     return [item["name"] for item in body["spec"]["assignment"].get(kind, [])]
 
 
+async def witness(site: Site) -> None:
+    """Have a port of another server given and taken back: the operator has looked by then at all that was asked before.
+
+    It goes the same way, through the same queue, and began later.
+    """
+    await site.server("witness", networks=TWO)
+    await site.assigned(Server, "witness")
+    await change(site, "witness", networks=ONE)
+    await unplugged(site, "witness")
+    await site.until(Server, "witness", lambda b: names(b, "ports") == ["a"])
+
+
 async def test_a_placed_server_is_given_and_gives_back(site: Site, plane: ControlPlane) -> None:
     """A volume and a port are claimed and given; they are released when the agent has said so, and not before."""
     await site.host("v1", memory="16Gi")
@@ -72,7 +83,7 @@ async def test_a_placed_server_is_given_and_gives_back(site: Site, plane: Contro
     assert {what: written[what] for what in expected} == expected, "the user's own write, and one for each object"
 
     await change(site, "web", networks=ONE, volumes=[])
-    await asyncio.sleep(1)
+    await witness(site)
     held = await site.get(Server, "web")
     assert (names(held, "ports"), names(held, "volumes")) == (["a", "b"], ["data"])
     assert (await site.get(Volume, "data"))["spec"]["assignment"]["attachedTo"] == "web"
@@ -99,7 +110,7 @@ async def test_a_users_own_port_stays_and_another_server_gets_it(site: Site) -> 
     refusal = await site.condition(Server, "second", "DevicesApplied", "False", "PortInUse")
     assert "server first" in refusal["message"]
     await change(site, "first", networks=ONE)
-    await asyncio.sleep(0.5)
+    await witness(site)
     assert names(await site.get(Server, "second"), "ports") == ["a"]
     await unplugged(site, "first")
     after = await site.until(Server, "second", lambda b: names(b, "ports") == ["a", "m"])
