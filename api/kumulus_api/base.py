@@ -68,6 +68,8 @@ Trait = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[A-Z][A-Z0
 
 CUSTOM_RESOURCE = "^CUSTOM_[A-Z0-9_]{1,248}$"
 """Placement's resource classes that administrators make up: `CUSTOM_LICENSE`."""
+ASKED_RESOURCE = "^(VGPU|CUSTOM_[A-Z0-9_]{1,248})$"
+"""Those that a flavor may ask for."""
 CustomResources = Annotated[dict[str, Annotated[int, Field(ge=1, le=2147483647)]], Field(max_length=32)]
 """How many of each custom resource class."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kumulus_api.base import (
-    CUSTOM_RESOURCE,
+    ASKED_RESOURCE,
     Column,
     CustomResources,
     Definition,
@@ -46,7 +46,7 @@ class Allocation(Resources):
     """What a placed server takes of its host (Placement's allocation)."""
 
     custom: CustomResources | None = None
-    """Of each custom resource class."""
+    """Of each custom resource class, those of devices included; and of VGPU."""
 
 
 class FlavorSpec(Resources):
@@ -54,10 +54,11 @@ class FlavorSpec(Resources):
 
     extra_specs: LabelMap = Field(default_factory=dict)
     """What else is asked of a host, in Nova's words: `trait:NAME: required` or `forbidden`, `resources:CUSTOM_NAME:
-    COUNT`, and `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the host must match
-    (VALUE may begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And what the guest's
-    machine is made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a host that cannot
-    give it is no candidate."""
+    COUNT` (what an administrator counts, or devices of the host such as `resources:CUSTOM_PCI_8086_10D3: "1"` and
+    `resources:VGPU: "1"`), and `aggregate_instance_extra_specs:KEY: VALUE`, which the metadata of an aggregate of the
+    host must match (VALUE may begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And
+    what the guest's machine is made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a
+    host that cannot give it is no candidate."""
 
     model_config = validated(
         Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
@@ -73,12 +74,17 @@ class FlavorSpec(Resources):
         ),
         Rule("!quantity(self.rootDisk).isGreaterThan(quantity('64Ti'))", "rootDisk is at most 64Ti"),
         Rule(
+            "!has(self.extraSpecs) || !('pci_passthrough:alias' in self.extraSpecs)",
+            "there are no aliases of PCI devices: ask for their class, such as resources:CUSTOM_PCI_8086_10D3",
+            ".extraSpecs",
+        ),
+        Rule(
             "!has(self.extraSpecs) || self.extraSpecs.all(k,"
             " k.startsWith('trait:') || k.startsWith('aggregate_instance_extra_specs:')"
-            f" || k.matches(r'^resources:{CUSTOM_RESOURCE[1:]}')"
+            f" || k.matches(r'^resources:{ASKED_RESOURCE[1:]}')"
             f" || k in [{', '.join(repr(word.key) for word in FLAVOR_WORDS)}])",
-            "an extra spec is trait:NAME, resources:CUSTOM_NAME or aggregate_instance_extra_specs:KEY, or one of"
-            f" {keys(FLAVOR_WORDS)};"
+            "an extra spec is trait:NAME, resources:CUSTOM_NAME, resources:VGPU or"
+            f" aggregate_instance_extra_specs:KEY, or one of {keys(FLAVOR_WORDS)};"
             " another would be ignored",
             ".extraSpecs",
         ),

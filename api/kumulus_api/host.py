@@ -26,6 +26,7 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.passthrough import FoundDevices, HostDevices
 from kumulus_api.provider import MAPPING_RULES, BridgeMappings, PhysicalNetwork
 from kumulus_api.quantities import parse_quantity
 
@@ -79,6 +80,9 @@ class HostSpec(Model):
     resources: CustomResources | None = None
     """What an administrator says the host has, beside what its agent finds: `CUSTOM_LICENSE: 4`. Flavors ask for it by
     the extra spec `resources:CUSTOM_LICENSE`."""
+    devices: HostDevices | None = None
+    """PCI and mediated devices of this host that servers may be given, whole and alone. Flavors ask for them by the
+    extra spec `resources:CLASS`."""
     reserved: Reserved | None = None
     """What is not given to servers here; the ratios are of what is left."""
     dedicated_cpus: Annotated[str, Field(max_length=1024, pattern=r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$")] | None = (
@@ -105,6 +109,13 @@ class HostSpec(Model):
             ".resources",
         ),
         *MAPPING_RULES,
+        Rule(
+            "!has(self.resources) || !has(self.devices) || self.resources.all(k,"
+            " (!has(self.devices.pci) || !self.devices.pci.exists(d, has(d.resourceClass) && d.resourceClass == k))"
+            " && (!has(self.devices.mdev) || !self.devices.mdev.exists(d, d.resourceClass == k)))",
+            "what is a class of devices is counted by the agent: it has no number in resources",
+            ".resources",
+        ),
     )
 
 
@@ -204,6 +215,8 @@ class HostStatus(Status):
         Field(default_factory=list)
     )
     """The physical networks that are mapped here: which the host reaches, and why it does not reach the others."""
+    devices: FoundDevices | None = None
+    """What the host has of `spec.devices`."""
     versions: Versions = Field(default_factory=Versions)
     missing_packages: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=64)] = Field(
         default_factory=list

@@ -19,6 +19,7 @@ from kumulus_api.base import (
     UUIDText,
     list_map,
 )
+from kumulus_api.passthrough import GivenDevice
 
 
 class ObservedPowerState(StrEnum):
@@ -127,6 +128,8 @@ class ServerStatus(Status):
     """The last migration, or the one that goes on."""
     guest_agent: GuestAgent | None = None
     """Only there while a guest agent is; one that does not answer shows nothing but since when."""
+    devices: Annotated[list[GivenDevice], Field(max_length=32)] = Field(default_factory=list)
+    """What it has of its host, also while it is off."""
     detached: Annotated[list[UUIDText], Field(max_length=32)] = Field(default_factory=list)
     """Ids of ports and volumes that it was given, that its spec does not name any more, and that are unplugged."""
 
@@ -160,6 +163,8 @@ class LiveMigratableReason(StrEnum):
     """Its placement names its host; an administrator may name another in the action."""
     DEDICATED_CPUS = "DedicatedCPUs"
     """Its vCPUs are tied to CPUs of this host; it migrates cold."""
+    HOST_DEVICES = "HostDevices"
+    """It has devices of this host; it migrates cold, and gets others there."""
 
 
 class DeviceReason(StrEnum):
@@ -242,5 +247,9 @@ class ReadyReason(StrEnum):
     BOOT_DATA_FAILED = "BootDataFailed"
     NETWORK_FAILED = "NetworkFailed"
     START_FAILED = "StartFailed"
+    DEVICES_FAILED = "DevicesFailed"
+    """The host could not start it with the devices that it was to get."""
+    DEVICES_UNAVAILABLE = "DevicesUnavailable"
+    """Its host has too few free devices of a class."""
     SUSPEND_FAILED = "SuspendFailed"
     MIGRATING = "Migrating"

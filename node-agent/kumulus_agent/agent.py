@@ -34,6 +34,7 @@ from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
+from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
 from kumulus_agent.servers.capacity import Capacity, capacity_of
@@ -51,6 +52,7 @@ from kumulus_agent.storage.image_cache import ImageCache
 from kumulus_agent.volumes.controller import VolumeController
 from kumulus_agent.watching import build_registry
 from kumulus_api import Host, Image, Port, Server, ServerAction, Volume
+from kumulus_api.host import HostSpec
 from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
 from kumulus_runtime.events import EventRecorder
@@ -114,6 +116,7 @@ class Agent:
             client, boot_data_source(settings), self._hypervisor, settings.instances_dir, self._servers.add
         )
         self._machine = read_machine(settings)
+        self._host_devices = HostDeviceSource(self._hypervisor, self._host_spec)
         self._host = HostController(
             settings,
             client,
@@ -124,6 +127,7 @@ class Agent:
             self._missing_packages,
             self._requeue_instance,
             self._physical.look,
+            self._host_devices,
         )
         self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
@@ -188,6 +192,7 @@ class Agent:
             virt,
             await asyncio.to_thread(cache_mode, settings.instances_dir),
             lambda: self._host.processors,
+            self._host_devices,
         )
         observer = Observer(
             settings,
@@ -200,6 +205,7 @@ class Agent:
             OpenActions(self._client, self._store, settings.node_name),
             self._copies,
             self._passwords,
+            self._host_devices,
         )
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
         reporter = Reporter(self._client, self._store, settings.node_name, events)
@@ -333,6 +339,9 @@ class Agent:
         host = self._store.get(Host, settings.node_name)
         ratios = settings.memory_overcommit, settings.disk_overcommit
         return capacity_of(host, machine.memory, machine.disk, ratios)
+
+    def _host_spec(self) -> HostSpec:
+        return HostSpec.model_validate((self._store.get(Host, self._settings.node_name) or {}).get("spec") or {})
 
     async def _missing_packages(self) -> tuple[str, ...]:
         return await asyncio.to_thread(missing_packages, HOST_ROOT)

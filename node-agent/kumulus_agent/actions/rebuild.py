@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from kumulus_agent.servers.desired import Desired, DesiredImage
-from kumulus_agent.servers.start import Actuators, cached_image, failing_as
+from kumulus_agent.servers.failing import failing_as
+from kumulus_agent.servers.start import Actuators, cached_image
 from kumulus_agent.storage.root_disk import replace_root_disk
 from kumulus_api.server_status import ReadyReason, ServerConditionType
 

@@ -16,6 +16,7 @@ from lxml import etree
 
 from kumulus_agent.compute.devices_xml import device_xml
 from kumulus_agent.compute.domain_spec import Disk, Nic
+from kumulus_agent.compute.passed_xml import passed_of
 from kumulus_agent.compute.plugged import Devices
 from kumulus_api.hardware import Hardware
 
@@ -38,6 +39,7 @@ def devices_of(xml: str) -> Devices:
     return Devices(
         frozenset(key for key, element in found.items() if element.tag == "interface"),
         frozenset(key for key, element in found.items() if element.tag == "disk"),
+        passed_of(xml),
     )
 
 

@@ -8,6 +8,7 @@ from lxml import etree
 
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.passed_xml import passed_elements
 from kumulus_agent.compute.size_xml import memory_devices
 from kumulus_agent.compute.slots import OLD_CARDS
 from kumulus_api.hardware import DiskBus, Hardware, InterfaceModel, MachineType
@@ -60,6 +61,7 @@ def devices_xml(spec: DomainSpec) -> etree._Element:
     if hardware.tpm is not None:
         backend = E.backend(type="emulator", version=hardware.tpm.version.value)
         devices.append(E.tpm(backend, model=hardware.tpm.model.value))
+    devices.extend(passed_elements(spec.passed))
     devices.extend(memory_devices(spec.memory_bytes, spec.most_memory))
     return devices
 
@@ -75,7 +77,7 @@ def _controllers(spec: DomainSpec, bus: DiskBus) -> list[etree._Element]:
     found = [E.controller(type="scsi", model="virtio-scsi")] if bus is DiskBus.SCSI else []
     if spec.hardware.machine is MachineType.Q35:
         # What is plugged into a running guest needs a port that is there from its start.
-        ports = len(spec.disks) + len(spec.nics) + _BUILT_IN + _SPARE_PORTS
+        ports = len(spec.disks) + len(spec.nics) + len(passed_elements(spec.passed)) + _BUILT_IN + _SPARE_PORTS
         found.append(E.controller(type="pci", index="0", model="pcie-root"))
         found += [E.controller(type="pci", model="pcie-root-port") for _ in range(ports)]
         if spec.hardware.interface_model in OLD_CARDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kumulus_agent.passthrough.facts import Passed
 from kumulus_api.hardware import Hardware
 
 
@@ -68,6 +69,7 @@ class DomainSpec:
         nvram: file of UEFI's variables; only with that firmware.
         cpus: of the host, one for each virtual CPU, if these are dedicated; else empty.
         shared_cpus: of the host, for all that is not dedicated; empty for all there are.
+        passed: what it has of the host; it is not migrated while it runs.
         max_vcpus: up to so many virtual CPUs can be plugged in while it runs; 0 for none.
         max_memory_bytes: up to so much memory can be plugged in while it runs; 0 for none. An emulated guest that can
             be given memory must not be migrated while it runs: see `emulated_memory`.
@@ -97,6 +99,7 @@ class DomainSpec:
     nvram: str | None = None
     cpus: tuple[int, ...] = ()
     shared_cpus: tuple[int, ...] = ()
+    passed: tuple[Passed, ...] = ()
     max_vcpus: int = 0
     max_memory_bytes: int = 0
 

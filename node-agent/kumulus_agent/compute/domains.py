@@ -14,10 +14,13 @@ from lxml import etree
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
 from kumulus_agent.compute.guest_agent import has_agent
+from kumulus_agent.compute.passed_xml import passed_of, without_passed
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
 from kumulus_agent.compute.slots import Slots, free_slots
 from kumulus_agent.host.processors import parse_cpus
+from kumulus_agent.passthrough import mediated
+from kumulus_agent.passthrough.facts import Choice, Held
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +128,62 @@ def write_record(domain: Any, xml: str) -> None:
     write(libvirt.VIR_DOMAIN_AFFECT_CONFIG)  # off, or it went off between the question and the write
 
 
-def define_and_start(conn: Any, xml: bytes) -> str:
-    """Define and run a domain; if it does not start, what was not defined before is undefined again."""
+def define_and_start(conn: Any, xml: bytes, choice: Choice) -> str:
+    """Define and run a domain; if it does not start, what was not defined before is undefined again.
+
+    The definition is the record of what it is given of the host: mediated devices are made after it, and go before it.
+    """
     before = {domain.UUIDString() for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)}
+    for device in choice.dropped:
+        mediated.absent(device)
     domain = conn.defineXMLFlags(xml.decode(), libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     uuid = str(domain.UUIDString())
     try:
+        for made in choice.made:
+            mediated.ensure(made)
         start(domain)
-    except libvirt.libvirtError:
+    except (libvirt.libvirtError, OSError):
         if uuid not in before:
-            with contextlib.suppress(libvirt.libvirtError):
+            with contextlib.suppress(libvirt.libvirtError, OSError):
+                _remove_mediated(domain)
                 domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM)
         raise
     return uuid
+
+
+def undefine(domain: Any, flags: int) -> None:
+    """Forget a domain that is off, and remove the mediated devices that were made for it."""
+    _remove_mediated(domain)
+    domain.undefineFlags(flags)
+
+
+def give_back(domain: Any) -> None:
+    """Take what a domain that is off has of the host out of its definition; nothing is success."""
+    _remove_mediated(domain)
+    xml = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+    if passed_of(xml):
+        domain.connect().defineXML(without_passed(xml))
+
+
+def _remove_mediated(domain: Any) -> None:
+    for item in passed_of(str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))):
+        if item.uuid and item.resource_class:
+            mediated.absent(item.uuid)
+
+
+def host_devices(conn: Any) -> Held:
+    """Read what all domains have of the host, those included that are off."""
+    found = {}
+    for domain in conn.listAllDomains():
+        try:
+            passed = passed_of(str(domain.XMLDesc()))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # it went while we looked
+                raise
+            continue
+        if passed:
+            found[str(domain.UUIDString())] = passed
+    return Held(found)
 
 
 def grow(domain: Any, vcpus: int, memory: int) -> None:

@@ -32,10 +32,12 @@ from kumulus_agent.compute.state import (
     pressed_lately,
 )
 from kumulus_agent.compute.usage import Usage, read_usage
+from kumulus_agent.passthrough.facts import Choice, Held
 from kumulus_api.hardware import Hardware
 
 DEFAULT_URI: Final = "qemu:///system"
 _FLUSH_SECONDS: Final = 5.0
+NO_DEVICES: Final = Choice()
 _log = logging.getLogger(__name__)
 OnEvent = Callable[[str], None]
 
@@ -123,6 +125,11 @@ class Hypervisor:
         """Return the host's CPUs to which virtual CPUs of each domain that is not off are tied, by uuid."""
         return await self._connection.call("read the pinning of all domains", domains.pins)
 
+    async def host_devices(self) -> Held:
+        """Return what domains have of this host's PCI and mediated devices."""
+        held: Held = await self._connection.call("read the host devices of all domains", domains.host_devices)
+        return held
+
     async def abilities(self, virt: str) -> Abilities:
         """Return what guests can be given on this host.
 
@@ -131,11 +138,12 @@ class Hypervisor:
         """
         return await self._connection.call("read what libvirt can do", lambda conn: read_abilities(conn, virt))
 
-    async def define_and_start(self, xml: bytes) -> str:
+    async def define_and_start(self, xml: bytes, choice: Choice = NO_DEVICES) -> str:
         """Define the domain (or redefine it) and run it; a running one keeps running.
 
         Args:
             xml: from :func:`kumulus_agent.compute.domain_xml.domain_xml`.
+            choice: what it has of the host, as the XML says it; mediated devices are made.
 
         Returns:
             The instance id.
@@ -143,9 +151,10 @@ class Hypervisor:
         Raises:
             InvalidDomain: libvirt refuses the XML.
             Retryable: QEMU did not start; nothing newly defined is left behind.
+            OSError: a mediated device cannot be made; the same.
         """
         instance_id = await self._connection.call(
-            "define and start a domain", lambda conn: domains.define_and_start(conn, xml)
+            "define and start a domain", lambda conn: domains.define_and_start(conn, xml, choice)
         )
         self._asked_off.pop(instance_id, None)
         return instance_id
@@ -291,7 +300,7 @@ class Hypervisor:
         await self._on_domain(asked, instance_id, lambda domain: domains.grow(domain, vcpus, memory))
 
     async def undefine(self, instance_id: str, *, keep: bool = False) -> None:
-        """Forget a domain that is off; absent is success.
+        """Forget a domain that is off, and remove the mediated devices made for it; absent is success.
 
         Args:
             instance_id: which.
@@ -305,9 +314,14 @@ class Hypervisor:
             | (libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM if keep else libvirt.VIR_DOMAIN_UNDEFINE_TPM)
         )
         await self._unless_absent(
-            f"undefine instance {instance_id}", instance_id, lambda domain: domain.undefineFlags(flags)
+            f"undefine instance {instance_id}", instance_id, lambda domain: domains.undefine(domain, flags)
         )
         self._asked_off.pop(instance_id, None)
+
+    async def give_back(self, instance_id: str) -> None:
+        """Take what an instance that is off has of the host out of its definition; absent is success."""
+        asked = f"give the host devices of instance {instance_id} back"
+        await self._unless_absent(asked, instance_id, domains.give_back)
 
     async def set_metadata(self, record: InstanceRecord) -> None:
         """Replace our record in the domain, both in the running and in the stored definition.

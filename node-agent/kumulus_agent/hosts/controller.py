@@ -29,11 +29,13 @@ from kumulus_agent.hosts.plan import (
 )
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.reach import mappings_of
+from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Host
 from kumulus_api.host import ConsoleEndpoint, UnclaimedInstance
+from kumulus_api.passthrough import FoundDevices
 from kumulus_api.provider import PhysicalNetwork
 from kumulus_runtime.api_client import AlreadyExists, KubeClient
 from kumulus_runtime.store import Store
@@ -65,6 +67,7 @@ class HostController:
     missing_packages: Callable[[], Awaitable[tuple[str, ...]]]
     requeue: Callable[[str], None]
     physical: Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
+    host_devices: HostDeviceSource
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
@@ -115,11 +118,15 @@ class HostController:
         self_test = self.self_test or remembered_self_test(old, self.machine.boot_id)
         libvirt = qemu = ""
         epochs: dict[str, int] | None = None
+        # What libvirt does not tell now is as it was.
+        told = old.get("devices")
+        devices = FoundDevices.model_validate(told) if told is not None else None
         try:
             versions = await self.hypervisor.versions()
             libvirt, qemu = (".".join(map(str, number)) for number in (versions.libvirt, versions.qemu))
             states = (await self.hypervisor.observe()).instances
             await self._ask_abilities(self_test.virtualization if self_test is not None else "")
+            devices = await self.host_devices.told()
             epochs = {instance_id: state.epoch for instance_id, state in states.items()}
             for power in PowerState:
                 count = sum(state.state is power for state in states.values())
@@ -149,6 +156,7 @@ class HostController:
             abilities=self._abilities,
             dedicated=len(self.processors.dedicated),
             physical=await self._physical(old),
+            devices=devices,
         )
 
     async def _physical(self, old: dict[str, Any]) -> tuple[PhysicalNetwork, ...]:

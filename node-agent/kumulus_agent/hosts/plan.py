@@ -17,6 +17,7 @@ from kumulus_api.host import (
     UnclaimedInstance,
     Versions,
 )
+from kumulus_api.passthrough import FoundDevices
 from kumulus_api.provider import PhysicalNetwork
 from kumulus_api.quantities import format_quantity
 from kumulus_runtime.conditions import get_condition, set_condition
@@ -82,6 +83,7 @@ class Facts:
         abilities: what guests can be given.
         dedicated: how many CPUs are set aside for servers with CPUs of their own.
         physical: the physical networks that are mapped here.
+        devices: what there is of those that servers may be given; None if there may be none.
     """
 
     machine: Machine
@@ -97,6 +99,7 @@ class Facts:
     abilities: Abilities = field(default_factory=Abilities)
     dedicated: int = 0
     physical: tuple[PhysicalNetwork, ...] = ()
+    devices: FoundDevices | None = None
 
 
 def acknowledged(
@@ -135,6 +138,7 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         traits=sorted({*machine.traits, *facts.abilities.traits, *_virtualization(facts.self_test)}),
         inventory=_inventory(facts),
         physical_networks=list(facts.physical),
+        devices=facts.devices,
         versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
         missing_packages=list(facts.missing_packages),
         unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),

@@ -12,6 +12,7 @@ from lxml import etree
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_URI
+from kumulus_agent.compute.passed_xml import without_passed
 from kumulus_agent.migration.channels import Sockets
 from kumulus_agent.migration.plan import State, View
 
@@ -147,8 +148,9 @@ def written_disks(xml: str) -> list[str]:
 
 
 def stored_xml(domain: Any, epoch: int) -> str:
-    """Give the definition from which the domain would start, with another epoch."""
-    return with_epoch(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE), epoch)
+    """Give the definition from which the domain would start, with another epoch, and without this host's devices."""
+    xml = str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE))
+    return with_epoch(without_passed(xml), epoch)
 
 
 def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:

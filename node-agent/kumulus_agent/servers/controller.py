@@ -172,7 +172,9 @@ class ServerController:
         from_memory = sighting.observed.power is Power.SUSPENDED and act is None
         with self._wanted(desired) as unwanted:
             begin = resume_server if from_memory else start_server
-            outcome.durations = await begin(self.actuators, desired, unwanted, act.uid if act is not None else "")
+            begun = await begin(self.actuators, desired, unwanted, act.uid if act is not None else "")
+        outcome.durations = begun.milliseconds
+        outcome.passed = sighting.observed.passed if from_memory else begun.passed
         self.instances.keys[desired.instance_id] = desired.key
         self.instances.started(desired.instance_id)
         log(f"Server {_name(sighting)}").bind(instance=sighting.instance_id).info(
@@ -192,10 +194,11 @@ class ServerController:
             with self._wanted(sighting.desired) as unwanted:
                 await fetch_image(self.actuators, sighting.act.image, unwanted)
 
-    async def _rebuild(self, sighting: Sighting, _outcome: Outcome) -> None:
+    async def _rebuild(self, sighting: Sighting, outcome: Outcome) -> None:
         if sighting.desired is not None and sighting.act is not None and sighting.act.image is not None:
             with self._wanted(sighting.desired) as unwanted:
                 await rebuild_root(self.actuators, sighting.desired, sighting.act.image, unwanted)
+            outcome.passed = ()
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
 
@@ -284,9 +287,14 @@ class ServerController:
         await self.actuators.hypervisor.switch_off(sighting.instance_id)
         self.instances.off(sighting.instance_id)
 
-    async def _forget_shutdown(self, sighting: Sighting, _outcome: Outcome) -> None:
+    async def _forget_shutdown(self, sighting: Sighting, outcome: Outcome) -> None:
         # libvirt keeps the reason for which a domain is off with its definition; the next start defines it anew.
         await self.actuators.hypervisor.undefine(sighting.instance_id)
+        outcome.passed = ()
+
+    async def _give_back(self, sighting: Sighting, outcome: Outcome) -> None:
+        await self.actuators.hypervisor.give_back(sighting.instance_id)
+        outcome.passed = ()
 
     async def _record_shutdown(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self.actuators.hypervisor.record_guest_shutdown(sighting.instance_id)
@@ -362,6 +370,7 @@ _VERBS: dict[Action, _Verb] = {
     Action.PRESS_POWER_BUTTON: ServerController._press,  # noqa: SLF001
     Action.SWITCH_OFF: ServerController._switch_off,  # noqa: SLF001
     Action.FORGET_SHUTDOWN: ServerController._forget_shutdown,  # noqa: SLF001
+    Action.GIVE_BACK: ServerController._give_back,  # noqa: SLF001
     Action.RECORD_SHUTDOWN: ServerController._record_shutdown,  # noqa: SLF001
     Action.UNPLUG: ServerController._unplug,  # noqa: SLF001
     Action.REMOVE: ServerController._remove,  # noqa: SLF001

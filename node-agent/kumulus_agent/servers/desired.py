@@ -107,6 +107,7 @@ class Desired:
         host: the host that has it.
         pinned: the user's placement names a host.
         hardware: what its machine is made of where flavor or image say it.
+        custom: how many of each custom resource class, and of VGPU, it was given; some are devices of the host.
     """
 
     key: Key
@@ -148,6 +149,7 @@ class Desired:
     host: str = ""
     max_vcpus: int = 0
     max_memory: int = 0
+    custom: tuple[tuple[str, int], ...] = ()
     leaving_ports: tuple[DesiredPort, ...] = ()
     leaving_volumes: tuple[DesiredVolume, ...] = ()
 
@@ -228,6 +230,7 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         metadata=tuple(sorted(server.spec.metadata.items())),
         config_drive=server.spec.config_drive,
         hardware=assignment.hardware or Hardware(),
+        custom=tuple(sorted((assignment.resources.custom or {}).items())),
     )
 
 

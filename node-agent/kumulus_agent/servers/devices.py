@@ -10,7 +10,8 @@ from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.servers.coming import coming
 from kumulus_agent.servers.desired import Desired, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StepFailed
-from kumulus_agent.servers.start import Actuators, failing_as, prepare_tap, volume_disk
+from kumulus_agent.servers.failing import failing_as
+from kumulus_agent.servers.start import Actuators, prepare_tap, volume_disk
 from kumulus_agent.servers.status import Part
 from kumulus_agent.servers.terms import ALIVE, Observed, Power
 from kumulus_api.hardware import Hardware

@@ -12,6 +12,7 @@ from kumulus_agent.guest.passwords import Passwords
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.instance_files import instance_files
 from kumulus_agent.servers.instances import Instances
@@ -64,6 +65,7 @@ class Observer:
     actions: OpenActions
     copies: DiskCopies
     passwords: Passwords
+    host_devices: HostDeviceSource
 
     async def look(self, key: Key, instance_id: str, stored: Desired | None) -> Sighting:
         """Look at one instance.
@@ -83,6 +85,7 @@ class Observer:
         claim, desired = await self._claim(key, instance_id, known, here=here)
         entry = await read_entry(files, act.uid) if act is not None else Entry()
         power = Power.ABSENT if state is None else power_of(state)
+        passed = state.devices.passed if state is not None and state.devices is not None else ()
         observed = Observed(
             power=power,
             epoch=state.epoch if state else 0,
@@ -109,6 +112,7 @@ class Observer:
             copy=self.copies.of(act.uid) if act is not None else None,
             agent=bool(state and state.agent),
             attempt=self.passwords.of(act.uid) if act is not None else None,
+            asked_devices=self.host_devices.asked(dict(desired.custom), passed) if desired is not None else {},
         )
         return Sighting(instance_id, state, observed, claim, desired, act)
 

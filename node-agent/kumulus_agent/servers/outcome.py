@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kumulus_agent.passthrough.facts import Passed
 from kumulus_agent.servers.coming import HeldUp, held_up
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.devices import DevicesChanged, detached
@@ -18,7 +19,7 @@ _IN_MEMORY = WIRED | {ObservedPowerState.SUSPENDED}
 
 @dataclass
 class Outcome:
-    """What applying a plan has brought; see `Found` for `size`."""
+    """What applying a plan has brought; see `Found` for `size`; `passed` is None if what it has of the host stayed."""
 
     durations: dict[str, int] | None = None
     failure: StepFailed | None = None
@@ -26,6 +27,7 @@ class Outcome:
     wait: float | None = None
     devices: DevicesChanged = field(default_factory=DevicesChanged)
     size: tuple[int, int] | None = None
+    passed: tuple[Passed, ...] | None = None
 
     def change(self, devices: DevicesChanged) -> None:
         """Note what came of attaching or detaching."""
@@ -44,10 +46,13 @@ def found_after(observed: Observed, desired: Desired, planned: Plan, outcome: Ou
         acting: it was done for a ServerAction.
     """
     failure = outcome.failure
+    passed = observed.passed if outcome.passed is None else outcome.passed
     if failure is not None:
         part = Part(status=False, reason=failure.detail, message=failure.message)
         parts = {failure.part: part} if isinstance(failure.part, ServerConditionType) else {}
-        return Found(_power_after(observed.power, outcome.failed), failure.reason, failure.message, parts)
+        return Found(
+            _power_after(observed.power, outcome.failed), failure.reason, failure.message, parts, passed=passed
+        )
     if planned.ready is None:
         raise ValueError("a plan that leaves the status alone has nothing to tell")
     up = {**(started_parts() if planned.power in WIRED else {}), **outcome.devices.parts}
@@ -61,6 +66,7 @@ def found_after(observed: Observed, desired: Desired, planned: Plan, outcome: Ou
         detached=detached(desired, observed, outcome.devices),
         held_up=held_up_after(observed, desired, planned, acting=acting),
         other_machine=has_other_machine(observed, desired, planned, acting=acting),
+        passed=passed,
     )
 
 
@@ -83,7 +89,7 @@ def has_other_machine(observed: Observed, desired: Desired, planned: Plan, *, ac
     """Say whether a guest in memory has another machine than it gets at its next start, once a plan was carried out."""
     if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
         return False
-    return observed.machine(desired.hardware) != desired.hardware
+    return observed.machine(desired.hardware) != desired.hardware or observed.has_other_devices
 
 
 def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:

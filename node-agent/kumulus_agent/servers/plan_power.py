@@ -195,6 +195,12 @@ def _suspended(desired: Desired, observed: Observed) -> Plan:
         return going_down(observed, 1.0)
     if observed.power is Power.PAUSED and not observed.halted:
         return kept(desired, observed)
+    if observed.power in ALIVE and observed.passed:
+        message = (
+            "powerState: Suspended is not possible with devices of the host, whose state is nowhere on the disk; "
+            "permanent: set powerState to Running, Paused or Stopped"
+        )
+        return replace(kept(desired, observed), ready=ReadyReason.ILLEGAL_STATE, message=message)
     if observed.power in ALIVE:
         steps = (Step(Action.SAVE, "it shall be suspended"), Step(Action.UNPLUG, "it is off"))
         return Plan(steps, ReadyReason.SUSPENDED, ObservedPowerState.SUSPENDED)
@@ -225,7 +231,18 @@ def _tidied(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         steps.append(Step(Action.RECORD_SHUTDOWN, "the guest turned itself off"))
     if observed.plugged & {port.tap for port in desired.all_ports}:
         steps.append(Step(Action.UNPLUG, "it is off"))
-    return tuple(steps)
+    return (*steps, *_given_back(desired, observed))
+
+
+def _given_back(desired: Desired, observed: Observed) -> tuple[Step, ...]:
+    """Give the step for a guest that is off, or will be, and has devices that it keeps for nobody."""
+    if not observed.passed:
+        return ()
+    if desired.rest is PowerState.SHELVED:
+        return (Step(Action.GIVE_BACK, "a shelved server keeps no devices"),)
+    if observed.has_other_devices:
+        return (Step(Action.GIVE_BACK, "it was given other devices"),)
+    return ()
 
 
 def _pressed(observed: Observed, stop_seconds: float, why: str) -> Plan:
@@ -250,6 +267,7 @@ def _stopped(desired: Desired, observed: Observed, stop_seconds: float) -> Plan:
         steps.append(Step(Action.FORGET_SHUTDOWN, "the user's wish is newer"))
     if observed.power in ALIVE or observed.plugged:
         steps.append(Step(Action.UNPLUG, "it is off"))
+    steps += _given_back(desired, observed)
     if shelve:
         return Plan(tuple(steps), ReadyReason.SHELVED, ObservedPowerState.SHELVED)
     return Plan(tuple(steps), ReadyReason.STOPPED, ObservedPowerState.STOPPED)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,29 +13,27 @@ from kumulus_agent import metrics
 from kumulus_agent.compute.devices import VOLUMES
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.domain_xml import domain_xml
-from kumulus_agent.compute.errors import HypervisorError
-from kumulus_agent.compute.errors import Terminal as HypervisorTerminal
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.processors import Processors
 from kumulus_agent.network.datapath import Datapath
-from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.networks.carried import CarriedNetworks, NetworkUnknown
-from kumulus_agent.networks.reach import NetworkUnreached
+from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.passthrough.facts import Choice, Passed
+from kumulus_agent.passthrough.plan import Unavailable
+from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.boot_data import BootDataSource, fetch_user_data
 from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
+from kumulus_agent.servers.failing import failing_as
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.config_drive import write_config_drive
-from kumulus_agent.storage.errors import HolderAway, StorageError
-from kumulus_agent.storage.errors import Terminal as StorageTerminal
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
 from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
 from kumulus_agent.storage.volume import ensure_volume
 from kumulus_api import KeyPair, Volume
 from kumulus_api.server_status import ReadyReason, ServerConditionType
-from kumulus_runtime.api_client import ApiError, KubeClient
+from kumulus_runtime.api_client import KubeClient
 
 Virt = Literal["kvm", "qemu"]
 Cache = Literal["none", "writeback"]
@@ -58,8 +56,9 @@ class Actuators:
     virt: Virt
     cache: Cache
     processors: Callable[[], Processors]
-    pinning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while a guest gets CPUs of its own, until its domain shows them."""
+    host_devices: HostDeviceSource
+    choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a guest gets CPUs or devices of its own, until its domain shows them."""
 
     def files(self, instance_id: str) -> InstanceFiles:
         """Give the paths of an instance."""
@@ -88,9 +87,15 @@ class Stopwatch:
             metrics.START_SECONDS.labels(step=step).observe(seconds)
 
 
-async def start_server(
-    actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = ""
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class Started:
+    """How long each step of a start took, and all together as `total`; and what the guest has of the host."""
+
+    milliseconds: dict[str, int]
+    passed: tuple[Passed, ...]
+
+
+async def start_server(actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = "") -> Started:
     """Start a server whose domain does not run.
 
     Args:
@@ -98,9 +103,6 @@ async def start_server(
         desired: the instance.
         unwanted: set when the server shall not be started any more; what takes long is given up then.
         action: uid of the ServerAction that it is started for, or empty.
-
-    Returns:
-        Milliseconds of each step, and of all together as `total`.
 
     Raises:
         StartGivenUp: it was unwanted before its image had come.
@@ -110,9 +112,7 @@ async def start_server(
     return await _undone_if_failed(start, start.run)
 
 
-async def resume_server(
-    actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = ""
-) -> dict[str, int]:
+async def resume_server(actuators: Actuators, desired: Desired, unwanted: asyncio.Event, action: str = "") -> Started:
     """Let a server go on from its saved memory; arguments, answer and errors as of `start_server`."""
     # What it was saved with is what it has, also what it shall lose when it runs.
     whole = replace(desired, ports=desired.all_ports, leaving_ports=())
@@ -120,7 +120,7 @@ async def resume_server(
     return await _undone_if_failed(start, start.resume)
 
 
-async def _undone_if_failed(start: _Start, way: Callable[[], Awaitable[None]]) -> dict[str, int]:
+async def _undone_if_failed(start: _Start, way: Callable[[], Awaitable[None]]) -> Started:
     watch = start.watch
     async with AsyncExitStack() as undo:
         undo.push_async_callback(_undo_network, start.actuators, start.desired)
@@ -132,7 +132,7 @@ async def _undone_if_failed(start: _Start, way: Callable[[], Awaitable[None]]) -
                 raise failure from failure.__cause__
         undo.pop_all()
     metrics.STARTS.labels(result="started").inc()
-    return watch.milliseconds
+    return Started(watch.milliseconds, start.passed)
 
 
 async def _undo_network(actuators: Actuators, desired: Desired) -> None:
@@ -151,6 +151,7 @@ class _Start:
     unwanted: asyncio.Event
     action: str = ""
     cd: str | None = None
+    passed: tuple[Passed, ...] = ()
 
     async def resume(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -290,22 +291,38 @@ class _Start:
             with self.watch.time("domain"):
                 # Whatever was frozen, it ends with the guest that was.
                 await asyncio.to_thread(files.thaw_owed.unlink, missing_ok=True)
-                if desired.hardware.dedicated:
+                if desired.hardware.dedicated or desired.custom:
                     await self._start_apart(spec)
                 else:
                     await actuators.hypervisor.define_and_start(domain_xml(spec))
 
     async def _start_apart(self, spec: DomainSpec) -> None:
-        """Start a guest on CPUs that no other has."""
+        """Start a guest on CPUs, and with devices of the host, that no other has."""
         actuators = self.actuators
-        async with actuators.pinning:
-            pins = await actuators.hypervisor.pins()
-            taken = frozenset(cpu for uuid, cpus in pins.items() if uuid != spec.instance_id for cpu in cpus)
-            cpus = actuators.processors().choose(spec.vcpus, taken)
-            if len(cpus) < spec.vcpus:
-                message = f"{spec.vcpus} dedicated CPUs are asked for, {len(cpus)} are free on this host"
-                raise StepFailed(ReadyReason.HOST_FULL, message)
-            await actuators.hypervisor.define_and_start(domain_xml(replace(spec, cpus=cpus)))
+        async with actuators.choosing:
+            cpus = await self._cpus(spec) if self.desired.hardware.dedicated else ()
+            choice = await self._devices()
+            # Memory that can be plugged in would have to be shown to the devices too.
+            most = 0 if choice.passed else spec.max_memory_bytes
+            whole = replace(spec, cpus=cpus, passed=choice.passed, max_memory_bytes=most)
+            async with failing_as(ReadyReason.DEVICES_FAILED if choice.passed else ReadyReason.START_FAILED):
+                await actuators.hypervisor.define_and_start(domain_xml(whole), choice)
+        self.passed = choice.passed
+
+    async def _cpus(self, spec: DomainSpec) -> tuple[int, ...]:
+        pins = await self.actuators.hypervisor.pins()
+        taken = frozenset(cpu for uuid, cpus in pins.items() if uuid != spec.instance_id for cpu in cpus)
+        cpus = self.actuators.processors().choose(spec.vcpus, taken)
+        if len(cpus) < spec.vcpus:
+            message = f"{spec.vcpus} dedicated CPUs are asked for, {len(cpus)} are free on this host"
+            raise StepFailed(ReadyReason.HOST_FULL, message)
+        return cpus
+
+    async def _devices(self) -> Choice:
+        try:
+            return await self.actuators.host_devices.choose(self.desired.instance_id, dict(self.desired.custom))
+        except Unavailable as error:
+            raise StepFailed(ReadyReason.DEVICES_UNAVAILABLE, str(error)) from error
 
     async def _plug(self) -> None:
         datapath, desired = self.actuators.datapath, self.desired
@@ -369,24 +386,3 @@ async def cached_image(actuators: Actuators, image: DesiredImage, unwanted: asyn
     finally:
         image_comes.cancel()
         given_up.cancel()
-
-
-@asynccontextmanager
-async def failing_as(
-    reason: ReadyReason, part: ServerConditionType | None = None, detail: str = ""
-) -> AsyncIterator[None]:
-    """Turn the errors of the actuators into a failed step."""
-    try:
-        yield
-    except (StorageError, HypervisorError, NetworkError, NetworkUnknown, ApiError, OSError, ValueError) as error:
-        lasting = isinstance(error, StorageTerminal | HypervisorTerminal)
-        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, HolderAway | NetworkUnreached) else ""
-        raise StepFailed(reason, str(error), part=part, detail=own or detail, lasting=lasting) from error
-    except BaseExceptionGroup as group:
-        failure = first_failure(group)
-        if isinstance(failure, StepFailed):
-            raise failure from group
-        if not isinstance(failure, NetworkError | NetworkUnknown | ApiError | ValueError):
-            raise
-        own = failure.reason if isinstance(failure, NetworkUnreached) else ""
-        raise StepFailed(reason, str(failure), part=part, detail=own or detail) from group

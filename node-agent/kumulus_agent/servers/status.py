@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kumulus_agent.passthrough.facts import Passed
 from kumulus_agent.servers.coming import HeldUp
 from kumulus_agent.servers.desired import Desired
+from kumulus_api.passthrough import GivenDevice
 from kumulus_api.quantities import format_quantity
 from kumulus_api.server_status import (
     DeviceReason,
@@ -47,6 +49,7 @@ class Found:
         detached: ids of ports and volumes that leave it and are unplugged.
         held_up: what comes or leaves with the next start only.
         other_machine: a guest that is in memory has another machine than it gets at its next start.
+        passed: what it has of the host.
         guest_agent: what the guest's agent says, empty without one; None keeps what the status says.
     """
 
@@ -59,6 +62,7 @@ class Found:
     detached: frozenset[str] = frozenset()
     held_up: HeldUp = field(default_factory=HeldUp)
     other_machine: bool = False
+    passed: tuple[Passed, ...] = ()
     guest_agent: Mapping[str, Any] | None = field(default_factory=dict)
 
 
@@ -71,7 +75,7 @@ def started_parts() -> dict[ServerConditionType, Part]:
     }
 
 
-def live_migratable(desired: Desired, power: ObservedPowerState) -> Part:
+def live_migratable(desired: Desired, power: ObservedPowerState, passed: tuple[Passed, ...] = ()) -> Part:
     """Say whether the guest could be carried to another host now."""
     if power not in (ObservedPowerState.RUNNING, ObservedPowerState.PAUSED):
         if power is ObservedPowerState.RESCUED:
@@ -85,7 +89,14 @@ def live_migratable(desired: Desired, power: ObservedPowerState) -> Part:
     if desired.hardware.dedicated:
         message = "its vCPUs are tied to CPUs of this host: it can migrate cold"
         return Part(status=False, reason=LiveMigratableReason.DEDICATED_CPUS, message=message)
+    if passed:
+        message = f"it has devices of this host ({_named(passed)}): it can migrate cold, and gets others there"
+        return Part(status=False, reason=LiveMigratableReason.HOST_DEVICES, message=message)
     return Part(status=True, reason=LiveMigratableReason.MIGRATABLE)
+
+
+def _named(passed: tuple[Passed, ...]) -> str:
+    return ", ".join(f"{item.resource_class} {'+'.join(item.addresses) or item.uuid}" for item in passed)
 
 
 def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Object:
@@ -107,7 +118,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         **placed,
         **found.parts,
         **_restart_required(desired, conditions, found),
-        ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power),
+        ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power, found.passed),
     }
     for kind, part in parts.items():
         conditions = set_condition(conditions, kind, part.status, part.reason, part.message, desired.generation)
@@ -125,6 +136,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
             for address in port.addresses
         ],
         "startDurations": _durations(old, found),
+        "devices": [_device(item) for item in found.passed if item.resource_class],
         "detached": sorted(found.detached),
         "guestAgent": _guest_agent(old.get("guestAgent") or {}, found.guest_agent) or [],
         "conditions": _same_generation(conditions, old),
@@ -157,7 +169,10 @@ def _restart_required(desired: Desired, conditions: list[Object], found: Found) 
         changed = Part(status=True, reason=reason, message=message)
         return {ServerConditionType.RESTART_REQUIRED: changed}
     if found.other_machine:
-        message = "its flavor asks for another machine: it gets it when it is stopped and started, or rebooted hard"
+        message = (
+            "its flavor asks for another machine or other devices: it gets them when it is stopped and started, or "
+            "rebooted hard"
+        )
         changed = Part(status=True, reason=RestartReason.FLAVOR_CHANGED, message=message)
         return {ServerConditionType.RESTART_REQUIRED: changed}
     if any(item["type"] == ServerConditionType.RESTART_REQUIRED for item in conditions):
@@ -186,6 +201,11 @@ def _waiting(held_up: HeldUp) -> dict[ServerConditionType, Part]:
             )
             found[kind] = Part(status=False, reason=DeviceReason.NO_FREE_SLOT, message=message)
     return found
+
+
+def _device(item: Passed) -> Object:
+    addresses = list(item.addresses) or None
+    return GivenDevice(resource_class=item.resource_class, addresses=addresses, uuid=item.uuid or None).dump()
 
 
 def _mebibytes(size: int) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size
 from kumulus_agent.compute.slots import Slots
+from kumulus_agent.passthrough.facts import Passed
 from kumulus_agent.servers.desired import DesiredImage
 from kumulus_api.hardware import Hardware
 from kumulus_api.server_action import ActionPhase, ActionReason, ActionType
@@ -114,6 +117,7 @@ class Observed:
         hardware: what the domain's machine was made of when it was started; None without one.
         copy: of the root disk, for the action under way; None if this agent has begun none.
         agent: a guest agent is there.
+        asked_devices: how many devices of the host of each class it is to have.
         attempt: what goes on beside everything else for the action under way; None if this agent has begun nothing.
     """
 
@@ -142,6 +146,18 @@ class Observed:
     copy: Copy | None = None
     agent: bool = False
     attempt: Attempt | None = None
+    asked_devices: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> tuple[Passed, ...]:
+        """What the domain has of the host."""
+        return self.devices.passed if self.devices is not None else ()
+
+    @property
+    def has_other_devices(self) -> bool:
+        """Whether the domain has others of the host than it gets at its next start."""
+        there = Counter(item.resource_class for item in self.passed if item.resource_class)
+        return self.power is not Power.ABSENT and there != self.asked_devices
 
     def machine(self, given: Hardware) -> Hardware:
         """Give what the guest's machine is made of now; without a guest, what it is given."""
@@ -194,6 +210,7 @@ class Action(StrEnum):
     FORGET_SHUTDOWN = "forget the guest's shutdown"
     FORGET_FAILURES = "forget what failed"
     DISCARD_MEMORY = "discard the saved memory"
+    GIVE_BACK = "give the host's devices back"
     RECORD_SHUTDOWN = "record the guest's shutdown"
     UNPLUG = "take the interfaces away"
     REMOVE = "remove"

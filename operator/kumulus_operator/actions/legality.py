@@ -111,6 +111,10 @@ def _illegal_state(action: ServerAction, server: Server, given: ServerAssignment
     if not found and action.spec.type is ActionType.LIVE_MIGRATE and hardware is not None and hardware.dedicated:
         message = f"state: the vCPUs of server {name} are tied to CPUs of its host; permanent: make a Migrate of it"
         return Refusal(LiveMigratableReason.DEDICATED_CPUS, message)
+    devices = server.status.devices if server.status is not None else []
+    if not found and action.spec.type is ActionType.LIVE_MIGRATE and devices:
+        message = f"state: server {name} has devices of its host; permanent: make a Migrate of it"
+        return Refusal(LiveMigratableReason.HOST_DEVICES, message)
     if not found:
         return None
     message = f"state: {wanted} of server {name} is legal in {legal}, it is {found}; permanent: ask again then"

@@ -36,7 +36,7 @@ def traits_of(specs: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]
 
 
 def resources_of(specs: Mapping[str, str]) -> dict[str, int]:
-    """Give how many of each custom resource class a flavor asks for."""
+    """Give how many of each custom resource class, and of VGPU, a flavor asks for."""
     return {key.removeprefix(_RESOURCE): int(value) for key, value in specs.items() if key.startswith(_RESOURCE)}
 
 

@@ -78,6 +78,7 @@ class HostFacts:
         huge_pages: bytes in huge pages, by the size of these in KiB.
         segments: the physical networks that it reaches, with the type of networks; and the MTU in bytes.
         unreached: those of which it says why it does not.
+        withheld: why devices that it might give are not given, by their class.
     """
 
     name: str
@@ -96,6 +97,7 @@ class HostFacts:
     huge_pages: Mapping[int, int] = field(default_factory=dict)
     segments: Mapping[tuple[str, str], int] = field(default_factory=dict)
     unreached: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

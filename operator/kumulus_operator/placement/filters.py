@@ -180,11 +180,12 @@ def enough_disk(candidate: Candidate, wish: Wish) -> Objection | None:
 
 
 def enough_custom(candidate: Candidate, wish: Wish) -> Objection | None:
-    """A custom resource is counted, not shared."""
-    free = dict(candidate.free.custom)
+    """A custom resource, or a device, is counted, not shared."""
+    free, withheld = dict(candidate.free.custom), candidate.host.withheld
     for name, count in wish.amounts.custom:
         if count > free.get(name, 0):
-            return Objection(f"without enough {name}", f"a host has {name} that is free")
+            why = f" (devices withheld: {withheld[name]})" if name in withheld else ""
+            return Objection(f"without enough {name}{why}", f"a host has {name} that is free")
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from kumulus_api import Host, HostAggregate
 from kumulus_api.host import HostConditionType, Room, room_of
+from kumulus_api.passthrough import FoundDevices
 from kumulus_api.quantities import parse_quantity
 from kumulus_operator.placement.facts import Amounts, HostFacts
 from kumulus_operator.placement.tuning import Tuning
@@ -45,6 +46,8 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
             metadata[key].update(part.strip() for part in value.split(","))
     status = host.status
     found = status.traits if status is not None else []
+    devices = _devices(host)
+    of_devices = [trait for item in devices.offered for trait in item.traits]
     return HostFacts(
         name=host.metadata.name,
         ready=host_ready(host),
@@ -55,13 +58,16 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
         tunnel=status is not None and status.tunnel_address is not None,
         total=_total(host, tuning),
         architecture=status.architecture if status is not None else "",
-        traits=frozenset([*found, *host.spec.traits, *(trait for item in own for trait in item.spec.traits)]),
+        traits=frozenset(
+            [*found, *of_devices, *host.spec.traits, *(trait for item in own for trait in item.spec.traits)]
+        ),
         zones=frozenset(item.spec.zone for item in own if item.spec.zone is not None),
         metadata={key: frozenset(values) for key, values in metadata.items()},
         numa_nodes=_numa_nodes(host),
         huge_pages=_huge_pages(host),
         segments=_segments(host),
         unreached=_unreached(host),
+        withheld=_withheld(devices),
     )
 
 
@@ -73,6 +79,20 @@ def _segments(host: Host) -> dict[tuple[str, str], int]:
 def _unreached(host: Host) -> dict[tuple[str, str], str]:
     mapped = host.status.physical_networks if host.status is not None else []
     return {(item.name, why.type.value): why.reason.value for item in mapped for why in item.obstacles}
+
+
+def _devices(host: Host) -> FoundDevices:
+    found = host.status.devices if host.status is not None else None
+    # What an agent that is older, or silent, has told of before counts only as long as it is allowed.
+    return found if found is not None and host.spec.devices is not None else FoundDevices()
+
+
+def _withheld(devices: FoundDevices) -> dict[str, str]:
+    reasons: dict[str, set[str]] = defaultdict(set)
+    for item in devices.withheld:
+        if item.resource_class is not None:
+            reasons[item.resource_class].add(item.reason.value)
+    return {name: ", ".join(sorted(found)) for name, found in reasons.items()}
 
 
 def _numa_nodes(host: Host) -> int:
@@ -93,5 +113,6 @@ def _total(host: Host, tuning: Tuning) -> Amounts:
     found = Room(inventory.vcpus, parse_quantity(inventory.memory), parse_quantity(inventory.disk))
     ratios = Room(tuning.vcpu_overcommit, tuning.memory_overcommit, tuning.disk_overcommit)
     room = room_of(host.spec, found, ratios)
-    custom = tuple(sorted((host.spec.resources or {}).items()))
+    counted = {item.resource_class: item.total for item in _devices(host).offered}
+    custom = tuple(sorted(((host.spec.resources or {}) | counted).items()))
     return Amounts(room.vcpus, room.memory, room.disk, inventory.dedicated_vcpus or 0, custom)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from kumulus_api import Server, Volume
 from kumulus_api.flavor import Allocation, FlavorSpec
 from kumulus_api.hardware import Hardware
+from kumulus_api.passthrough import GivenDevice
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.placement.extra_specs import resources_of
@@ -26,7 +27,8 @@ _IN_MEMORY = frozenset(
 def server_amounts(server: Server) -> Amounts:
     """Give what a placed server takes of its host and its quota; nothing if it has none.
 
-    It is the most of what it was given, what its guest has until it restarts, and what a resize may go back to.
+    It is the most of what it was given, what its guest has until it restarts, and what a resize may go back to. Devices
+    are its own until its host has taken them back.
     """
     given = server.spec.assignment
     if given is None:
@@ -34,13 +36,20 @@ def server_amounts(server: Server) -> Amounts:
     amounts = amounts_of(given.resources, given.hardware)
     if given.former is not None:
         amounts = amounts.most(amounts_of(given.former.resources, given.former.hardware))
-    if given.shelved:
-        return Amounts(disk=amounts.disk)
     status = server.status
+    held = _devices(status.devices if status is not None else [])
+    if given.shelved:
+        return Amounts(disk=amounts.disk, custom=held)
+    if held:
+        amounts = amounts.most(Amounts(custom=held))
     if status is not None and status.resources is not None and status.power_state in _IN_MEMORY:
         found = (status.resources.vcpus, 0) if not amounts.dedicated else (0, status.resources.vcpus)
         amounts = amounts.most(Amounts(found[0], parse_quantity(status.resources.memory), dedicated=found[1]))
     return amounts
+
+
+def _devices(given: Iterable[GivenDevice]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(Counter(device.resource_class for device in given).items()))
 
 
 def allocation_of(flavor: FlavorSpec) -> Allocation:

@@ -92,6 +92,37 @@ async def test_the_machine_asked_for_chooses_the_host_and_is_carried_along(site:
     assert used["status"]["usage"]["servers"] == 2
 
 
+async def test_devices_that_a_host_cannot_give_make_it_no_candidate(site: Site) -> None:
+    """A server that asks for devices waits with the hosts' reasons, goes where one is found, and takes it."""
+    for name in ("d1", "d2"):
+        await site.host(name)
+    await site.basics()
+    size = {"vcpus": 1, "memory": "1Gi", "rootDisk": "1Gi"}
+    specs = {"resources:CUSTOM_GPU": "1", "trait:CUSTOM_BIG": "required"}
+    flavor = {"metadata": {"name": "gpu"}, "spec": size | {"extraSpecs": specs}}
+    await site.client.apply(Flavor, flavor, manager="t")
+    await site.server("web", flavor={"name": "gpu"})
+    assert "2 without trait CUSTOM_BIG" in await site.refused("web", "NoValidHost")
+    entry = {"vendor": "10de", "resourceClass": "CUSTOM_GPU", "traits": ["CUSTOM_BIG"]}
+    for name in ("d1", "d2"):
+        await site.client.patch_merge(Host, name, {"spec": {"devices": {"pci": [entry]}, "traits": ["CUSTOM_BIG"]}})
+    withheld = {"device": "0000:01:00.0", "resourceClass": "CUSTOM_GPU", "reason": "NoIOMMUGroup", "message": "m"}
+    await _tell_devices(site, "d1", {"withheld": [withheld], "withheldTotal": 1})
+    told = "1 without enough CUSTOM_GPU (devices withheld: NoIOMMUGroup)"
+    await site.until(Server, "web", lambda body: told in str(condition_of(body, "Scheduled")))
+    await _tell_devices(site, "d2", {"offered": [{"resourceClass": "CUSTOM_GPU", "total": 1}]})
+    given = await site.assigned(Server, "web")
+    assert (given["host"], given["resources"]["custom"]) == ("d2", {"CUSTOM_GPU": 1})
+    await site.server("late", flavor={"name": "gpu"})
+    assert "1 without enough CUSTOM_GPU," in await site.refused("late", "NoValidHost")
+
+
+async def _tell_devices(site: Site, host: str, devices: dict[str, Any]) -> None:
+    """Say what an agent has found."""
+    path = f"/apis/kumulus.dev/v1alpha1/hosts/{host}/status"
+    await site.client.request("PATCH", path, {"status": {"devices": devices}}, "application/merge-patch+json")
+
+
 async def test_hard_anti_affinity_is_never_broken(site: Site) -> None:
     """Of 60 servers of a group made at once each of 20 hosts gets one; a place that is left goes to one that waits."""
     hosts = [f"g{number}" for number in range(20)]

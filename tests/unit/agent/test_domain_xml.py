@@ -23,6 +23,7 @@ from kumulus_agent.compute.domain_xml import (
     record_xml,
 )
 from kumulus_agent.migration.domains import written_disks
+from kumulus_agent.passthrough.facts import Passed
 from kumulus_api.hardware import TPM, Hardware, Topology
 
 _SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
@@ -30,6 +31,11 @@ _ID = "5f6e1f0a-6d3f-4b2e-9d3e-0c1f2a3b4c5d"
 
 
 SECURE = Hardware(machine="q35", firmware="uefi", secure_boot=True, tpm=TPM(version="2.0", model="tpm-crb"))
+
+PASSED = (
+    Passed("CUSTOM_PCI_8086_10D3", ("0000:3b:00.0", "0000:3b:00.1")),
+    Passed("VGPU", uuid="44444444-4444-4444-8444-444444444444"),
+)
 
 
 def make_spec(**overrides: object) -> DomainSpec:
@@ -86,6 +92,8 @@ def test_golden(snapshot: SnapshotAssertion) -> None:
         {"shared_cpus": (0, 1)},
         {"max_vcpus": 4, "hardware": Hardware(topology=Topology(sockets=1, cores=2, threads=2)), "shared_cpus": (0, 1)},
         {"cd": "/var/lib/kumulus/images/x"},
+        {"passed": PASSED},
+        {"passed": PASSED, "hardware": Hardware(machine="q35", firmware="uefi"), "nvram": "/var/lib/kumulus/x"},
         {"disks": (), "nics": (), "seed_path": None, "console_log": None},
         {"serial_socket": None, "graphics": False},
         {"serial_socket": None, "console_log": None},

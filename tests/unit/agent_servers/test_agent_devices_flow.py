@@ -136,7 +136,7 @@ async def look(host: Host, settings: AgentSettings, desired: Desired, power: Pow
     files.directory.mkdir(parents=True, exist_ok=True)
     known: Any = {"hypervisor": host, "datapath": host, "networks": host, "client": host}
     unused = SimpleNamespace()
-    known |= dict.fromkeys(("images", "boot_data", "processors"), unused)
+    known |= dict.fromkeys(("images", "boot_data", "processors", "host_devices"), unused)
     actuators = Actuators(settings, **known, virt="qemu", cache="none")  # type: ignore[arg-type]
     events: Any = SimpleNamespace(post=lambda *_, **__: None)
     reporter = Reporter(host, Store(), "h1", events)  # type: ignore[arg-type]

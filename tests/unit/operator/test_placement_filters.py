@@ -209,6 +209,39 @@ def test_custom_resources_are_counted():
     assert not has_room(Candidate(plain, plain.total), wish)
 
 
+OFFERED = [{"resourceClass": "CUSTOM_GPU", "total": 1, "traits": ["CUSTOM_BIG"]}, {"resourceClass": "VGPU", "total": 2}]
+WITHHELD = [
+    {"device": "0000:01:00.0", "resourceClass": "CUSTOM_GPU", "reason": "NoIOMMUGroup"},
+    {"device": "0000:02:00.0", "resourceClass": "CUSTOM_GPU", "reason": "HostDisk"},
+    {"device": "0000:03:00.0", "resourceClass": "CUSTOM_GPU", "reason": "NoIOMMUGroup"},
+]
+
+
+def with_devices(name, told, **spec):
+    """Give the facts of a host whose agent has found devices."""
+    body = make_host(name, **spec).dump()
+    body["status"]["devices"] = told
+    return host_facts(Host.model_validate(body), [], Tuning(), fresh=True)
+
+
+def test_devices_of_hosts_are_counted_and_bring_their_traits():
+    """A class of devices is a resource like any other, its traits are the host's; no devices, no candidate, and why."""
+    has = with_devices("h1", {"offered": OFFERED}, devices={}, resources={"CUSTOM_LICENSE": 2})
+    lacks = with_devices("h2", {"withheld": WITHHELD}, devices={})
+    forbidden = with_devices("h3", {"offered": OFFERED})
+    specs = {"resources:CUSTOM_GPU": "1", "resources:VGPU": "2", "trait:CUSTOM_BIG": "required"}
+    taken = amounts_of(allocation_of(make_flavor(**specs).spec), None)
+    assert has.total.custom == (("CUSTOM_GPU", 1), ("CUSTOM_LICENSE", 2), ("VGPU", 2))
+    assert forbidden.total.custom == ()
+    wish = Wish(taken, terms=Terms(required=frozenset({"CUSTOM_BIG"})))
+    assert [item.name for item in passing([has, lacks, forbidden], {}, wish)[0]] == ["h1"]
+    assert passing([has], {"h1": taken}, wish)[0] == []
+    _, refused = passing([lacks], {}, Wish(taken))
+    assert refusal_text(refused) == (
+        "no valid host out of 1: 1 without enough CUSTOM_GPU (devices withheld: HostDisk, NoIOMMUGroup)"
+    )
+
+
 def make_server(**placement):
     """Give a server that waits."""
     spec = {"flavor": {"name": "f"}, "image": {"name": "i"}, "placement": placement}

@@ -58,6 +58,19 @@ def test_a_changed_flavor_is_given_at_once() -> None:
     assert change.amounts == Amounts(4, 512 * MI, 2 * GI)
 
 
+def test_devices_are_a_servers_own_until_its_host_has_them_back() -> None:
+    """What the agent says that it has counts, also when its flavor has none any more, or it was shelved."""
+    gpu = {"resourceClass": "CUSTOM_GPU", "addresses": ["0000:01:00.0"]}
+    both = {"devices": [gpu, gpu | {"addresses": ["0000:02:00.0"]}]}
+    assert server_amounts(make_server(status=both)).custom == (("CUSTOM_GPU", 2),)
+    asked = {"resources": {"vcpus": 1, "memory": "128Mi", "rootDisk": "1Gi", "custom": {"CUSTOM_GPU": 1, "VGPU": 1}}}
+    assert server_amounts(make_server(assigned=asked)).custom == (("CUSTOM_GPU", 1), ("VGPU", 1))
+    assert server_amounts(make_server(assigned=asked, status=both)).custom == (("CUSTOM_GPU", 2), ("VGPU", 1))
+    shelved = asked | {"shelved": True}
+    assert server_amounts(make_server(assigned=shelved, status=both)) == Amounts(disk=GI, custom=(("CUSTOM_GPU", 2),))
+    assert server_amounts(make_server(assigned=shelved, status={})).custom == ()
+
+
 def test_a_smaller_flavor_takes_what_the_guest_has_until_it_restarts() -> None:
     """A guest that runs holds its room: only when it has the smaller size is the rest given back."""
     runs = {"powerState": "Running", "resources": {"vcpus": 4, "memory": "512Mi"}}

@@ -106,6 +106,15 @@ def test_what_has_no_host_can_only_be_locked() -> None:
     assert gone.reason == ActionReason.SERVER_NOT_FOUND
 
 
+@pytest.mark.parametrize(("type_", "reason"), [("LiveMigrate", "HostDevices"), ("Migrate", None)])
+def test_a_server_with_devices_of_its_host_migrates_cold_only(type_: str, reason: str | None) -> None:
+    """A LiveMigrate is refused by the same reason that the condition gives; a Migrate is not."""
+    body = make_server().dump()
+    body["status"]["devices"] = [{"resourceClass": "VGPU", "uuid": "44444444-4444-4444-8444-444444444444"}]
+    refused = illegal(make_action(type_), Server.model_validate(body))
+    assert (refused.reason if refused is not None else None) == reason
+
+
 @pytest.mark.parametrize("state", ["Stopped", "Paused", "Suspended"])
 def test_a_start_sets_power_state(state: str) -> None:
     """What ends in a running guest asks for one; a soft reboot asks for nothing."""
