@@ -121,7 +121,7 @@ def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
     conditions = [(item.type, item.status) for item in status.conditions] if status else []
     facts: tuple[Any, ...] = ()
     if status is not None:
-        able = (status.inventory, status.traits, status.architecture)
+        able = (status.inventory, status.devices, status.traits, status.architecture)
         facts = (*able, status.tunnel_address, status.physical_networks, status.unclaimed_instances)
     return (host.spec, host.metadata.labels, sorted(conditions), facts)
 
