@@ -289,7 +289,7 @@ class ServerController:
 
     async def _forget_shutdown(self, sighting: Sighting, outcome: Outcome) -> None:
         # libvirt keeps the reason for which a domain is off with its definition; the next start defines it anew.
-        await self.actuators.hypervisor.undefine(sighting.instance_id)
+        await self.actuators.hypervisor.undefine(sighting.instance_id, keep=True)
         outcome.passed = ()
 
     async def _give_back(self, sighting: Sighting, outcome: Outcome) -> None:

@@ -145,7 +145,11 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Flavor, {"rootDisk": "0"}, "rootDisk is more than 0"),
     (Flavor, {"rootDisk": "lots"}, "spec.rootDisk"),
     (Flavor, {"extraSpecs": {"trait:HW_CPU_X86_AVX": "yes"}}, "a trait is required or forbidden"),
-    (Flavor, {"extraSpecs": {"colour": "blue"}}, "an extra spec is trait:NAME, resources:CUSTOM_NAME, resources:VGPU or"),
+    (
+        Flavor,
+        {"extraSpecs": {"colour": "blue"}},
+        "an extra spec is trait:NAME, resources:CUSTOM_NAME, resources:VGPU or",
+    ),
     (Flavor, {"extraSpecs": {f"trait:T{number}": "required" for number in range(65)}}, "spec.extraSpecs"),
     (Image, {"architecture": "pdp11"}, "spec.architecture"),
     (Image, {"requiredTraits": ["gold"]}, "spec.requiredTraits[0]"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.hosts.plan import Facts, Machine, SelfTest, host_status
 from kumulus_agent.passthrough.facts import Passed
+from kumulus_agent.servers.controller import _VERBS
 from kumulus_agent.servers.desired import Desired, read_desired
+from kumulus_agent.servers.observe import Sighting
 from kumulus_agent.servers.outcome import Outcome, found_after
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.status import Found, live_migratable, same, server_status
@@ -113,3 +118,26 @@ def test_the_host_tells_of_devices_only_where_there_may_be_some() -> None:
     status = host_status(1, {}, replace(facts, devices=found))
     assert status["devices"]["offered"] == [{"resourceClass": "VGPU", "total": 2, "traits": []}]
     assert host_status(1, status, replace(facts, devices=found)) == status
+
+
+@pytest.mark.parametrize(
+    ("action", "called"),
+    [(Action.GIVE_BACK, ("give_back", {})), (Action.FORGET_SHUTDOWN, ("undefine", {"keep": True}))],
+)
+async def test_what_empties_a_domain_is_told(action: Action, called: tuple[str, dict[str, bool]]) -> None:
+    """Whoever gives devices back, or forgets the domain, tells of none; UEFI's variables and a TPM's memory stay."""
+    calls: list[tuple[str, dict[str, bool]]] = []
+
+    class Recorder:
+        def __getattr__(self, verb: str) -> Callable[..., Awaitable[None]]:
+            async def call(_instance_id: str, **options: bool) -> None:
+                calls.append((verb, options))
+
+            return call
+
+    controller: Any = SimpleNamespace(actuators=SimpleNamespace(hypervisor=Recorder()))
+    outcome = Outcome()
+    sighting = Sighting("i", None, observed(Power.OFF, GPU), Claim.OURS, desired(PowerState.STOPPED))
+    await _VERBS[action](controller, sighting, outcome)
+    assert calls == [called]
+    assert outcome.passed == ()
