@@ -181,6 +181,7 @@ def _asked(server: Server, wish: Wish) -> str:
     memory, disk = format_quantity(int(amounts.memory)), format_quantity(int(amounts.disk))
     parts = [
         f"{_vcpus(amounts)}, {memory} memory, {disk} disk",
+        ", ".join(f"{count:g} {name}" for name, count in amounts.custom),
         f"zone {terms.zone}" if terms.zone else "",
         f"traits {', '.join(sorted(terms.required))}" if terms.required else "",
         f"without traits {', '.join(sorted(terms.forbidden))}" if terms.forbidden else "",

@@ -30,6 +30,8 @@ class HostDeviceSource:
 
     def asked(self, custom: Mapping[str, int], own: Iterable[Passed] = ()) -> dict[str, int]:
         """Give how many devices of each class an instance is to have that was given these custom resources."""
+        if not custom:
+            return {}
         spec = self.spec()
         return asked_devices(custom, spec.devices, spec.resources or {}, own)
 

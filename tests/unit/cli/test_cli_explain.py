@@ -148,3 +148,19 @@ def test_what_may_not_be_read_is_said(tmp_path: Path, answers: dict[str, Any]) -
     result = run(tmp_path, answers)
     assert result.exit_code == 1
     assert "error: hosts.kumulus.dev is forbidden" in result.output
+
+
+def test_it_is_told_why_a_host_withholds_devices(tmp_path: Path, answers: dict[str, Any]) -> None:
+    """What is asked for of devices is named, and so is why a host that might give them does not."""
+    answers["flavors.kumulus.dev f"]["spec"]["extraSpecs"] = {"resources:CUSTOM_GPU": "1"}
+    hosts = answers["hosts.kumulus.dev"]["items"]
+    for host in hosts[1:]:
+        host["spec"] = {"devices": {"pci": [{"vendor": "10de", "resourceClass": "CUSTOM_GPU"}]}}
+    withheld = {"device": "0000:01:00.0", "resourceClass": "CUSTOM_GPU", "reason": "NoIOMMUGroup"}
+    hosts[1]["status"]["devices"] = {"withheld": [withheld]}
+    hosts[3]["status"]["devices"] = {"offered": [{"resourceClass": "CUSTOM_GPU", "total": 1}]}
+    lines = [" ".join(line.split()) for line in run(tmp_path, answers).output.splitlines() if line]
+    assert lines[0] == "Server demo/new asks for 1 vCPUs, 1Gi memory, 1Gi disk; 1 CUSTOM_GPU; group web (AntiAffinity)"
+    assert "h1 no with a server of group web (AntiAffinity); without enough CUSTOM_GPU" in lines
+    assert "h2 no without enough CUSTOM_GPU (devices withheld: NoIOMMUGroup)" in lines
+    assert "h4 no without enough memory (512Mi free, 1Gi asked for)" in lines
