@@ -63,7 +63,7 @@ unit: $(STAMP) ## Tests without input or output
 
 .PHONY: integration
 integration: $(STAMP) ## Tests against a real API server, network namespaces and libvirt
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m "not long"
 
 .PHONY: e2e
 e2e: prepare up ## All end-to-end tests but the long ones, with real servers in the lab
@@ -71,7 +71,8 @@ e2e: prepare up ## All end-to-end tests but the long ones, with real servers in 
 	$(BIN)/pytest tests/e2e -m "not tenant and not long"
 
 .PHONY: soak
-soak: up ## The long end-to-end tests: 200 verbs at random on a real guest, secure boot
+soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, devices behind an IOMMU
+	$(BIN)/pytest tests/integration -m long
 	$(BIN)/pytest tests/e2e -m long
 
 .PHONY: bench

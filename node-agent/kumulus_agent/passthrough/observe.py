@@ -11,15 +11,23 @@ from typing import Final
 
 from kumulus_agent.host.inventory import HOST_ROOT
 from kumulus_agent.passthrough.facts import SYSFS, Found, Mediated, MediatedType, PCIDevice
+from kumulus_agent.passthrough.plan import may_be_given
+from kumulus_api.passthrough import HostDevices
 
 PROC_NET: Final = Path("/proc/net")
 _LINK_SCOPE: Final = "20"
 
 
-def read_devices(sysfs: Path = SYSFS, proc_net: Path = PROC_NET, in_use: Callable[[str], bool] | None = None) -> Found:
+def read_devices(
+    allowed: HostDevices,
+    sysfs: Path = SYSFS,
+    proc_net: Path = PROC_NET,
+    in_use: Callable[[str], bool] | None = None,
+) -> Found:
     """Look at the host.
 
     Args:
+        allowed: what may be given: nothing else's disks are asked about.
         sysfs: where sysfs is mounted, that of the host's own network namespace.
         proc_net: where the kernel tells of that namespace's addresses and routes.
         in_use: says whether the host uses a disk, by its name; by default the kernel is asked.
@@ -28,13 +36,14 @@ def read_devices(sysfs: Path = SYSFS, proc_net: Path = PROC_NET, in_use: Callabl
     disks = dict(_places(sysfs / "block"))
     known = sorted(_entries(sysfs / "bus/pci/devices"))
     carried = {name for name in interfaces if _is_joined(sysfs / "class/net" / name)} | set(_speaking(proc_net))
-    on_pci = {name for name, place in disks.items() if any(path.name in place for path in known)}
+    devices = tuple(_device(path, interfaces, disks) for path in known)
     busy = in_use or disk_in_use
+    held = {name for device in devices if may_be_given(allowed, device) for name in device.disks if busy(name)}
     return Found(
-        pci=tuple(_device(path, interfaces, disks) for path in known),
+        pci=devices,
         types=tuple(_types(sysfs)),
         mediated=tuple(_mediated(sysfs)),
-        carrying=frozenset(carried | {name for name in on_pci if busy(name)}),
+        carrying=frozenset(carried | held),
     )
 
 

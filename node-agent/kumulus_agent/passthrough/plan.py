@@ -121,6 +121,11 @@ def _is_bridge(device: PCIDevice) -> bool:
     return device.kind.startswith("06")
 
 
+def may_be_given(allowed: HostDevices, device: PCIDevice) -> bool:
+    """Say whether the administrator lets servers have a PCI device, as far as the host can give it."""
+    return _entry(allowed.pci, device) is not None
+
+
 def _entry(entries: Iterable[PCIDevices], device: PCIDevice) -> PCIDevices | None:
     return next((entry for entry in entries if _fits(entry, device)), None)
 

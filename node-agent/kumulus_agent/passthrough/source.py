@@ -21,12 +21,12 @@ class HostDeviceSource:
     Attributes:
         hypervisor: whose domains are the record of what is given to whom.
         spec: of the Host, as it is now.
-        look: gives what there is; blocking.
+        look: gives what there is, told what may be given; blocking.
     """
 
     hypervisor: Hypervisor
     spec: Callable[[], HostSpec]
-    look: Callable[[], Found] = read_devices
+    look: Callable[[HostDevices], Found] = read_devices
 
     def asked(self, custom: Mapping[str, int], own: Iterable[Passed] = ()) -> dict[str, int]:
         """Give how many devices of each class an instance is to have that was given these custom resources."""
@@ -45,7 +45,7 @@ class HostDeviceSource:
         if allowed is None:
             return None
         held = await self.hypervisor.host_devices()
-        return told(offer(allowed, await asyncio.to_thread(self.look), held), held)
+        return told(offer(allowed, await asyncio.to_thread(self.look, allowed), held), held)
 
     async def choose(self, instance_id: str, custom: Mapping[str, int]) -> Choice:
         """Choose devices for an instance. The answer holds until another is asked for, or its domain shows them.
@@ -57,5 +57,5 @@ class HostDeviceSource:
         held = await self.hypervisor.host_devices()
         asked = self.asked(custom, held.of(instance_id))
         allowed = self.spec().devices or HostDevices()
-        found = offer(allowed, await asyncio.to_thread(self.look), held) if asked else Offer()
+        found = offer(allowed, await asyncio.to_thread(self.look, allowed), held) if asked else Offer()
         return choose(instance_id, asked, found, held)

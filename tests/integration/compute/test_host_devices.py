@@ -84,7 +84,7 @@ def make_start(hypervisor: Hypervisor, tmp_path: Path, spec: DomainSpec, **custo
     actuators = Actuators(
         AgentSettings(node_name="h1", state_dir=tmp_path),
         hypervisor=hypervisor,
-        host_devices=HostDeviceSource(hypervisor, lambda: SPEC, lambda: FOUND),
+        host_devices=HostDeviceSource(hypervisor, lambda: SPEC, lambda _allowed: FOUND),
         virt="qemu",
         cache="none",
         **known,

@@ -24,7 +24,8 @@ def look(sysfs: Path, routes: str = "", ipv6: str = "", in_use: Callable[[str], 
     proc_net.mkdir(exist_ok=True)
     (proc_net / "route").write_text(ROUTES.format(routes) if routes else "Iface Destination\n")
     (proc_net / "if_inet6").write_text(ipv6)
-    return read_devices(sysfs, proc_net, in_use)
+    everything = HostDevices.model_validate({"pci": [{"address": "*"}]})
+    return read_devices(everything, sysfs, proc_net, in_use)
 
 
 def offered(
@@ -112,6 +113,14 @@ def test_what_carries_a_disk_in_use_is_withheld(sysfs: Path) -> None:
     given = offered(found, {"address": "0000:02:*"}, {"address": f"{PAIR}.*"})
     assert why(given) == {f"{PAIR}.0": "HostDisk", f"{PAIR}.1": "GroupInUse"}
     assert [unit.addresses for unit in given.units] == [(DISK,)]
+
+
+def test_nobody_asks_about_disks_that_are_not_to_be_given(sysfs: Path) -> None:
+    """The question claims a disk for a moment: only those of allowed devices are claimed."""
+    asked: list[str] = []
+    allowed = HostDevices.model_validate({"pci": [{"address": DISK}]})
+    read_devices(allowed, sysfs, sysfs, lambda name: bool(asked.append(name)))
+    assert asked == ["nvme0n1"]
 
 
 def test_a_group_is_given_whole_or_not_at_all(sysfs: Path) -> None:
