@@ -18,6 +18,7 @@ from kumulus_api.base import (
     Rule,
     Timestamp,
     validated,
+    whole,
 )
 from kumulus_api.provider import Segment
 
@@ -30,6 +31,8 @@ class ClaimReference(Model):
     name: ObjectName
     instance: Annotated[str, Field(max_length=36)]
     """The claimant's identity: a Port's `portID`, a Network's `metadata.uid` at the time."""
+
+    model_config = whole()
 
 
 class AddressClaimSpec(Model):

@@ -20,13 +20,14 @@ from kumulus_api.base import (
     UUIDText,
     ruled,
     validated,
+    whole,
 )
 
 
 class PortAssignment(Model):
     """What the operator decided for the port."""
 
-    model_config = validated(
+    model_config = whole(
         Rule(
             "self.portID == oldSelf.portID && self.mac == oldSelf.mac && self.addresses == oldSelf.addresses",
             "a port keeps its identity, its MAC and its addresses",

@@ -42,6 +42,7 @@ _ORDER = (
     "additionalProperties",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
     "x-kubernetes-validations",
 )
 """The keywords that a schema may have, in the order in which they are written."""

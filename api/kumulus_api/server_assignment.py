@@ -19,7 +19,7 @@ from kumulus_api.base import (
     UUIDText,
     list_map,
     ruled,
-    validated,
+    whole,
 )
 from kumulus_api.flavor import Allocation
 from kumulus_api.hardware import Hardware
@@ -111,6 +111,6 @@ class ServerAssignment(Model):
         default_factory=list
     )
 
-    model_config = validated(
+    model_config = whole(
         Rule("self.host == oldSelf.host || self.epoch > oldSelf.epoch", "a new host needs a higher epoch", ".host"),
     )

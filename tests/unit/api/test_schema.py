@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 from pydantic import ConfigDict, Field
 
-from kumulus_api import KINDS, Kind, Project
+from kumulus_api import KINDS, AddressClaim, Kind, Port, Project, Server
 from kumulus_api.base import Column, Definition, Model, Rule, first_broken, list_map, ruled, validated
 from kumulus_api.schema import Schema, SchemaError, definition_of, field_docs, model_schema
 from kumulus_api.server_status import ServerStatus
@@ -313,3 +313,14 @@ def test_a_message_is_a_cel_literal() -> None:
     """A message that would end its literal is refused when the CRDs are made."""
     with pytest.raises(ValueError, match="without quotes"):
         first_broken("self.x", (("self.a", "a's wrong"),), "a is right")
+
+
+@pytest.mark.parametrize("kind", [Server, Port, AddressClaim])
+def test_what_one_writer_writes_as_a_whole_has_one_owner(kind: type[Kind]) -> None:
+    """References, conditions and decisions are owned as a whole, so that no owner is noted for each of their fields."""
+    spec = root(kind)["properties"]["spec"]["properties"]
+    parts = [spec[name] for name in ("assignment", "claimRef", "network", "image", "flavor") if name in spec]
+    status = root(kind)["properties"].get("status", {}).get("properties", {})
+    parts += [status["conditions"]["items"]] if status else []
+    assert parts
+    assert all(part["x-kubernetes-map-type"] == "atomic" for part in parts)
