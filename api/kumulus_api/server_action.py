@@ -119,7 +119,8 @@ class LiveMigrate(Model):
     auto_converge: bool = True
     """Slow the guest down if it changes memory faster than it can be copied."""
     post_copy: bool = False
-    """Go on at the target with what has been copied if it does not converge: a failure then loses the guest."""
+    """Go on at the target with what has been copied if it does not converge: a failure then may cost the guest its
+    memory. Refused where guests are emulated."""
 
 
 _PARAMETERS = ("reboot", "rebuild", "rescue", "createImage", "setPassword", "lock", "migrate", "liveMigrate")
@@ -231,6 +232,13 @@ class ActionReason(StrEnum):
     PREPARED = "Prepared"
     """The target can take the guest."""
     COPYING = "Copying"
+    POST_COPY_UNSUPPORTED = "PostCopyUnsupported"
+    """The host has no KVM, and a post-copy was asked for."""
+    POST_COPY = "PostCopy"
+    """The guest runs at the target, and fetches from its source what is not there yet."""
+    MEMORY_LOST = "MemoryLost"
+    """A post-copy broke and could not be taken up: the server starts anew from its disk, at the target if the action
+    has succeeded, else where it was."""
     HANDED_OVER = "HandedOver"
     """The guest has left its host, and the target has it."""
     RECEIVED = "Received"

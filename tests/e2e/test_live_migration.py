@@ -148,6 +148,11 @@ async def test_cold_migration_takes_the_disk_along(cloud: Cloud, project: str, l
     assert said.count("disk-new") == 1
 
 
+async def _emulated(cloud: Cloud) -> bool:
+    hosts, _ = await cloud.client.list(Host)
+    return all(host["status"]["virtualization"] == "qemu" for host in hosts)
+
+
 async def test_what_cannot_migrate_says_why(cloud: Cloud, project: str) -> None:
     """A refused migration names a typed reason, changes nothing, and the server's condition says it beforehand."""
     await cloud.make_network(project)
@@ -168,6 +173,7 @@ async def test_what_cannot_migrate_says_why(cloud: Cloud, project: str) -> None:
         ("pinned", pinned, {}, "NoValidHost"),
         ("free", free, {"host": "nowhere"}, "NoValidHost"),
         ("free", free, {"host": on_host(free)}, "NoValidHost"),
+        *([("free", free, {"postCopy": True}, "PostCopyUnsupported")] if await _emulated(cloud) else []),
     ):
         done = await ended(cloud, project, await ask(cloud, project, name, **parameters))
         assert (done["status"]["phase"], done["status"]["reason"]) == ("Failed", reason)

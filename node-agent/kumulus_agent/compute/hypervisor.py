@@ -253,8 +253,13 @@ class Hypervisor:
         was us, for an agent that starts before libvirt has noticed.
         """
         self._asked_off[instance_id] = float("inf")
-        with contextlib.suppress(InstanceNotFound):
-            await self._record(instance_id, _switched_off)
+        try:
+            # A post-copy that broke keeps libvirt from all but the end.
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self._record(instance_id, _switched_off)
+        except (HypervisorError, TimeoutError) as error:
+            if not isinstance(error, InstanceNotFound):
+                _log.warning("a guest is ended without a record of it: %s: %s", instance_id, error)
         asked = f"destroy instance {instance_id}"
         await asyncio.to_thread(kill_qemu, domain_name(instance_id), instance_id)
         await self._unless_absent(asked, instance_id, domains.if_active(lambda domain: domain.destroy()))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kumulus_agent.migration.channels import Hello
-from kumulus_api.server_action import ActionPhase
+from kumulus_agent.migration.channels import Channel, Hello
+from kumulus_api.server_action import ActionPhase, LiveMigrate, ServerAction
 
 Object = dict[str, Any]
 
@@ -40,3 +40,14 @@ def may_come(action: Object | None, server: Object | None, hello: Hello, hosts: 
         and status.get("instanceID") == hello.instance_id
         and agree(action, server)
     )
+
+
+def asked_of(action: Object) -> LiveMigrate:
+    """Give how a guest is to be carried over."""
+    return ServerAction.model_validate(action).spec.live_migrate or LiveMigrate()
+
+
+def hello_of(action: Object) -> Hello:
+    """Give what a migration's connections begin with."""
+    metadata, instance_id = action["metadata"], action["status"]["instanceID"]
+    return Hello(metadata["namespace"], metadata["name"], metadata["uid"], instance_id, Channel.CONTROL)

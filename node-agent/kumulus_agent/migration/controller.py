@@ -10,15 +10,26 @@ from typing import Any, Final
 import structlog
 
 from kumulus_agent.host.inventory import HOST_ROOT
-from kumulus_agent.migration.agreement import agree, is_elsewhere, may_come
+from kumulus_agent.migration.agreement import agree, asked_of, hello_of, is_elsewhere, may_come
 from kumulus_agent.migration.channels import Channel, Denied, Hello, libvirt_socket, make_sockets, sockets_of
 from kumulus_agent.migration.credentials import NoCredentials
 from kumulus_agent.migration.domains import Done, Wish
 from kumulus_agent.migration.host_port import HostPort
 from kumulus_agent.migration.listener import Serve
-from kumulus_agent.migration.plan import State, Verdict, View
-from kumulus_agent.migration.reports import SOURCE, TARGET, MigrationReporter, Word, report_of
-from kumulus_agent.migration.source import NotCarriedOver, Source, ask_target
+from kumulus_agent.migration.plan import State, View
+from kumulus_agent.migration.reports import (
+    SOURCE,
+    TARGET,
+    MigrationReporter,
+    Word,
+    aborted,
+    handed_over,
+    memory_lost,
+    no_post_copy,
+    not_carried,
+    report_of,
+)
+from kumulus_agent.migration.source import Elsewhere, NotCarriedOver, Source, ask_target
 from kumulus_agent.migration.target import NotPrepared, Target, remove_volumes
 from kumulus_agent.migration.tunnel import Peer, Tunnel
 from kumulus_agent.servers.desired import Desired, Key, read_desired
@@ -26,7 +37,7 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.remove import remove_instance
 from kumulus_agent.servers.start import Actuators
 from kumulus_api import Host, Server, ServerAction
-from kumulus_api.server_action import ENDED, MIGRATIONS, ActionPhase, ActionReason, ActionType, LiveMigrate
+from kumulus_api.server_action import ENDED, MIGRATIONS, ActionPhase, ActionReason, ActionType
 from kumulus_runtime.api_client import ApiError, NotFound
 from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
@@ -130,8 +141,8 @@ class MigrationController:
         if desired is None:
             return 5 * _LOOK_AGAIN  # the operator has not heard yet what we see, or the other way round
         if not own:
-            if self._unwanted(action):
-                await self._tell(action, SOURCE, _aborted("it had not begun"))
+            if (word := self._refusal(action)) is not None:
+                await self._tell(action, SOURCE, word)
                 return None
             if report_of(action, TARGET).get("reason") != ActionReason.PREPARED:
                 return None
@@ -148,6 +159,11 @@ class MigrationController:
         if not run.cancelled() and (error := run.exception()) is not None:
             _log.warning("migration interrupted", action=action["metadata"]["name"], error=str(error))
         self.queue.add_after((action["metadata"]["namespace"], action["metadata"]["name"]), _LOOK_AGAIN)
+
+    def _refusal(self, action: Object) -> Word | None:
+        if self._unwanted(action):
+            return aborted("it had not begun")
+        return no_post_copy(self._node) if asked_of(action).post_copy and self._actuators.virt != "kvm" else None
 
     def _unwanted(self, action: Object) -> bool:
         latest = self._actions.get((action["metadata"]["namespace"], action["metadata"]["name"]), action)
@@ -168,21 +184,29 @@ class MigrationController:
         if not begun:
             try:
                 async with await self._tunnel(action) as tunnel:
-                    return _handed_over(await self._source.live(tunnel, desired, self._wish(action, desired), tell))
+                    return handed_over(await self._source.live(tunnel, desired, self._wish(action, desired), tell))
             except (NotCarriedOver, NoCredentials, ApiError, OSError) as error:
                 why = str(error)
 
         async def ask_there(clear: bool) -> View:
             return await self._ask_there(action, desired.instance_id, clear=clear)
 
-        verdict = await self._source.find_out(desired.instance_id, ask_there, tell, why)
-        if verdict is Verdict.ARRIVED:
+        async def repair() -> None:
+            try:
+                async with await self._tunnel(action) as tunnel:
+                    await self._source.repair(tunnel, desired.instance_id, self._wish(action, desired))
+            except (NotCarriedOver, NoCredentials, ApiError, OSError) as error:
+                _log.info("the post-copy is not taken up", action=action["metadata"]["name"], error=str(error))
+
+        found = await self._source.find_out(desired.instance_id, Elsewhere(ask_there, repair), tell, why)
+        if not found.here:
             await self._send_last_words(action, desired.instance_id)
-            return _handed_over(Done(None, None))
-        if self._unwanted(action):
-            return _aborted(why)
-        message = f"migration: {why}; the server stays on host {self._node}; transient: ask again"
-        return Word(ActionPhase.FAILED, ActionReason.MIGRATION_FAILED, message)
+        if found.memory_lost:
+            host = self._node if found.here else action["status"]["target"]
+            return memory_lost(host, why, moved=not found.here)
+        if not found.here:
+            return handed_over(Done(None, None))
+        return aborted(why) if self._unwanted(action) else not_carried(why, self._node)
 
     async def _send_last_words(self, action: Object, instance_id: str) -> None:
         try:
@@ -192,20 +216,17 @@ class MigrationController:
             _log.warning("the console log stays behind", instance=instance_id, error=str(error))
 
     def _wish(self, action: Object, desired: Desired) -> Wish:
-        asked = ServerAction.model_validate(action).spec.live_migrate or LiveMigrate()
-        # An emulated guest does not always survive it: QEMU's emulator was seen to stand still afterwards.
-        post_copy = asked.post_copy and self._actuators.virt == "kvm"
+        asked = asked_of(action)
         volumes = frozenset(volume.volume_id for volume in desired.all_volumes)
-        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy, volumes)
+        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, asked.post_copy, volumes)
 
     async def _cold_end(self, action: Object, desired: Desired) -> Word:
         try:
             async with await self._tunnel(action) as tunnel:
                 await self._source.cold(tunnel, desired, desired.epoch + 1)
         except (NotCarriedOver, NoCredentials, ApiError, OSError) as error:
-            message = f"migration: {error}; the server stays on host {self._node}; transient: ask again"
-            return Word(ActionPhase.FAILED, ActionReason.MIGRATION_FAILED, message)
-        return _handed_over(Done(None, None))
+            return not_carried(str(error), self._node)
+        return handed_over(Done(None, None))
 
     async def _ask_there(self, action: Object, instance_id: str, *, clear: bool) -> View:
         target = action["status"]["target"]
@@ -226,7 +247,7 @@ class MigrationController:
         address = ((host or {}).get("status") or {}).get("tunnelAddress", "")
         sockets = await asyncio.to_thread(make_sockets, settings.run_dir, status["instanceID"], HOST_ROOT / _QEMU_HOME)
         peer = Peer(status["target"], address, settings.migration_port)
-        return Tunnel(peer, contexts, _hello(action), sockets, libvirt_socket(settings.libvirt_uri))
+        return Tunnel(peer, contexts, hello_of(action), sockets, libvirt_socket(settings.libvirt_uri))
 
     # The target.
 
@@ -333,7 +354,7 @@ class MigrationController:
         desired = read_desired(server) if server is not None else None
         if server is None or desired is None or not is_elsewhere(action, server, self._node):
             return
-        if (await self._target.look(status["instanceID"])).state is State.RUNNING:
+        if (await self._target.look(status["instanceID"])).runs:
             _log.error("an instance runs here that is assigned elsewhere", instance=status["instanceID"])
             return
         _log.info("what a migration has left is removed", instance=status["instanceID"], action=metadata["name"])
@@ -371,25 +392,3 @@ class MigrationController:
 
 def _live(action: Object) -> bool:
     return bool(action["spec"]["type"] == ActionType.LIVE_MIGRATE)
-
-
-def _hello(action: Object) -> Hello:
-    metadata = action["metadata"]
-    return Hello(
-        metadata["namespace"], metadata["name"], metadata["uid"], action["status"]["instanceID"], Channel.CONTROL
-    )
-
-
-def _handed_over(done: Done) -> Word:
-    parts = [f"{name} {value} ms" for name, value in (("downtime", done.downtime), ("total", done.total)) if value]
-    return Word(
-        ActionPhase.SUCCEEDED,
-        ActionReason.HANDED_OVER,
-        ", ".join(parts),
-        downtime=done.downtime,
-        total=done.total,
-    )
-
-
-def _aborted(why: str) -> Word:
-    return Word(ActionPhase.FAILED, ActionReason.ABORTED, f"given up as asked: {why}; the server stays on its host")

@@ -24,8 +24,14 @@ _STILL: Final = frozenset(
     {
         libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
         libvirt.VIR_DOMAIN_PAUSED_STARTING_UP,
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY,
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+    }
+)
+_TORN: Final = frozenset(
+    {
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY),
+        (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
     }
 )
 _STATES: Final = {
@@ -80,6 +86,9 @@ class Progress:
 def view(domain: Any) -> View:
     """Look at a domain."""
     code, reason = domain.state()
+    if (code, reason) in _TORN:
+        # libvirt keeps the job of one that broke until it is taken up again.
+        return View(State.TORN, persistent=bool(domain.isPersistent()))
     if code == libvirt.VIR_DOMAIN_PAUSED:
         state = State.STILL if reason in _STILL else State.PAUSED
     else:
@@ -153,11 +162,17 @@ def stored_xml(domain: Any, epoch: int) -> str:
     return with_epoch(without_passed(xml), epoch)
 
 
-def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:
+def carry_over(sockets: Sockets, instance_id: str, wish: Wish, *, again: bool = False) -> Done:
     """Migrate a running domain through the tunnel; returns when it runs at the target and is gone here.
 
     Only what differs from the image is copied: the target has made an overlay of the same size over the same image,
     which it has under the same path, as its name is its digest.
+
+    Args:
+        sockets: of the tunnel.
+        instance_id: of the guest.
+        wish: how to migrate.
+        again: take a post-copy up that broke.
 
     Raises:
         ValueError: a volume is being attached or detached: of one that is not in the guest nothing would be copied.
@@ -176,6 +191,8 @@ def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:
         }
         if wish.bandwidth is not None:
             params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = wish.bandwidth
+            if wish.post_copy:
+                params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY] = wish.bandwidth
         flags = (
             libvirt.VIR_MIGRATE_LIVE
             | libvirt.VIR_MIGRATE_PERSIST_DEST
@@ -187,6 +204,8 @@ def carry_over(sockets: Sockets, instance_id: str, wish: Wish) -> Done:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if wish.post_copy:
             flags |= libvirt.VIR_MIGRATE_POSTCOPY
+        if again:
+            flags |= libvirt.VIR_MIGRATE_POSTCOPY_RESUME
         allow_downtime(domain, FIRST_DOWNTIME)
         return _measured(domain.migrate3(there, params, flags))
 

@@ -14,6 +14,8 @@ class State(StrEnum):
     RUNNING = "Running"
     STILL = "Still"
     """It stands still for the migration's sake."""
+    TORN = "Torn"
+    """Its memory lies on two hosts, as a post-copy has begun: it runs at the target as far as what is there reaches."""
     PAUSED = "Paused"
     """It stands still because somebody wants it so."""
     UNREACHABLE = "Unreachable"
@@ -38,6 +40,11 @@ class View:
         """Whether, at the target, the guest is all there."""
         return self.state is State.RUNNING or (self.persistent and self.state in (State.PAUSED, State.STILL))
 
+    @property
+    def runs(self) -> bool:
+        """Whether the guest runs, if only with a part of its memory."""
+        return self.state in (State.RUNNING, State.TORN)
+
 
 class Verdict(StrEnum):
     """What follows."""
@@ -50,8 +57,14 @@ class Verdict(StrEnum):
     """It stands still at its source, and is nowhere else: it goes on there."""
     ARRIVED = "Arrived"
     """It is at the target; what is left at the source goes."""
+    LOST = "Lost"
+    """The same, but a part of its memory is nowhere any more: it starts anew from its disk at the target."""
+    END = "End"
+    """Its memory went over in part and is nowhere at the target: it starts anew from its disk."""
     CLEAR = "Clear"
     """What is half there at the target goes; then it is asked again."""
+    REPAIR = "Repair"
+    """It runs at the target and needs the rest of its memory: the post-copy goes on."""
     BOTH = "Both"
     """Both say that it runs, which the protocol excludes: nothing is touched."""
 
@@ -71,11 +84,19 @@ def settle(source: View, target: View = _UNKNOWN, *, patient: bool = True) -> Ve
         return Verdict.WAIT
     if source.state is State.RUNNING:
         # libvirt wakes the guest at its source only after it has ended it at the target, or before it began there.
-        return Verdict.BOTH if target.arrived and target.state is State.RUNNING else Verdict.STAYED
-    if target.state is State.UNREACHABLE:
-        return Verdict.WAIT
+        return Verdict.BOTH if target.runs else Verdict.STAYED
+    return Verdict.WAIT if target.state is State.UNREACHABLE else _stopped(source, target, patient=patient)
+
+
+def _stopped(source: View, target: View, *, patient: bool) -> Verdict:
+    """Say the same of a guest that does not run at its source, once the target has answered."""
+    if target.state is State.TORN and source.state in (State.TORN, State.STILL):
+        return Verdict.REPAIR
     if target.arrived:
         return Verdict.ARRIVED
-    if target.state in (State.STILL, State.PAUSED):
+    if target.state is State.OFF and target.persistent:
+        # It is defined there before it goes on there, and has ended since: its disk is there.
+        return Verdict.LOST if source.state is State.TORN else Verdict.ARRIVED
+    if target.state in (State.STILL, State.PAUSED, State.TORN):
         return Verdict.WAIT if patient else Verdict.CLEAR
-    return Verdict.RESUME if source.state is State.STILL else Verdict.STAYED
+    return {State.STILL: Verdict.RESUME, State.TORN: Verdict.END}.get(source.state, Verdict.STAYED)

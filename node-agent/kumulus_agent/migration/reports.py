@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from kumulus_agent.migration.domains import Done
 from kumulus_api import Server, ServerAction
-from kumulus_api.server_action import ActionPhase
+from kumulus_api.server_action import ActionPhase, ActionReason
 from kumulus_runtime.api_client import KubeClient, NotFound
 
 Object = dict[str, Any]
@@ -97,3 +98,41 @@ def report_of(action: Object, role: str) -> Object:
 
 def _told(action: Object, role: str) -> str:
     return str(report_of(action, role).get("reason", ""))
+
+
+def handed_over(done: Done) -> Word:
+    """Say that the guest has left, and how long it took."""
+    parts = [f"{name} {value} ms" for name, value in (("downtime", done.downtime), ("total", done.total)) if value]
+    return Word(
+        ActionPhase.SUCCEEDED,
+        ActionReason.HANDED_OVER,
+        ", ".join(parts),
+        downtime=done.downtime,
+        total=done.total,
+    )
+
+
+def memory_lost(host: str, why: str, *, moved: bool) -> Word:
+    """Say that the guest's memory is whole on neither host, and where it starts anew."""
+    message = f"post-copy: {why}; its memory was lost on the way: the server starts anew from its disk on host {host}"
+    return Word(ActionPhase.SUCCEEDED if moved else ActionPhase.FAILED, ActionReason.MEMORY_LOST, message)
+
+
+def no_post_copy(host: str) -> Word:
+    """Refuse a post-copy: see ADR 6."""
+    message = (
+        f"migration: host {host} emulates its guests, and an emulator that waits for memory which does not come "
+        "answers nobody; permanent there: ask without liveMigrate.postCopy"
+    )
+    return Word(ActionPhase.FAILED, ActionReason.POST_COPY_UNSUPPORTED, message)
+
+
+def aborted(why: str) -> Word:
+    """Say that the migration was given up as asked."""
+    return Word(ActionPhase.FAILED, ActionReason.ABORTED, f"given up as asked: {why}; the server stays on its host")
+
+
+def not_carried(why: str, host: str) -> Word:
+    """Say that the migration failed and that the server stays on its host."""
+    message = f"migration: {why}; the server stays on host {host}; transient: ask again"
+    return Word(ActionPhase.FAILED, ActionReason.MIGRATION_FAILED, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -46,7 +47,10 @@ _PASSES: Final = 2
 """Over the memory, after which post-copy begins where it is asked for: what is left changes faster than it goes."""
 _MORE_DOWNTIME_SECONDS: Final = 10.0
 _ASK_SECONDS: Final = 10.0
+_REPAIR_SECONDS: Final = 60.0
 _OFF_LOOKS: Final = 0.2
+
+_SETTLED: Final = frozenset({Verdict.STAYED, Verdict.ARRIVED, Verdict.LOST})
 
 Tell = Callable[[Word], Awaitable[None]]
 _log = structlog.stdlib.get_logger(__name__)
@@ -54,6 +58,33 @@ _log = structlog.stdlib.get_logger(__name__)
 
 class NotCarriedOver(Exception):
     """The migration failed; where the guest is has to be found out."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """How the target of a migration is reached.
+
+    Attributes:
+        look: looks at the guest there, and clears away what is half there if it is given True; unreachable is an
+            answer.
+        repair: takes a post-copy up that broke, if it can.
+    """
+
+    look: Callable[[bool], Awaitable[View]]
+    repair: Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a guest is after a migration whose end nobody had heard.
+
+    Attributes:
+        here: it has not left.
+        memory_lost: it starts anew from its disk.
+    """
+
+    here: bool
+    memory_lost: bool
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,27 @@ class Source:
         except HypervisorError:
             return View(State.UNREACHABLE)
         return found
+
+    async def repair(self, tunnel: Tunnel, instance_id: str, wish: Wish) -> None:
+        """Take a post-copy up that broke; when this returns the guest is whole at the target and gone here.
+
+        Raises:
+            NotCarriedOver: not yet.
+        """
+        try:
+            await asyncio.to_thread(partial(carry_over, again=True), tunnel.sockets, instance_id, wish)
+        except (libvirt.libvirtError, ValueError) as error:
+            # libvirt may look before QEMU has begun and say that it has failed; QEMU goes on while it has the tunnel.
+            await self._until_whole(tunnel, instance_id)
+            raise NotCarriedOver(tunnel.refusal or str(error)) from error
+
+    async def _until_whole(self, tunnel: Tunnel, instance_id: str) -> None:
+        deadline = time.monotonic() + _REPAIR_SECONDS
+        while time.monotonic() < deadline:
+            source, target = await self.look(instance_id), await ask_target(tunnel, instance_id)
+            if State.TORN not in (source.state, target.state):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def live(self, tunnel: Tunnel, desired: Desired, wish: Wish, tell: Tell) -> Done:
         """Carry a running guest over; when this returns it runs at the target and is gone here.
@@ -105,11 +157,11 @@ class Source:
         await send_log(tunnel, self.actuators.files(instance_id).console_log, ended=True)
 
     async def _watch(self, instance_id: str, tell: Tell, *, post_copy: bool) -> None:
-        last, downtime, since = 0, FIRST_DOWNTIME, time.monotonic()
+        last, downtime, since, reason = 0, FIRST_DOWNTIME, time.monotonic(), ActionReason.COPYING
         asked = f"look at the migration of instance {instance_id}"
         while True:
             await asyncio.sleep(2.0)
-            look = partial(_followed, instance_id=instance_id, downtime=downtime, post_copy=post_copy)
+            look = partial(_followed, instance_id=instance_id, downtime=downtime)
             try:
                 found: Progress | None = await self.actuators.hypervisor.call(asked, look)
             except HypervisorError:
@@ -118,9 +170,21 @@ class Source:
                 since = time.monotonic()  # the disks and the first pass take as long as they take
             elif time.monotonic() - since > _MORE_DOWNTIME_SECONDS:
                 downtime, since = min(2 * downtime, LAST_DOWNTIME), time.monotonic()
-            if found is not None and found.percent >= last + 10:
-                last = found.percent
-                await tell(Word(ActionPhase.RUNNING, ActionReason.COPYING, progress=last))
+            switching = post_copy and reason is ActionReason.COPYING and found is not None and found.passes > _PASSES
+            if switching:
+                reason = ActionReason.POST_COPY
+            if found is not None and (switching or found.percent >= last + 10):
+                last = max(last, found.percent)
+                await tell(Word(ActionPhase.RUNNING, reason, progress=last))
+            if switching:
+                await self._start_post_copy(instance_id)
+
+    async def _start_post_copy(self, instance_id: str) -> None:
+        asked = f"begin the post-copy of instance {instance_id}"
+        with contextlib.suppress(HypervisorError):  # it is over
+            await self.actuators.hypervisor.call(
+                asked, lambda conn: start_post_copy(conn.lookupByUUIDString(instance_id))
+            )
 
     async def abort(self, instance_id: str) -> None:
         """Have libvirt give up what it is at; nothing to give up is success."""
@@ -188,43 +252,54 @@ class Source:
             await asyncio.sleep(_OFF_LOOKS)
         return True
 
-    async def find_out(
-        self, instance_id: str, ask_there: Callable[[bool], Awaitable[View]], tell: Tell, why: str
-    ) -> Verdict:
+    async def find_out(self, instance_id: str, elsewhere: Elsewhere, tell: Tell, why: str) -> Found:
         """Ask both hypervisors until it is known where the guest is; see `settle`.
 
         Args:
             instance_id: of the guest.
-            ask_there: looks at the target, and clears away what is half there if it is given True; unreachable is an
-                answer.
+            elsewhere: how to reach the target.
             tell: how to say that it is not known yet.
             why: what is said then.
 
         Returns:
-            STAYED or ARRIVED; nothing of it is at the source any more in the latter case.
+            Where the guest is; if it has left, nothing of it is at the source any more.
         """
-        begun, told = time.monotonic(), False
+        begun, told, lost = time.monotonic(), False, False
         while True:
-            source = await self.look(instance_id)
-            verdict = settle(source)
-            if verdict is Verdict.WAIT and not source.busy and source.state is not State.UNREACHABLE:
-                verdict = settle(source, await ask_there(False), patient=time.monotonic() - begun < PATIENCE_SECONDS)
-            if verdict is Verdict.STAYED:
-                return verdict
-            if verdict is Verdict.ARRIVED:
-                await self._forget(instance_id)
-                return verdict
-            if verdict is Verdict.RESUME:
-                await self._resume(instance_id)
+            patient = time.monotonic() - begun < PATIENCE_SECONDS
+            source, target, verdict = await self._judge(instance_id, elsewhere, patient=patient)
+            lost = lost or verdict in (Verdict.LOST, Verdict.END)
+            lost = lost or (verdict is Verdict.CLEAR and target.state is State.TORN)
+            if verdict in _SETTLED:
+                if verdict is not Verdict.STAYED:
+                    await self._forget(instance_id)
+                return Found(here=verdict is Verdict.STAYED, memory_lost=lost)
+            if verdict in (Verdict.RESUME, Verdict.END):
+                end = self.actuators.hypervisor.destroy
+                await (self._resume if verdict is Verdict.RESUME else end)(instance_id)
                 continue
-            if verdict is Verdict.CLEAR:
-                await ask_there(True)
-            if source.busy:
-                await self.abort(instance_id)
+            await self._further(instance_id, elsewhere, verdict, busy=source.busy)
             if not told and time.monotonic() - begun > 2 * _LOOK_SECONDS:
                 told = True
                 await tell(Word(ActionPhase.RUNNING, ActionReason.OUTCOME_UNKNOWN, f"{verdict}: {why}"))
             await asyncio.sleep(min(_LOOK_SECONDS + 0.1 * (time.monotonic() - begun), _ASK_SECONDS))
+
+    async def _judge(self, instance_id: str, elsewhere: Elsewhere, *, patient: bool) -> tuple[View, View, Verdict]:
+        source, target = await self.look(instance_id), View(State.UNREACHABLE)
+        verdict = settle(source)
+        if verdict is Verdict.WAIT and not source.busy and source.state is not State.UNREACHABLE:
+            target = await elsewhere.look(False)
+            verdict = settle(source, target, patient=patient)
+        return source, target, verdict
+
+    async def _further(self, instance_id: str, elsewhere: Elsewhere, verdict: Verdict, *, busy: bool) -> None:
+        """Do what a verdict asks for that leaves the outcome open."""
+        if verdict is Verdict.REPAIR:
+            await elsewhere.repair()
+        if verdict is Verdict.CLEAR:
+            await elsewhere.look(True)
+        if busy:
+            await self.abort(instance_id)
 
     async def _resume(self, instance_id: str) -> None:
         asked = f"resume instance {instance_id}"
@@ -235,7 +310,6 @@ class Source:
         except HypervisorError as error:
             if (await self.look(instance_id)).state is not State.STILL:
                 return
-            # After a post-copy that broke there is nothing to resume: it starts anew from its disk.
             _log.warning("the guest cannot go on and is ended", instance=instance_id, error=str(error))
             await self.actuators.hypervisor.switch_off(instance_id)
 
@@ -244,14 +318,11 @@ class Source:
         await self.actuators.hypervisor.undefine(instance_id)
 
 
-def _followed(conn: Any, *, instance_id: str, downtime: int, post_copy: bool) -> Progress | None:
+def _followed(conn: Any, *, instance_id: str, downtime: int) -> Progress | None:
     domain = conn.lookupByUUIDString(instance_id)
     if downtime > FIRST_DOWNTIME:
         allow_downtime(domain, downtime)
-    found = progress(domain)
-    if post_copy and found is not None and found.passes > _PASSES:
-        start_post_copy(domain)
-    return found
+    return progress(domain)
 
 
 async def ask_target(tunnel: Tunnel, instance_id: str, *, clear: bool = False) -> View:
@@ -260,12 +331,14 @@ async def ask_target(tunnel: Tunnel, instance_id: str, *, clear: bool = False) -
     Args:
         tunnel: to the target.
         instance_id: of the guest.
-        clear: end what is half there; it stands still, and so does the guest here or it runs.
+        clear: end what is half there; it stands still, and so does the guest here or it runs; or the other half of its
+            memory is gone.
     """
 
     def look(conn: Any) -> View:
         found = view_of(conn, instance_id)
-        if clear and found.state in (State.STILL, State.PAUSED) and not found.persistent:
+        half = found.state in (State.STILL, State.PAUSED) and not found.persistent
+        if clear and (half or found.state is State.TORN):
             conn.lookupByUUIDString(instance_id).destroy()
             return view_of(conn, instance_id)
         return found

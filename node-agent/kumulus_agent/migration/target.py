@@ -23,7 +23,7 @@ from kumulus_agent.migration.channels import (
     parse_piece,
 )
 from kumulus_agent.migration.domains import view_of
-from kumulus_agent.migration.plan import State, View
+from kumulus_agent.migration.plan import View
 from kumulus_agent.migration.relay import LIMIT, Connection, close, relay
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import NetworkUnknown
@@ -82,7 +82,7 @@ class Target:
             NotPrepared: something is missing; what was made is gone again.
         """
         found = await self.look(desired.instance_id)
-        if found.state is State.RUNNING or found.arrived:
+        if found.runs or found.arrived:
             raise NotPrepared(f"instance {desired.instance_id} is on this host already: nothing was touched")
         try:
             self.check_capacity(desired)
@@ -139,7 +139,7 @@ class Target:
 
     async def clear(self, desired: Desired) -> None:
         """Remove what was made here for a guest that has not come; one that runs is left alone."""
-        if (await self.look(desired.instance_id)).state is State.RUNNING:
+        if (await self.look(desired.instance_id)).runs:
             _log.error("an instance runs here whose migration has failed", instance=desired.instance_id)
             return
         await self._remove(desired)
@@ -197,7 +197,7 @@ class Target:
         if final is None or not 0 <= hello.size <= limit:
             raise Denied(f"a file {hello.file!r} of {hello.size} bytes is not taken")
         # What the guest said before it came is told when it is here.
-        if final != last_words and (await self.look(desired.instance_id)).state is State.RUNNING:
+        if final != last_words and (await self.look(desired.instance_id)).runs:
             raise Denied(f"instance {desired.instance_id} runs here")
         await asyncio.to_thread(final.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
         part = final.with_name(f".{final.name}.part")

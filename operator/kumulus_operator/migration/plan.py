@@ -58,9 +58,9 @@ def decide(action: ServerAction, given: ServerAssignment | None, hosts: Hosts) -
         return Decision(Move.CLOSE, reason=ActionReason.SERVER_NOT_FOUND, message="the server is gone; permanent")
     ended = _ended(action, hosts)
     if given.epoch > (status.epoch or 0):  # flipped already, before this process began
-        message = f"runs on host {given.host}"
         if ended is not None and ended.move is Move.FLIP:
-            message = ended.message
+            return Decision(Move.CLOSE, ended.phase, ended.reason, ended.message)
+        message = f"runs on host {given.host}"
         return Decision(Move.CLOSE, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, message)
     if ended is None:
         return Decision(Move.WAIT)
@@ -74,7 +74,9 @@ def _ended(action: ServerAction, hosts: Hosts) -> Decision | None:
     status = action.status
     report = status.report if status is not None else None
     if report is not None and report.outcome is ActionPhase.SUCCEEDED:
-        return Decision(Move.FLIP, ActionPhase.SUCCEEDED, ActionReason.COMPLETED, report.message)
+        lost = report.reason == ActionReason.MEMORY_LOST
+        reason = ActionReason.MEMORY_LOST if lost else ActionReason.COMPLETED
+        return Decision(Move.FLIP, ActionPhase.SUCCEEDED, reason, report.message)
     if report is not None and report.outcome is ActionPhase.FAILED:
         return Decision(Move.CANCEL, ActionPhase.FAILED, report.reason, report.message)
     if hosts.source_lost:

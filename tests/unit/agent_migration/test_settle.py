@@ -29,6 +29,15 @@ from kumulus_agent.migration.plan import State, Verdict, View, settle
         (View(State.OFF), View(State.ABSENT), Verdict.STAYED),
         (View(State.ABSENT), View(State.RUNNING), Verdict.ARRIVED),
         (View(State.ABSENT), View(State.UNREACHABLE), Verdict.WAIT),
+        (View(State.RUNNING), View(State.TORN, persistent=True), Verdict.BOTH),
+        (View(State.TORN), View(State.UNREACHABLE), Verdict.WAIT),
+        (View(State.TORN), View(State.TORN, persistent=True), Verdict.REPAIR),
+        (View(State.STILL), View(State.TORN, persistent=True), Verdict.REPAIR),
+        (View(State.TORN), View(State.RUNNING, persistent=True), Verdict.ARRIVED),
+        (View(State.TORN), View(State.OFF, persistent=True), Verdict.LOST),
+        (View(State.TORN), View(State.ABSENT), Verdict.END),
+        (View(State.OFF), View(State.TORN, persistent=True), Verdict.WAIT),
+        (View(State.ABSENT), View(State.OFF, persistent=True), Verdict.ARRIVED),
     ],
 )
 def test_the_table(source: View, target: View, verdict: Verdict) -> None:
@@ -40,6 +49,9 @@ def test_patience_ends() -> None:
     """What stays half there at the target is cleared away, never what has arrived."""
     assert settle(View(State.STILL), View(State.STILL), patient=False) is Verdict.CLEAR
     assert settle(View(State.STILL), View(State.STILL, persistent=True), patient=False) is Verdict.ARRIVED
+    torn = View(State.TORN, persistent=True)
+    assert settle(View(State.ABSENT), torn, patient=False) is Verdict.CLEAR
+    assert settle(View(State.TORN), torn, patient=False) is Verdict.REPAIR
 
 
 @dataclass
@@ -78,11 +90,37 @@ class Protocol(RuleBasedStateMachine):
         self.world.begun = True
         self.world.step = "begun"
 
+    @precondition(lambda self: self.world.step == "performing")
+    @rule()
+    def post_copy(self) -> None:
+        """The guest goes on at the target with a part of its memory."""
+        self.world.step = "torn"
+        self.world.source = self.world.target = View(State.TORN, persistent=True)
+
+    @precondition(lambda self: self.torn)
+    @rule(source=st.booleans(), defined=st.booleans())
+    def half_dies(self, source: bool, defined: bool) -> None:
+        """QEMU ends at one of the hosts; at the target perhaps so early that it was not defined there yet."""
+        world = self.world
+        world.step, self.lost = None, True
+        if source:
+            world.source = View(State.OFF, persistent=True)
+        else:
+            world.target = View(State.OFF, persistent=True) if defined else View(State.ABSENT)
+
+    @property
+    def torn(self) -> bool:
+        """Whether both halves of a post-copy are there."""
+        return self.world.source.state is self.world.target.state is State.TORN
+
     @precondition(lambda self: self.world.step is not None)
     @rule()
     def go_on(self) -> None:
         """Libvirt's client takes its next step."""
         world = self.world
+        if world.step == "torn":
+            world.step, world.target = "finished", View(State.RUNNING, persistent=True)
+            return
         step = _STEPS[0] if world.step == "begun" else _STEPS[_STEPS.index(str(world.step)) + 1]
         world.step = step
         if step == "prepared":
@@ -131,11 +169,17 @@ class Protocol(RuleBasedStateMachine):
         verdict = settle(world.source, there, patient=patient)
         if verdict is Verdict.RESUME:
             world.source = View(State.RUNNING, persistent=True)
-        elif verdict is Verdict.ARRIVED:
+        elif verdict in (Verdict.ARRIVED, Verdict.LOST):
             world.source = View(State.ABSENT)
             world.told = verdict
         elif verdict is Verdict.CLEAR:
-            world.target = View(State.ABSENT)
+            self.lost = self.lost or world.target.state is State.TORN
+            defined = world.target.persistent
+            world.target = View(State.OFF, persistent=True) if defined else View(State.ABSENT)
+        elif verdict is Verdict.REPAIR:
+            world.target = View(State.RUNNING, persistent=True)
+        elif verdict is Verdict.END:
+            world.source = View(State.OFF, persistent=True)
         elif verdict is Verdict.STAYED:
             world.told = verdict
 
@@ -145,27 +189,30 @@ class Protocol(RuleBasedStateMachine):
         """The operator makes the target the host, or takes it away; what did not come is cleared then."""
         world = self.world
         world.flipped = True
-        if world.told is Verdict.STAYED and world.target.state is not State.RUNNING:
+        if world.told is Verdict.STAYED and not world.target.runs:
             world.target = View(State.ABSENT)
 
     @invariant()
     def never_two(self) -> None:
         """At no moment do both run."""
-        assert not self.world.source.state is self.world.target.state is State.RUNNING
+        assert not (self.world.source.state is State.RUNNING and self.world.target.runs)
 
     @invariant()
     def never_none(self) -> None:
-        """The guest is always whole somewhere: at its source, or arrived at the target."""
+        """The guest is whole somewhere, or its halves are both there; unless a QEMU with one of them has ended."""
         here = self.world.source.state in (State.RUNNING, State.STILL)
-        assert here or self.world.target.arrived
+        assert here or self.world.target.arrived or self.torn or self.lost
 
     @invariant()
     def told_where_it_is(self) -> None:
         """What the operator is told is where the guest is."""
         if self.world.told is Verdict.ARRIVED:
-            assert self.world.target.arrived
+            assert self.world.target.arrived or (self.lost and self.world.target.persistent)
+        if self.world.told is Verdict.LOST:
+            assert self.lost
+            assert self.world.target.persistent
         if self.world.told is Verdict.STAYED:
-            assert self.world.source.state is State.RUNNING
+            assert self.world.source.state is State.RUNNING or (self.lost and not self.world.target.persistent)
 
 
 TestProtocol = Protocol.TestCase
