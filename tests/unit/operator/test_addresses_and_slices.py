@@ -103,7 +103,7 @@ def make_endpoints(names):
 
 @given(st.lists(st.sets(st.integers(0, 400)), min_size=1, max_size=4))
 def test_slices_hold_exactly_what_is_wanted_and_settle(history):
-    """After each change slices hold each endpoint once, none more than 100, and planning again does nothing."""
+    """After each change slices hold each endpoint once, none too many, and planning again does nothing."""
     found = {}
     for numbers in history:
         wanted = make_endpoints(f"p{number}" for number in sorted(numbers))
@@ -119,10 +119,19 @@ def test_slices_hold_exactly_what_is_wanted_and_settle(history):
 
 def test_one_change_writes_one_slice():
     """A port that goes changes only its own slice."""
-    wanted = make_endpoints(f"p{number:03}" for number in range(250))
+    wanted = make_endpoints(f"p{number:03}" for number in range(SLICE_SIZE * 5 // 2))
     found = plan_slices(wanted, {}).write
     assert len(found) == 3
-    del wanted["p120"]
+    del wanted[f"p{SLICE_SIZE:03}"]
     plan = plan_slices(wanted, found)
     assert list(plan.write) == [1]
     assert plan.delete == ()
+
+
+def test_larger_slices_stay_until_they_change():
+    """Slices that an earlier version made larger hold what they hold; what is new goes to others."""
+    wanted = make_endpoints(f"p{number:03}" for number in range(100))
+    found = {0: list(wanted.values())}
+    assert not plan_slices(wanted, found).write
+    wanted["q"] = {"port": "q"}
+    assert plan_slices(wanted, found).write == {1: [{"port": "q"}]}
