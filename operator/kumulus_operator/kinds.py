@@ -11,4 +11,5 @@ _OTHERS: tuple[type[Kind], ...] = (ConsoleSession,)
 KINDS: tuple[type[Kind], ...] = tuple(kind for kind in kumulus_api.KINDS if kind not in _OTHERS)
 
 MANY: tuple[type[Kind], ...] = (Server, Port, AddressClaim, NetworkEndpoints)
-"""Those that come by the ten thousand, or change with them: our own client watches them, see `kumulus_operator.watching`."""
+"""Those that come by the ten thousand, or change with them: our own client watches them, see
+`kumulus_operator.watching`."""
