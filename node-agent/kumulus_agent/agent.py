@@ -43,7 +43,7 @@ from kumulus_agent.servers.desired import Key
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.observe import Observer
 from kumulus_agent.servers.report import Reporter
-from kumulus_agent.servers.start import Actuators, Virt
+from kumulus_agent.servers.start import Actuators, Cache, Virt
 from kumulus_agent.servers.usage_metrics import ServerUsageCollector
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
@@ -101,12 +101,7 @@ class Agent:
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
-        self._cache = ImageCache(
-            settings.state_dir / "images",
-            settings.image_cache_bytes,
-            in_use=self._images_in_use,
-            from_host=exchange.fetch,
-        )
+        self._cache = self._image_cache(exchange)
         exchange.serve(self._cache, lambda key: self._held.queue.add_after(key, 5.0))
         self._copies = DiskCopies(settings, client, self._hypervisor, self._cache, self._servers.add)
         self._held = HeldImages(client, settings.node_name, self._cache, self._port, self._copies.copying)
@@ -132,6 +127,14 @@ class Agent:
         self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
             settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
+        )
+
+    def _image_cache(self, exchange: ImageExchange) -> ImageCache:
+        return ImageCache(
+            self._settings.state_dir / "images",
+            self._settings.image_cache_bytes,
+            in_use=self._images_in_use,
+            from_host=exchange.fetch,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -181,46 +184,9 @@ class Agent:
         await self._until_done("prepare the datapath", self._datapath.start)
         virt = await self._self_test()
         self._host_changed()
-        actuators = Actuators(
-            settings,
-            self._client,
-            self._hypervisor,
-            self._datapath,
-            self._networks,
-            self._cache,
-            boot_data_source(settings),
-            virt,
-            await asyncio.to_thread(cache_mode, settings.instances_dir),
-            lambda: self._host.processors,
-            self._host_devices,
-        )
-        observer = Observer(
-            settings,
-            self._client,
-            self._store,
-            self._hypervisor,
-            self._datapath,
-            self._networks,
-            self._instances,
-            OpenActions(self._client, self._store, settings.node_name),
-            self._copies,
-            self._passwords,
-            self._host_devices,
-        )
+        actuators = self._actuators(virt, await asyncio.to_thread(cache_mode, settings.instances_dir))
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
-        reporter = Reporter(self._client, self._store, settings.node_name, events)
-        servers = ServerController(
-            observer,
-            actuators,
-            self._instances,
-            self._store,
-            reporter,
-            self._capacity,
-            self._copies,
-            self._guests,
-            self._passwords,
-            self._volumes.add,
-        )
+        servers = self._server_controller(actuators, events)
         directory = settings.state_dir / "volumes"
         volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
         images = ImageController(settings, self._client, self._store, self._cache, events)
@@ -255,6 +221,49 @@ class Agent:
             group.create_task(self._physical.follow())
             group.create_task(self._settle())
             self._ready = ""
+
+    def _actuators(self, virt: Virt, cache: Cache) -> Actuators:
+        return Actuators(
+            self._settings,
+            self._client,
+            self._hypervisor,
+            self._datapath,
+            self._networks,
+            self._cache,
+            boot_data_source(self._settings),
+            virt,
+            cache,
+            lambda: self._host.processors,
+            self._host_devices,
+        )
+
+    def _server_controller(self, actuators: Actuators, events: EventRecorder) -> ServerController:
+        node = self._settings.node_name
+        observer = Observer(
+            self._settings,
+            self._client,
+            self._store,
+            self._hypervisor,
+            self._datapath,
+            self._networks,
+            self._instances,
+            OpenActions(self._client, self._store, node),
+            self._copies,
+            self._passwords,
+            self._host_devices,
+        )
+        return ServerController(
+            observer,
+            actuators,
+            self._instances,
+            self._store,
+            Reporter(self._client, self._store, node, events),
+            self._capacity,
+            self._copies,
+            self._guests,
+            self._passwords,
+            self._volumes.add,
+        )
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,10 +19,10 @@ from kumulus_agent.compute.connection import Connection
 from kumulus_agent.compute.domain_spec import Disk, Nic
 from kumulus_agent.compute.domain_xml import InstanceRecord, domain_name, record_xml
 from kumulus_agent.compute.errors import HypervisorError, InstanceNotFound
+from kumulus_agent.compute.own_doing import OwnDoing, with_button, with_end, with_guest_shutdown, with_new_start
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.qemu_process import kill_qemu
 from kumulus_agent.compute.state import (
-    BUTTON_SECONDS,
     InstanceState,
     Observed,
     PowerState,
@@ -61,8 +60,7 @@ class Hypervisor:
         workers: int = 8,
     ) -> None:
         self._on_event = on_event
-        # Until when (monotonic seconds) an instance's going off is our doing.
-        self._asked_off: dict[str, float] = {}
+        self._own = OwnDoing()
         self._records: set[asyncio.Task[None]] = set()
         self._connection = Connection(
             uri, on_lifecycle=self._lifecycle, on_device=on_event, on_reconnect=on_reconnect, workers=workers
@@ -156,7 +154,7 @@ class Hypervisor:
         instance_id = await self._connection.call(
             "define and start a domain", lambda conn: domains.define_and_start(conn, xml, choice)
         )
-        self._asked_off.pop(instance_id, None)
+        self._own.over(instance_id)
         return instance_id
 
     async def start(self, instance_id: str) -> None:
@@ -165,9 +163,9 @@ class Hypervisor:
         Raises:
             InstanceNotFound: it is not defined here.
         """
-        await self._record(instance_id, lambda r: replace(r, guest_shutdown="", power_button="", switched_off=""))
+        await self._record(instance_id, with_new_start)
         await self._on_domain(f"start instance {instance_id}", instance_id, domains.start)
-        self._asked_off.pop(instance_id, None)
+        self._own.over(instance_id)
 
     async def open_screen(self, instance_id: str) -> socket.socket:
         """Give a connection to a running guest's screen, which speaks VNC (RFC 6143).
@@ -185,9 +183,9 @@ class Hypervisor:
 
         The domain remembers it, for an agent that starts while the guest goes down.
         """
-        self._asked_off[instance_id] = time.monotonic() + BUTTON_SECONDS
+        self._own.pressed(instance_id)
         with contextlib.suppress(InstanceNotFound):
-            await self._record(instance_id, lambda record: replace(record, power_button=_now()))
+            await self._record(instance_id, with_button)
         await self._unless_absent(
             f"shut instance {instance_id} down", instance_id, domains.if_active(lambda d: d.shutdown())
         )
@@ -217,11 +215,11 @@ class Hypervisor:
             InstanceNotFound: no such domain.
             Retryable: the memory could not be written; the guest runs on.
         """
-        self._asked_off[instance_id] = float("inf")
+        self._own.ended(instance_id)
         try:
             await self._on_domain(f"save instance {instance_id}", instance_id, domains.save)
         except HypervisorError:
-            self._asked_off.pop(instance_id, None)
+            self._own.over(instance_id)
             raise
         self._on_event(instance_id)
 
@@ -236,15 +234,7 @@ class Hypervisor:
         Where in its qcow2 file a write went QEMU has in memory until the guest flushes, or stands still (QEMU's
         do_vm_stop flushes all disks). A QEMU that does not answer ends all the same.
         """
-        self._asked_off[instance_id] = float("inf")
-        try:
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await self._unless_absent(
-                    f"flush instance {instance_id}", instance_id, domains.if_active(domains.pause)
-                )
-        except (HypervisorError, TimeoutError) as error:
-            _log.warning("a guest is ended whose disks were not flushed: %s: %s", instance_id, error)
-        await self.destroy(instance_id)
+        await self._end(instance_id, flush=True)
 
     async def destroy(self, instance_id: str) -> None:
         """End a guest whose disk nobody needs any more; off or absent is success.
@@ -252,14 +242,15 @@ class Hypervisor:
         QEMU is killed first (1 ms): libvirt's own way waits seconds for an emulated guest. The domain remembers that it
         was us, for an agent that starts before libvirt has noticed.
         """
-        self._asked_off[instance_id] = float("inf")
-        try:
-            # A post-copy that broke keeps libvirt from all but the end.
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await self._record(instance_id, _switched_off)
-        except (HypervisorError, TimeoutError) as error:
-            if not isinstance(error, InstanceNotFound):
-                _log.warning("a guest is ended without a record of it: %s: %s", instance_id, error)
+        await self._end(instance_id, flush=False)
+
+    async def _end(self, instance_id: str, *, flush: bool) -> None:
+        self._own.ended(instance_id)
+        if flush:
+            asked = f"flush instance {instance_id}"
+            await self._in_time(self._on_domain(asked, instance_id, domains.if_active(domains.pause)))
+        # A post-copy that broke keeps libvirt from all but the end.
+        await self._in_time(self._record(instance_id, with_end))
         asked = f"destroy instance {instance_id}"
         await asyncio.to_thread(kill_qemu, domain_name(instance_id), instance_id)
         await self._unless_absent(asked, instance_id, domains.if_active(lambda domain: domain.destroy()))
@@ -321,7 +312,7 @@ class Hypervisor:
         await self._unless_absent(
             f"undefine instance {instance_id}", instance_id, lambda domain: domains.undefine(domain, flags)
         )
-        self._asked_off.pop(instance_id, None)
+        self._own.over(instance_id)
 
     async def give_back(self, instance_id: str) -> None:
         """Take what an instance that is off has of the host out of its definition; absent is success."""
@@ -343,13 +334,8 @@ class Hypervisor:
 
     async def record_guest_shutdown(self, instance_id: str) -> None:
         """Remember across host boots that the guest turned itself off; absent, and by the button, is success."""
-
-        def change(record: InstanceRecord) -> InstanceRecord:
-            known = record.guest_shutdown or pressed_lately(record, datetime.now(UTC))
-            return record if known else replace(record, guest_shutdown=_now())
-
         with contextlib.suppress(InstanceNotFound):
-            await self._record(instance_id, change)
+            await self._record(instance_id, with_guest_shutdown)
 
     async def run_transient(self, xml: bytes) -> None:
         """Run a domain that libvirt forgets when it ends (the self-test)."""
@@ -362,7 +348,7 @@ class Hypervisor:
 
     def _lifecycle(self, instance_id: str, event: int, detail: int) -> None:
         by_guest = event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN and detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_GUEST
-        if by_guest and not self._was_asked(instance_id):
+        if by_guest and instance_id not in self._own:
             task = asyncio.ensure_future(self._record_then_report(instance_id))
             self._records.add(task)
             task.add_done_callback(self._records.discard)
@@ -390,7 +376,7 @@ class Hypervisor:
     # How a verb reaches its domain.
 
     def _instance(self, row: domains.Row, record: InstanceRecord) -> InstanceState:
-        asked_off = self._was_asked(row.uuid) or pressed_lately(record, datetime.now(UTC))
+        asked_off = row.uuid in self._own or pressed_lately(record, datetime.now(UTC))
         state = instance_state(record, row.state, row.reason, persistent=row.persistent, asked_off=asked_off)
         vcpus, memory = row.size
         power = PowerState.SAVED if row.saved else state.state
@@ -398,9 +384,6 @@ class Hypervisor:
             vcpus, memory = row.whole.vcpus, row.whole.memory
         state = replace(state, devices=row.devices, size=row.whole, slots=row.slots, agent=row.agent)
         return replace(state, state=power, vcpus=vcpus, memory=memory)
-
-    def _was_asked(self, instance_id: str) -> bool:
-        return time.monotonic() < self._asked_off.get(instance_id, float("-inf"))
 
     async def _record(self, instance_id: str, change: Callable[[InstanceRecord], InstanceRecord]) -> None:
         def rewrite(domain: Any) -> None:
@@ -413,14 +396,16 @@ class Hypervisor:
     def _on_domain(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> Awaitable[Any]:
         return self._connection.call(asked, lambda conn: verb(conn.lookupByUUIDString(instance_id)))
 
+    async def _in_time(self, work: Awaitable[Any]) -> None:
+        """Have done what is good to have before a guest ends, which it does all the same."""
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await work
+        except InstanceNotFound:
+            return
+        except (HypervisorError, TimeoutError) as error:
+            _log.warning("a guest is ended that was not flushed, or of whose end nothing is recorded: %r", error)
+
     async def _unless_absent(self, asked: str, instance_id: str, verb: Callable[[Any], Any]) -> None:
         with contextlib.suppress(InstanceNotFound):
             await self._on_domain(asked, instance_id, verb)
-
-
-def _switched_off(record: InstanceRecord) -> InstanceRecord:
-    return record if record.switched_off else replace(record, switched_off=_now())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

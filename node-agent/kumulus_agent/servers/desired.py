@@ -8,11 +8,12 @@ from typing import Any
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
 from kumulus_api.devices import named_ports, named_volumes
+from kumulus_api.flavor import Allocation
 from kumulus_api.hardware import Hardware
 from kumulus_api.image import ImageFormat
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server import GuestShutdownPolicy, PowerState, RecoveryPolicy
-from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume
+from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume, ServerAssignment
 
 Key = tuple[str, str]
 """Namespace and name of a Server."""
@@ -190,24 +191,17 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
     if assignment is None:
         return None
     user_data = server.spec.user_data
-    # A guest that migrates keeps what it has until it has arrived.
-    moves = assignment.target is not None
-    ports = assignment.ports if moves else named_ports(server)
-    volumes = assignment.volumes if moves else named_volumes(server)
+    ports, volumes = _kept_devices(server, assignment)
     return Desired(
         key=server.key,
         uid=server.metadata.uid,
         generation=server.metadata.generation,
         instance_id=assignment.instance_id,
         epoch=assignment.epoch,
-        vcpus=assignment.resources.vcpus,
-        memory=parse_quantity(assignment.resources.memory),
-        root_disk=parse_quantity(assignment.resources.root_disk),
+        **_size(assignment.resources),
         image=read_image(assignment.image),
         ports=tuple(_port(assignment.instance_id, port) for port in ports),
         volumes=tuple(_volume(volume) for volume in volumes),
-        max_vcpus=assignment.resources.max_vcpus or 0,
-        max_memory=parse_quantity(assignment.resources.max_memory) if assignment.resources.max_memory else 0,
         leaving_ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports if port not in ports),
         leaving_volumes=tuple(_volume(volume) for volume in assignment.volumes if volume not in volumes),
         running=server.spec.power_state is PowerState.RUNNING,
@@ -239,6 +233,24 @@ def read_image(image: AssignedImage | None) -> DesiredImage | None:
     if image is None:
         return None
     return DesiredImage(image.url, image.format.value, image.digest, image.virtual_size)
+
+
+def _kept_devices(server: Server, given: ServerAssignment) -> tuple[list[AssignedPort], list[AssignedVolume]]:
+    """Give what the guest has and keeps: one that migrates keeps all of it until it has arrived."""
+    if given.target is not None:
+        return given.ports, given.volumes
+    return named_ports(server), named_volumes(server)
+
+
+def _size(given: Allocation) -> dict[str, int]:
+    """Give what an instance has and can have, by the names of `Desired`."""
+    return {
+        "vcpus": given.vcpus,
+        "memory": parse_quantity(given.memory),
+        "root_disk": parse_quantity(given.root_disk),
+        "max_vcpus": given.max_vcpus or 0,
+        "max_memory": parse_quantity(given.max_memory) if given.max_memory else 0,
+    }
 
 
 def _port(instance_id: str, port: AssignedPort) -> DesiredPort:
