@@ -25,7 +25,6 @@ from kumulus_agent.migration.reports import (
     aborted,
     handed_over,
     memory_lost,
-    no_post_copy,
     not_carried,
     report_of,
 )
@@ -141,8 +140,8 @@ class MigrationController:
         if desired is None:
             return 5 * _LOOK_AGAIN  # the operator has not heard yet what we see, or the other way round
         if not own:
-            if (word := self._refusal(action)) is not None:
-                await self._tell(action, SOURCE, word)
+            if self._unwanted(action):
+                await self._tell(action, SOURCE, aborted("it had not begun"))
                 return None
             if report_of(action, TARGET).get("reason") != ActionReason.PREPARED:
                 return None
@@ -159,11 +158,6 @@ class MigrationController:
         if not run.cancelled() and (error := run.exception()) is not None:
             _log.warning("migration interrupted", action=action["metadata"]["name"], error=str(error))
         self.queue.add_after((action["metadata"]["namespace"], action["metadata"]["name"]), _LOOK_AGAIN)
-
-    def _refusal(self, action: Object) -> Word | None:
-        if self._unwanted(action):
-            return aborted("it had not begun")
-        return no_post_copy(self._node) if asked_of(action).post_copy and self._actuators.virt != "kvm" else None
 
     def _unwanted(self, action: Object) -> bool:
         latest = self._actions.get((action["metadata"]["namespace"], action["metadata"]["name"]), action)
@@ -217,8 +211,9 @@ class MigrationController:
 
     def _wish(self, action: Object, desired: Desired) -> Wish:
         asked = asked_of(action)
+        post_copy = asked.post_copy and self._actuators.virt == "kvm"  # the operator has refused it otherwise
         volumes = frozenset(volume.volume_id for volume in desired.all_volumes)
-        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, asked.post_copy, volumes)
+        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy, volumes)
 
     async def _cold_end(self, action: Object, desired: Desired) -> Word:
         try:

@@ -118,15 +118,6 @@ def memory_lost(host: str, why: str, *, moved: bool) -> Word:
     return Word(ActionPhase.SUCCEEDED if moved else ActionPhase.FAILED, ActionReason.MEMORY_LOST, message)
 
 
-def no_post_copy(host: str) -> Word:
-    """Refuse a post-copy: see ADR 6."""
-    message = (
-        f"migration: host {host} emulates its guests, and an emulator that waits for memory which does not come "
-        "answers nobody; permanent there: ask without liveMigrate.postCopy"
-    )
-    return Word(ActionPhase.FAILED, ActionReason.POST_COPY_UNSUPPORTED, message)
-
-
 def aborted(why: str) -> Word:
     """Say that the migration was given up as asked."""
     return Word(ActionPhase.FAILED, ActionReason.ABORTED, f"given up as asked: {why}; the server stays on its host")

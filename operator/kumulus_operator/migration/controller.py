@@ -15,7 +15,7 @@ from kumulus_api.server_assignment import ServerAssignment
 from kumulus_operator.actions.plan import closed, ended, opened, refused
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
-from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
+from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading, impossible
 from kumulus_operator.placement.facts import Amounts, Wish
 from kumulus_operator.placement.usage import group_name, server_amounts
 from kumulus_operator.placement.wish import group_of, segments_of, terms_of, terms_of_flavor
@@ -45,6 +45,9 @@ class Migrations:
             raise ValueError(f"server {server.metadata.name} has no assignment")
         target = given.target
         if target is None:
+            refusal = impossible(action, self._cloud.hosts.get("", given.host))
+            if refusal is not None:
+                return refused(action, refusal, now)
             verdict = await self._cloud.ledger.move(server.key, given.host, _wish(self._cloud, action, server, given))
             if isinstance(verdict, Refusal):
                 return refused(action, verdict, now)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kumulus_api.host import Host, Virtualization
 from kumulus_api.server_action import ActionPhase, ActionReason, ServerAction
 from kumulus_api.server_assignment import ServerAssignment
+from kumulus_operator.refusal import Refusal
 
 
 class Move(StrEnum):
@@ -106,6 +108,19 @@ def _never_begun(action: ServerAction, hosts: Hosts) -> Decision | None:
         message = f"host {status.target} is silent; the server stays on host {status.host}; transient: ask again"
         return Decision(Move.CANCEL, ActionPhase.FAILED, ActionReason.HOST_SILENT, message)
     return None
+
+
+def impossible(action: ServerAction, source: Host | None) -> Refusal | None:
+    """Refuse what the source cannot do: a post-copy without KVM, see ADR 6."""
+    asked = action.spec.live_migrate
+    status = source.status if source is not None else None
+    if asked is None or not asked.post_copy or status is None or status.virtualization is not Virtualization.QEMU:
+        return None
+    message = (
+        "host: it emulates its guests, and an emulator that waits for memory which does not come answers nobody; "
+        "permanent there: ask without liveMigrate.postCopy"
+    )
+    return Refusal(ActionReason.POST_COPY_UNSUPPORTED, message)
 
 
 def flipped(given: ServerAssignment, target: str) -> dict[str, object]:

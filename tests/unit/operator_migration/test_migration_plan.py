@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from kumulus_api import ServerAction
+from kumulus_api import Host, ServerAction
+from kumulus_api.server_action import ActionPhase
 from kumulus_api.server_assignment import ServerAssignment
-from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading
+from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading, impossible
 
 INSTANCE = "11111111-2222-4333-8444-555555555555"
 COPYING = {"outcome": "Running", "reason": "Copying"}
@@ -92,3 +93,25 @@ def test_assignments() -> None:
     assert headed == make_assignment()
     assert ServerAssignment.model_validate(cancelled(headed)) == given
     assert ServerAssignment.model_validate(flipped(headed, "h2")) == make_assignment(host="h2", target=None, epoch=4)
+
+
+@pytest.mark.parametrize(
+    ("virtualization", "post_copy", "reason"),
+    [("qemu", True, "PostCopyUnsupported"), ("qemu", False, None), ("kvm", True, None), (None, True, None)],
+)
+def test_a_post_copy_needs_kvm(virtualization: str | None, post_copy: bool, reason: str | None) -> None:
+    """Of a host that is known to emulate its guests a post-copy is refused by name, before anything begins."""
+    body = make_action().model_dump(by_alias=True, mode="json", exclude_none=True)
+    body["spec"]["liveMigrate"] = {"postCopy": post_copy}
+    status = {} if virtualization is None else {"virtualization": virtualization}
+    host = Host.model_validate({"metadata": {"name": "h1"}, "spec": {}, "status": status})
+    found = impossible(ServerAction.model_validate(body), host)
+    assert (found.reason if found is not None else None) == reason
+
+
+def test_a_guest_that_lost_its_memory_has_moved_all_the_same() -> None:
+    """The target is the host, and the action says that the guest began anew."""
+    lost = {"outcome": "Succeeded", "reason": "MemoryLost", "message": "anew"}
+    assert move(make_action(report=lost)) == Decision(Move.FLIP, ActionPhase.SUCCEEDED, "MemoryLost", "anew")
+    again = move(make_action(report=lost), host="h2", target=None, epoch=4)
+    assert again == Decision(Move.CLOSE, ActionPhase.SUCCEEDED, "MemoryLost", "anew")
