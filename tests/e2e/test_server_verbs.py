@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -270,45 +269,6 @@ async def test_a_guest_gets_a_config_drive(cloud: Cloud, project: str, lab: LabS
     found = await console.says(log, "uuid ([0-9a-f-]{36})")
     assert found[1] == server["spec"]["assignment"]["instanceID"]
     await console.says(log, "same-user-data")
-
-
-LEGAL = {
-    "Running": ("Stopped", "Paused", "Suspended", "Shelved"),
-    "Stopped": ("Running", "Shelved"),
-    "Paused": ("Running", "Shelved"),
-    "Suspended": ("Running", "Shelved"),
-    "Shelved": ("Running",),
-    "Rescued": (),
-}
-
-
-LONG = (pytest.mark.long, pytest.mark.timeout(3600))
-
-
-@pytest.mark.parametrize(
-    ("seed", "steps"), [(20260131, 12), pytest.param(20261122, 200, marks=LONG)], ids=["a dozen", "two hundred"]
-)
-async def test_after_any_verb_the_status_is_what_is(
-    cloud: Cloud, project: str, lab: LabSettings, seed: int, steps: int
-) -> None:
-    """Verbs at random, legal and not: each leads where it should, and API and hosts agree after each."""
-    dice = random.Random(seed)
-    await made(cloud, project)
-    state, wish = "Running", "Running"
-    for _ in range(steps):
-        row = dice.choice((*ROWS[:7], None, None, None))
-        if row is not None and state in row.leads:
-            await succeeds(cloud, project, row)
-            state = wish if row.type == "Unrescue" else row.leads[state]
-            wish = "Running" if row.type in ("Start", "Reboot") else wish
-        elif row is not None:
-            refused = await cloud.act(project, "a", row.type, **row.parameters)
-            assert (refused["status"]["phase"], refused["status"]["reason"]) == ("Failed", "IllegalState")
-        elif LEGAL[state]:
-            state = wish = dice.choice(LEGAL[state])
-            await cloud.client.patch_merge(Server, "a", {"spec": {"powerState": state}}, project)
-        await cloud.tells(project, "a", state)
-        await agreed(cloud, lab, seconds=30)
 
 
 async def test_a_crash_is_shown_at_once_and_answered_as_asked(cloud: Cloud, project: str, lab: LabSettings) -> None:
