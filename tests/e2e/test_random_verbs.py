@@ -135,10 +135,27 @@ class Player:
         """Give the server a volume, or take it away."""
         self.plugged = not self.plugged
         await self.change(volumes=[{"name": "data", "volume": {"name": self.name}}] if self.plugged else [])
+        if self.plugged and await self._is_elsewhere():
+            await self.cloud.until(
+                Server,
+                self.name,
+                lambda s: condition(s, "DevicesApplied").get("reason") == "VolumeElsewhere",
+                namespace=self.project,
+            )
+            self.plugged = False
+            await self.change(volumes=[])
+            return
         reasons = ("InUse",) if self.plugged else ("Available", "WaitingForFirstServer")
         await self.cloud.until(
             Volume, self.name, lambda v: condition(v, "Ready")["reason"] in reasons, namespace=self.project, seconds=90
         )
+
+    async def _is_elsewhere(self) -> bool:
+        """Whether the volume lies on another host than that to which the server has moved without it."""
+        volume = await self.cloud.client.get(Volume, self.name, self.project) or {}
+        server = await self.cloud.client.get(Server, self.name, self.project) or {}
+        lies_on = volume["spec"].get("assignment", {}).get("host")
+        return lies_on not in (None, server["spec"]["assignment"]["host"])
 
     async def copy(self) -> None:
         """Make an image of the server, and drop it."""
