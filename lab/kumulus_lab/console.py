@@ -7,6 +7,7 @@ import selectors
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 # What a serial console carries besides text: escape sequences and control characters.
 _NOISE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()=>][0-9A-B]?|[\x00-\x08\x0b-\x1f\x7f]")
@@ -30,6 +31,12 @@ def read(argv: Sequence[str], pattern: str, *, limit: float) -> list[str]:
         if any(re.search(pattern, line) for line in lines):
             break
     return seen
+
+
+def following(folder: Path) -> list[str]:
+    """The command that prints an instance's console log and what comes to it, with what it wrote on former hosts."""
+    logs = [str(folder / name) for name in ("console.log.earlier", "console.log")]
+    return ["tail", "--quiet", "--lines=+1", "--follow=name", "--retry", *logs]
 
 
 def _chunks(argv: Sequence[str], limit: float) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kumulus_lab import chart, quickstart
+from kumulus_lab import chart, console, quickstart
 from kumulus_lab.cluster import Cluster
 from kumulus_lab.errors import LabError
 from kumulus_lab.progress import bar, say, step
@@ -90,8 +90,8 @@ def _follower(cluster: Cluster, server: dict[str, Any]) -> list[str]:
     pods = cluster.kubectl("get", "pods", "--namespace", chart.NAMESPACE, *on_host, "-o", "name").stdout.split()
     if not pods:
         raise LabError(f"no agent runs on {assignment['host']}: see `kubectl get pods -n {chart.NAMESPACE} -o wide`")
-    log = f"/var/lib/kumulus/instances/{assignment['instanceID']}/console.log"
-    tail = ["timeout", _CONSOLE_SECONDS, "tail", "--lines=+1", "--follow=name", "--retry", log]
+    folder = Path("/var/lib/kumulus/instances", assignment["instanceID"])
+    tail = ["timeout", _CONSOLE_SECONDS, *console.following(folder)]
     return cluster.kubectl_command("exec", "--namespace", chart.NAMESPACE, pods[0], "--container", "agent", "--", *tail)
 
 

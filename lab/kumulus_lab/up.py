@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kumulus_lab import builds, chart, cluster_dns, machine, packages, prerequisites, processes, quickstart, shared
+from kumulus_lab import (
+    builds,
+    chart,
+    cluster_dns,
+    console,
+    machine,
+    packages,
+    prerequisites,
+    processes,
+    quickstart,
+    shared,
+)
 from kumulus_lab.cluster import Cluster
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.hosts import Hosts
@@ -110,7 +121,7 @@ def _start_servers(lab: LabSettings) -> None:
     def follower(server: dict[str, Any]) -> list[str]:
         assignment = server["spec"]["assignment"]
         folder = lab.host(assignment["host"]).directory / "kumulus" / "instances" / assignment["instanceID"]
-        return ["tail", "--lines=+1", "--follow=name", "--retry", str(folder / "console.log")]
+        return console.following(folder)
 
     servers = quickstart.start(Cluster.of_lab(lab), f"http://{lab.gateway}:{PORT}/tiny.qcow2")
     quickstart.show(servers, follower)
