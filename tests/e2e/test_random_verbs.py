@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from kumulus_api import API_VERSION, Flavor, Image, Server, Volume
+from kumulus_api.server_status import ScheduledReason
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.agreement import agreed
 from kumulus_lab.testing.cloud import Cloud, condition
@@ -139,7 +140,7 @@ class Player:
             await self.cloud.until(
                 Server,
                 self.name,
-                lambda s: condition(s, "DevicesApplied").get("reason") == "VolumeElsewhere",
+                lambda s: condition(s, "DevicesApplied").get("reason") == ScheduledReason.VOLUME_ELSEWHERE,
                 namespace=self.project,
             )
             self.plugged = False
