@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from kumulus_agent.compute.hypervisor import Hypervisor
-from kumulus_agent.passthrough.facts import Choice, Found, Passed
+from kumulus_agent.passthrough.facts import Choice, Found, Held, Passed
 from kumulus_agent.passthrough.observe import read_devices
 from kumulus_agent.passthrough.plan import Offer, asked_devices, choose, offer, told
 from kumulus_api.host import HostSpec
@@ -54,8 +54,15 @@ class HostDeviceSource:
             Unavailable: too few are free.
             HypervisorError: libvirtd does not answer.
         """
+        if not custom:
+            # Whatever others have, it gets nothing; most starts are of such servers, and pass over all the others' XML.
+            return choose(instance_id, {}, Offer(), await self._own(instance_id))
         held = await self.hypervisor.host_devices()
         asked = self.asked(custom, held.of(instance_id))
         allowed = self.spec().devices or HostDevices()
         found = offer(allowed, await asyncio.to_thread(self.look, allowed), held) if asked else Offer()
         return choose(instance_id, asked, found, held)
+
+    async def _own(self, instance_id: str) -> Held:
+        state = await self.hypervisor.get_instance(instance_id)
+        return Held({instance_id: state.devices.passed} if state is not None and state.devices is not None else {})

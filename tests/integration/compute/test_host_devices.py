@@ -19,7 +19,7 @@ import pytest
 from kumulus_agent.compute.domain_spec import DomainSpec
 from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.hypervisor import Hypervisor
-from kumulus_agent.passthrough.facts import Found, MediatedType, Passed, PCIDevice
+from kumulus_agent.passthrough.facts import Choice, Found, MediatedType, Passed, PCIDevice
 from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.desired import Desired, read_desired
 from kumulus_agent.servers.errors import StepFailed
@@ -105,6 +105,20 @@ async def test_a_refused_start_gives_the_devices_back(
         assert "passthrough" in refused.value.message or "mdev_bus" in refused.value.message
         assert await hypervisor.get_instance(spec.instance_id) is None
         assert (await hypervisor.host_devices()).by_domain == {}
+
+
+async def test_a_start_that_asks_for_nothing_reads_no_other_domain(
+    hypervisor: Hypervisor, make_domain: MakeDomain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without devices gets none, drops the mediated ones that it had, and nobody else's XML is read for it."""
+    plain, former = make_domain(), make_domain()
+    await define(hypervisor, replace(former, passed=given(former)))
+    read: list[str] = []
+    monkeypatch.setattr(Hypervisor, "host_devices", lambda _self: read.append("all"))
+    for spec, dropped in ((plain, ()), (former, (given(former)[1].uuid,))):
+        source = make_start(hypervisor, tmp_path, spec).actuators.host_devices
+        assert await source.choose(spec.instance_id, {}) == Choice(dropped=dropped)
+    assert not read
 
 
 async def test_what_another_domain_has_is_not_given(
