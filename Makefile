@@ -76,8 +76,10 @@ soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, de
 	$(BIN)/pytest tests/e2e -m long
 
 .PHONY: bench
-bench: up ## Measure the lab: a table, and build/bench.json
-	$(BIN)/python tests/bench/run.py
+bench: prepare ## Measure placement, with nothing beside it, and then the lab: a table, and build/bench.json
+	$(BIN)/python tests/bench/run.py engine scale
+	$(MAKE) --no-print-directory up
+	$(BIN)/python tests/bench/run.py lab
 
 .PHONY: lint
 lint: $(STAMP) ## Style, types and import boundaries

@@ -16,11 +16,15 @@ from kumulus_api.base import (
 )
 from kumulus_api.claims import AddressClaim, NetworkIDClaim
 from kumulus_api.console import ConsoleSession
+from kumulus_api.dns import DNSRecord, DNSZone, DNSZoneClaim
 from kumulus_api.flavor import Flavor
+from kumulus_api.floating_ip import FloatingIP
 from kumulus_api.host import Host
 from kumulus_api.image import Image
 from kumulus_api.network import Network, NetworkEndpoints
 from kumulus_api.port import Port
+from kumulus_api.router import Router
+from kumulus_api.security_group import SecurityGroup
 from kumulus_api.server import Server
 from kumulus_api.server_action import ServerAction
 from kumulus_api.server_group import ServerGroup
@@ -37,13 +41,19 @@ KINDS: tuple[type[Kind], ...] = (
     Network,
     NetworkEndpoints,
     Port,
+    SecurityGroup,
+    Router,
+    FloatingIP,
     Volume,
     Server,
     ServerAction,
     ServerGroup,
     ConsoleSession,
+    DNSZone,
+    DNSRecord,
     AddressClaim,
     NetworkIDClaim,
+    DNSZoneClaim,
 )
 """All kinds, in the order in which they are documented."""
 
@@ -59,7 +69,11 @@ __all__ = [
     "AddressClaim",
     "Condition",
     "ConsoleSession",
+    "DNSRecord",
+    "DNSZone",
+    "DNSZoneClaim",
     "Flavor",
+    "FloatingIP",
     "Host",
     "HostAggregate",
     "Image",
@@ -72,6 +86,8 @@ __all__ = [
     "Project",
     "Reference",
     "Resource",
+    "Router",
+    "SecurityGroup",
     "Server",
     "ServerAction",
     "ServerGroup",

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from kumulus_api.addresses import canonical
 from kumulus_api.base import (
     Column,
     Definition,
@@ -30,7 +31,8 @@ class ClaimReference(Model):
     namespace: Name
     name: ObjectName
     instance: Annotated[str, Field(max_length=36)]
-    """The claimant's identity: a Port's `portID`, a Network's `metadata.uid` at the time."""
+    """The claimant's identity: a Port's `portID`, a Router's `routerID`, a FloatingIP's `floatingIPID`, of a Network or
+    DNSZone the `metadata.uid` at the time."""
 
     model_config = whole()
 
@@ -51,7 +53,7 @@ class AddressClaimSpec(Model):
 
 
 class AddressClaim(Kind):
-    """An address of a network, held for a port. Its name is made of the two: `vni-4097-10-0-0-5`."""
+    """An address of a network, held for a port, router or floating IP. The two make its name: `vni-4097-10-0-0-5`."""
 
     definition: ClassVar = Definition(
         plural="addressclaims",
@@ -59,7 +61,8 @@ class AddressClaim(Kind):
         columns=(
             Column("Address", ".spec.address"),
             Column("Namespace", ".spec.claimRef.namespace"),
-            Column("Port", ".spec.claimRef.name"),
+            Column("Kind", ".spec.claimRef.kind", priority=1),
+            Column("Holder", ".spec.claimRef.name"),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         in_all=False,
@@ -111,5 +114,5 @@ def network_id_claim_name(vni: int) -> str:
 
 
 def address_claim_name(vni: int, address: str) -> str:
-    """Give the name of the claim on an address of a network: dots and colons become dashes."""
-    return f"vni-{vni}-{address.replace('.', '-').replace(':', '-')}".rstrip("-")
+    """Give the name of the claim on an address of a network, however it is spelled: dots and colons become dashes."""
+    return f"vni-{vni}-{canonical(address).replace('.', '-').replace(':', '-')}".rstrip("-")

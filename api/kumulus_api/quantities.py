@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from ipaddress import IPv4Address, IPv4Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 
 _SUFFIXES = {
     "": 1,
@@ -43,13 +43,11 @@ def format_quantity(size: int) -> str:
     return str(size)
 
 
-def service_address(cidr: str, gateway: str | None) -> IPv4Address:
+def service_address(cidr: str, gateway: str | None) -> IPv4Address | IPv6Address:
     """Give the address on which a subnet's DHCP and DNS answer: the last usable one that is not the gateway.
 
     It is the same on each host and is never given to a port.
     """
     network = ip_network(cidr)
-    if not isinstance(network, IPv4Network):
-        raise ValueError(f"{cidr} is not an IPv4 network")  # noqa: TRY004 - it is the value that is wrong
-    last = network.broadcast_address - 1
+    last = network[-2] if isinstance(network, IPv4Network) else network[-1]
     return last - 1 if gateway is not None and ip_address(gateway) == last else last

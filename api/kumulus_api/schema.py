@@ -193,6 +193,8 @@ def _made_default(info: FieldInfo) -> Any:
     It is written in full: CEL rules judge a default as it stands, before its own fields are filled.
     """
     made = info.get_default(call_default_factory=True, validated_data={})
+    if isinstance(made, list):
+        return [item.dump() if isinstance(item, Model) else item for item in made]
     return made.dump() if isinstance(made, Model) else made
 
 

@@ -25,6 +25,7 @@ from kumulus_api.base import (
     ruled,
     validated,
 )
+from kumulus_api.security_group import GroupReferences
 from kumulus_api.server_assignment import ServerAssignment
 from kumulus_api.server_status import ServerStatus
 
@@ -74,11 +75,19 @@ class NetworkInterface(Model):
     port: LocalReference | None = None
     address: IPAddressText | None = None
     """A fixed address on `network`."""
+    security_groups: GroupReferences | None = None
+    """Of the port that is made on `network`; without any it is in the project's group `default`. A change is applied at
+    once."""
 
     model_config = validated(
         Rule("has(self.network) != has(self.port)", "give either network or port"),
         Rule("!has(self.address) || has(self.network)", "address goes with network; a port has its own", ".address"),
         Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
+        Rule(
+            "!has(self.securityGroups) || has(self.network)",
+            "securityGroups go with network; a port has its own",
+            ".securityGroups",
+        ),
     )
 
 
@@ -207,7 +216,8 @@ class ServerSpec(Model):
     key_pair: LocalReference | None = None
     user_data: UserData | None = None
     metadata: Metadata = Field(default_factory=dict)
-    """What the guest is told about itself, as `meta` in its meta-data; a change reaches it at its next start."""
+    """What the guest is told about itself, as `meta` in its meta-data. A change is told by the metadata service at
+    once, by seed and config drive from the next start on."""
     tags: Annotated[list[Tag], Field(max_length=50, json_schema_extra={"uniqueItems": True})] = Field(
         default_factory=list
     )

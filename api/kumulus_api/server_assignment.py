@@ -66,9 +66,11 @@ class AssignedPort(Model):
     network_namespace: Name
     vni: Annotated[int, Field(ge=1, le=16777215)]
     mtu: Annotated[int, Field(ge=576, le=65535)] | None = None
-    """Bytes, on a provider network; on others the host's settings tell."""
+    """Bytes, where the network says them; else the host's settings tell."""
     mac: MACAddress
     addresses: Annotated[list[IPAddressText], Field(max_length=16)]
+    security_groups: Annotated[list[Name], Field(max_length=16)] | None = None
+    """Those of the server's namespace that the port is in; the project's `default` if none is given."""
 
 
 class AssignedVolume(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated
 
@@ -20,6 +21,10 @@ from kumulus_api.base import (
     list_map,
 )
 from kumulus_api.passthrough import GivenDevice
+
+_BASE64 = r"[A-Za-z0-9+/]+={0,2}"
+_LONGEST_PASSWORD = 1020
+"""As long as Nova takes it."""
 
 
 class ObservedPowerState(StrEnum):
@@ -114,6 +119,11 @@ class GuestAgent(Model):
     """Without loopback and link-local ones; those of the server's own interfaces first."""
 
 
+def is_guest_password(text: str) -> bool:
+    """Tell whether a text is what `guestPassword` may be."""
+    return len(text) <= _LONGEST_PASSWORD and len(text) % 4 == 0 and re.fullmatch(_BASE64, text) is not None
+
+
 class ServerStatus(Status):
     """What the agent found; the operator's word where no agent can speak."""
 
@@ -130,6 +140,9 @@ class ServerStatus(Status):
     """Only there while a guest agent is; one that does not answer shows nothing but since when."""
     devices: Annotated[list[GivenDevice], Field(max_length=32)] = Field(default_factory=list)
     """What it has of its host, also while it is off."""
+    guest_password: Annotated[str, Field(max_length=_LONGEST_PASSWORD, pattern=f"^{_BASE64}$")] | None = None
+    """What the guest has told the metadata service as its administrator's password: encrypted with the user's public
+    key, in base64 (Nova's get-password). It is told once; a Rebuild clears it."""
     detached: Annotated[list[UUIDText], Field(max_length=32)] = Field(default_factory=list)
     """Ids of ports and volumes that it was given, that its spec does not name any more, and that are unplugged."""
 
@@ -149,7 +162,7 @@ class ServerConditionType(StrEnum):
     FLAVOR_APPLIED = "FlavorApplied"
     """Whether a changed flavor was admitted; only there once one was not."""
     DEVICES_APPLIED = "DevicesApplied"
-    """Whether changed networks and volumes were admitted; only there once one was not."""
+    """Whether changed networks, security groups and volumes were admitted; only there once one was not."""
 
 
 class LiveMigratableReason(StrEnum):
@@ -212,6 +225,9 @@ class ScheduledReason(StrEnum):
     NETWORK_AMBIGUOUS = "NetworkAmbiguous"
     PORT_NOT_FOUND = "PortNotFound"
     PORT_IN_USE = "PortInUse"
+    SECURITY_GROUP_NOT_FOUND = "SecurityGroupNotFound"
+    SECURITY_GROUP_NOT_READY = "SecurityGroupNotReady"
+    """It is beyond the project's quota."""
     ADDRESS_IN_USE = "AddressInUse"
     ADDRESS_INVALID = "AddressInvalid"
     ADDRESSES_EXHAUSTED = "AddressesExhausted"

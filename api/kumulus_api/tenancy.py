@@ -54,10 +54,17 @@ class Quota(Model):
     servers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     vcpus: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     memory: Quantity | None = None
+    dns_zones: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Domains that are held; of a deleted zone until the domain is free."""
     volumes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     gigabytes: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """GiB of all volumes together."""
     ports: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    security_groups: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """The project's `default` is one of them."""
+    security_group_rules: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+    routers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    floating_ips: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(default=None, alias="floatingIPs")
 
 
 class ProjectSpec(Model):
@@ -76,10 +83,15 @@ class QuotaUsage(Model):
     servers: int = 0
     vcpus: int = 0
     memory: Quantity = "0"
+    dns_zones: int = 0
     volumes: int = 0
     gigabytes: int = 0
     """GiB, rounded up."""
     ports: int = 0
+    security_groups: int = 0
+    security_group_rules: int = 0
+    routers: int = 0
+    floating_ips: int = Field(default=0, alias="floatingIPs")
 
 
 class QuotaShown(Model):
@@ -88,9 +100,14 @@ class QuotaShown(Model):
     servers: Annotated[str, Field(max_length=64)] = ""
     vcpus: Annotated[str, Field(max_length=64)] = ""
     memory: Annotated[str, Field(max_length=80)] = ""
+    dns_zones: Annotated[str, Field(max_length=64)] = ""
     volumes: Annotated[str, Field(max_length=64)] = ""
     gigabytes: Annotated[str, Field(max_length=64)] = ""
     ports: Annotated[str, Field(max_length=64)] = ""
+    security_groups: Annotated[str, Field(max_length=64)] = ""
+    security_group_rules: Annotated[str, Field(max_length=64)] = ""
+    routers: Annotated[str, Field(max_length=64)] = ""
+    floating_ips: Annotated[str, Field(max_length=64)] = Field(default="", alias="floatingIPs")
 
 
 class ProjectStatus(Status):
@@ -118,6 +135,10 @@ class Project(Kind):
             Column("Ports", ".status.quota.ports"),
             Column("Volumes", ".status.quota.volumes"),
             Column("Gigabytes", ".status.quota.gigabytes"),
+            Column("Groups", ".status.quota.securityGroups"),
+            Column("Rules", ".status.quota.securityGroupRules"),
+            Column("Floating-IPs", ".status.quota.floatingIPs"),
+            Column("Routers", ".status.quota.routers", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         in_all=False,

@@ -9,7 +9,11 @@ from kumulus_api import (
     API_VERSION,
     AddressClaim,
     ConsoleSession,
+    DNSRecord,
+    DNSZone,
+    DNSZoneClaim,
     Flavor,
+    FloatingIP,
     Host,
     HostAggregate,
     Image,
@@ -20,6 +24,8 @@ from kumulus_api import (
     NetworkIDClaim,
     Port,
     Project,
+    Router,
+    SecurityGroup,
     Server,
     ServerAction,
     ServerGroup,
@@ -30,6 +36,8 @@ Object = dict[str, Any]
 
 INSTANCE_ID = "00000000-0000-4000-8000-000000000001"
 PORT_ID = "00000000-0000-4000-8000-000000000002"
+ROUTER_ID = "00000000-0000-4000-8000-000000000004"
+FLOATING_IP_ID = "00000000-0000-4000-8000-000000000005"
 VOLUME_ID = "00000000-0000-4000-8000-000000000003"
 MAC = "52:54:00:00:00:01"
 DIGEST = "sha256:" + "0" * 64
@@ -59,6 +67,7 @@ _SPECS: dict[type[Kind], Object] = {
                 "gateway": "10.0.0.1",
                 "pools": [{"start": "10.0.0.10", "end": "10.0.0.200"}],
                 "dnsServers": ["192.0.2.53"],
+                "routes": [{"destination": "172.16.0.0/12", "nextHop": "10.0.0.9"}],
                 "enableDHCP": True,
             }
         ]
@@ -74,10 +83,35 @@ _SPECS: dict[type[Kind], Object] = {
                 "host": "h1",
                 "tunnelAddress": "192.0.2.1",
                 "hostname": "web",
+                "groups": ["default"],
+                "dnsName": "www",
+                "pairs": [{"address": "10.8.0.0/16", "mac": "00:00:5e:00:01:32"}],
             }
         ],
     },
-    Port: {"network": {"name": "private"}, "addresses": ["10.0.0.10"]},
+    Port: {
+        "network": {"name": "private"},
+        "addresses": ["10.0.0.10"],
+        "securityGroups": [{"name": "web"}],
+        "dnsName": "www",
+        "portSecurityEnabled": True,
+        "allowedAddressPairs": [{"address": "10.0.0.50"}, {"address": "10.8.0.0/16", "mac": "00:00:5e:00:01:32"}],
+        "qos": {"ingressKbps": 20000, "egressKbps": 10000, "burstKbits": 2000},
+    },
+    SecurityGroup: {
+        "description": "a web server",
+        "ingress": [
+            {"etherType": "IPv4", "protocol": "TCP", "port": 80, "endPort": 81, "remoteCIDR": "192.0.2.0/24"},
+            {"etherType": "IPv6", "protocol": "ICMP", "icmpType": 128},
+            {"etherType": "IPv4", "remoteGroup": {"name": "default"}},
+        ],
+    },
+    Router: {
+        "interfaces": [{"name": "private", "network": {"name": "private"}, "subnet": "v4"}],
+        "gateway": {"network": {"name": "public", "namespace": "kumulus-public"}, "enableSNAT": True},
+        "routes": [{"destination": "198.51.100.0/24", "nextHop": "10.0.0.20"}],
+    },
+    FloatingIP: {"network": {"name": "public", "namespace": "kumulus-public"}, "port": {"name": "web-eth0"}},
     Volume: {"size": "1Gi"},
     Server: {
         "flavor": {"name": "tiny"},
@@ -90,6 +124,12 @@ _SPECS: dict[type[Kind], Object] = {
     ServerAction: {"server": {"name": "web"}, "type": "Reboot", "reboot": {"type": "Hard"}},
     ServerGroup: {"policy": "AntiAffinity"},
     ConsoleSession: {"server": {"name": "web"}, "type": "Serial", "tokenHash": "0" * 64, "user": "alice"},
+    DNSZone: {"domain": "example.test.", "email": "hostmaster@example.test", "ttl": 300},
+    DNSRecord: {"zone": {"name": "example"}, "name": "www", "type": "A", "records": ["192.0.2.10"]},
+    DNSZoneClaim: {
+        "domain": "example.test.",
+        "claimRef": {"kind": "DNSZone", "namespace": NAMESPACE, "name": "example", "instance": PORT_ID},
+    },
     AddressClaim: {
         "network": {"name": "private", "namespace": NAMESPACE},
         "vni": 4096,
@@ -122,10 +162,47 @@ _ASSIGNMENTS: dict[type[Kind], Object] = {
     },
     Volume: {"volumeID": VOLUME_ID},
     Port: {"portID": PORT_ID, "mac": MAC, "addresses": ["10.0.0.10"]},
+    FloatingIP: {
+        "floatingIPID": FLOATING_IP_ID,
+        "address": "203.0.113.5",
+        "mac": MAC,
+        "network": "public",
+        "networkNamespace": "kumulus-public",
+        "vni": 4097,
+        "router": "example",
+        "routerID": ROUTER_ID,
+        "fixedAddress": "10.0.0.10",
+    },
 }
 
+ROUTER_ASSIGNMENT: Object = {
+    "routerID": ROUTER_ID,
+    "interfaces": [
+        {
+            "name": "private",
+            "network": "private",
+            "networkNamespace": NAMESPACE,
+            "vni": 4096,
+            "mac": MAC,
+            "addresses": ["10.0.0.1/24"],
+        }
+    ],
+    "gateway": {
+        "network": "public",
+        "networkNamespace": "kumulus-public",
+        "vni": 4097,
+        "mac": MAC,
+        "addresses": ["203.0.113.2/24"],
+        "nextHops": ["203.0.113.1"],
+        "enableSNAT": True,
+        "host": "h1",
+        "tunnelAddress": "192.0.2.1",
+    },
+}
+"""What the operator decides for the example of a Router."""
 
-def make_object(kind: type[Kind], name: str = "example", **overrides: Any) -> Object:
+
+def make_object(kind: type[Kind], name: str = "example", /, **overrides: Any) -> Object:
     """Give a valid object in the wire form.
 
     Args:
@@ -144,5 +221,5 @@ def make_object(kind: type[Kind], name: str = "example", **overrides: Any) -> Ob
 
 
 def make_assigned(kind: type[Kind], name: str, host: str) -> Object:
-    """Give a Server, a Volume or a Port as the operator has put it on a host."""
+    """Give a Server, a Volume, a Port or a FloatingIP as the operator has put it on a host."""
     return make_object(kind, name, assignment=copy.deepcopy(_ASSIGNMENTS[kind]) | {"host": host})

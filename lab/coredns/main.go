@@ -1,4 +1,4 @@
-// Command coredns is CoreDNS with the plugins that a cluster's DNS uses.
+// Command coredns is CoreDNS with the plugins that a cluster's DNS and Kumulus' name server use.
 //
 // All plugins together bring the SDKs of three public clouds along, whose compilation takes most of the time.
 package main
@@ -6,6 +6,8 @@ package main
 import (
 	"github.com/coredns/coredns/coremain"
 
+	_ "github.com/coredns/coredns/plugin/any"
+	_ "github.com/coredns/coredns/plugin/auto"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"

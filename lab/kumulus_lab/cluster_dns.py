@@ -25,9 +25,10 @@ def install(lab: LabSettings, nameservers: tuple[str, ...]) -> None:
     archive = images.ensure_coredns(lab)
     hosts = Hosts(lab)
     for host in lab.host_specs:
-        if not (host.directory / "coredns-imported").exists():
+        imported = host.directory / f"{archive.stem}-imported"
+        if not imported.exists():
             hosts.import_image(archive, [host.name])
-            (host.directory / "coredns-imported").touch()
+            imported.touch()
     plane = ControlPlane.of_lab(lab)
     items = {"apiVersion": "v1", "kind": "List", "items": manifests(lab.dns_address, nameservers)}
     plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(items))

@@ -13,7 +13,8 @@ from kumulus_lab.settings import LabSettings
 
 BUSYBOX = "kumulus.local/busybox:1"
 """Serves as the pods' pause container and as a shell for tests."""
-COREDNS = "kumulus.local/coredns:1"
+COREDNS = "kumulus.local/coredns:2"
+"""The tag counts with what the program can do: a lab that has an older one gets the new one beside it."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -97,7 +98,7 @@ def ensure_busybox(settings: LabSettings) -> Path:
 
 def ensure_coredns(settings: LabSettings) -> Path:
     """The archive of the CoreDNS image."""
-    target = settings.state / "images" / "coredns.tar"
+    target = settings.state / "images" / f"coredns-{COREDNS.rpartition(':')[2]}.tar"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         binary = Path(builds.program(settings, "coredns")).resolve()

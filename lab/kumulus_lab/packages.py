@@ -31,6 +31,7 @@ WANTED = (
 )
 FOR_TESTS = (
     "chromium",  # looks at servers' screens
+    "isc-dhcp-client",  # asks by DHCPv6 as a guest does
 )
 # A service started by the installation would be a second libvirtd beside those of the hosts.
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}

@@ -25,6 +25,7 @@ from kumulus_agent.images.controller import ImageController
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.images.exchange import ImageExchange, digests_of
 from kumulus_agent.images.held import HeldImages
+from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.migration.controller import MigrationController
 from kumulus_agent.migration.credentials import Credentials
 from kumulus_agent.migration.host_port import HostPort
@@ -34,16 +35,22 @@ from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
+from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.passthrough.source import HostDeviceSource
+from kumulus_agent.routers.here import RoutersHere
+from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
 from kumulus_agent.servers.capacity import Capacity, capacity_of
 from kumulus_agent.servers.controller import ServerController
 from kumulus_agent.servers.desired import Key
+from kumulus_agent.servers.guest_password import GuestPasswords
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.observe import Observer
+from kumulus_agent.servers.port_status import limit_untold
 from kumulus_agent.servers.report import Reporter
 from kumulus_agent.servers.start import Actuators, Cache, Virt
+from kumulus_agent.servers.told import Told
 from kumulus_agent.servers.usage_metrics import ServerUsageCollector
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
@@ -94,10 +101,16 @@ class Agent:
         self._hypervisor = Hypervisor(
             settings.libvirt_uri, on_event=self._domain_changed, on_reconnect=self._hypervisor_back
         )
-        self._datapath = Datapath(HostServices(settings.run_dir / "services"), settings.run_dir / "dns")
+        self._datapath = Datapath(
+            HostServices(settings.run_dir / "services"),
+            settings.run_dir / "dns",
+            metadata=MetadataService(Told(settings, self._store, self._instances, GuestPasswords(client, self._store))),
+        )
         here = Here(settings.node_name, settings.underlay_address, settings.guest_mtu)
         self._physical = PhysicalNetworks(self._datapath, lambda: self._host.mappings, self._physical_changed)
-        self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look)
+        ports = PortsHere(client, self._store)
+        self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look, ports)
+        self._routers = RoutersHere(client, RouterPaths(self._datapath), self._networks, here)
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -156,7 +169,7 @@ class Agent:
                     task.result()
         finally:
             queues: tuple[WorkQueue[Any], ...] = (
-                self._servers, self._volumes, self._images, self._hosts, self._networks.queue,
+                self._servers, self._volumes, self._images, self._hosts, self._networks.queue, self._routers.queue,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -209,6 +222,7 @@ class Agent:
                 group.create_task(self._volumes.run(volumes.reconcile, 1)),
                 group.create_task(self._images.run(images.reconcile, 2)),
                 group.create_task(self._networks.queue.run(self._networks.reconcile, 2)),
+                group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
             ]
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
@@ -219,6 +233,7 @@ class Agent:
             group.create_task(self._refresh())
             group.create_task(self._networks.keep_comparing())
             group.create_task(self._physical.follow())
+            group.create_task(self._routers.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -257,7 +272,7 @@ class Agent:
             actuators,
             self._instances,
             self._store,
-            Reporter(self._client, self._store, node, events),
+            Reporter(self._client, self._store, node, events, lambda: self._datapath.unlimited),
             self._capacity,
             self._copies,
             self._guests,
@@ -283,6 +298,7 @@ class Agent:
         await asyncio.sleep(_RETRY_SECONDS * 10)
         while True:
             try:
+                await self._routers.sweep()
                 await self._networks.sweep()
                 await asyncio.sleep(_REFRESH_SECONDS)
                 await self._adoption.refresh()
@@ -392,9 +408,11 @@ class Agent:
             self._store.apply("DELETED", body)
 
     def _port_seen(self, key: Key) -> None:
-        """Let the server tell of its port again, unless it was the agent's own word that was seen."""
-        status = (self._store.get(Port, key[1], key[0]) or {}).get("status") or {}
-        if status.get("host") == self._settings.node_name and "wired" in status:
+        """Take what a Port says now; let the server tell of it, unless it was the agent's own word that was seen."""
+        self._networks.port_changed(*key)
+        body = self._store.get(Port, key[1], key[0]) or {}
+        status = body.get("status") or {}
+        if status.get("host") == self._settings.node_name and "wired" in status and not limit_untold(body):
             return
         for body in self._store.list(Server, key[0]):
             ports = (body["spec"].get("assignment") or {}).get("ports") or []

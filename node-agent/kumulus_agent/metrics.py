@@ -18,3 +18,7 @@ HYPERVISOR_UP = Gauge("kumulus_hypervisor_up", "1 while libvirtd answers.")
 SERVICE_EXITS = Counter(
     "kumulus_host_service_exits_total", "Host services that ended without being asked to.", ("service",)
 )
+METADATA_REQUESTS = Counter("kumulus_metadata_requests_total", "Answers to guests' questions for metadata.", ("code",))
+METADATA_REFUSED = Counter(
+    "kumulus_metadata_connections_refused_total", "Connections for metadata that were not answered.", ("reason",)
+)

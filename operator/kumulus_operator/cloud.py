@@ -6,39 +6,37 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from kumulus_api import (
-    AddressClaim,
-    Flavor,
     Host,
-    HostAggregate,
-    Image,
-    KeyPair,
     Kind,
-    Network,
-    NetworkEndpoints,
-    NetworkIDClaim,
     Port,
-    Project,
-    Server,
     ServerAction,
-    ServerGroup,
-    Volume,
 )
 from kumulus_api.tenancy import Quota
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.dns.book import ZoneBook, domains_of
+from kumulus_operator.dns.files import ZoneFiles
 from kumulus_operator.hosts.liveness import Liveness
 from kumulus_operator.hosts.running import RunningInstances
 from kumulus_operator.intake import take
 from kumulus_operator.ipam.claims import AddressBook
+from kumulus_operator.ledger.counted import Counted
+from kumulus_operator.ledger.groups import GroupBook
 from kumulus_operator.ledger.ledger import Ledger
+from kumulus_operator.ledger.plan import Usage
 from kumulus_operator.placement.facts import HostFacts
 from kumulus_operator.placement.inventory import host_facts
+from kumulus_operator.routers.index import Edges
+from kumulus_operator.seen import Seen
 from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
-from kumulus_operator.views import Key, View
+from kumulus_operator.views import Key
 from kumulus_operator.waiting import CAPACITY, Need, Waiters
 from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.errors import Conflict, NotFound
 from kumulus_runtime.events import EventRecorder
 from kumulus_runtime.workqueue import WorkQueue
 
@@ -51,6 +49,9 @@ class Queues:
         self.networks: WorkQueue[Key] = WorkQueue("networks")
         self.endpoints: WorkQueue[Key] = WorkQueue("endpoints")
         self.ports: WorkQueue[Key] = WorkQueue("ports")
+        self.security_groups: WorkQueue[Key] = WorkQueue("security-groups")
+        self.routers: WorkQueue[Key] = WorkQueue("routers")
+        self.floating_ips: WorkQueue[Key] = WorkQueue("floating-ips")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
@@ -59,6 +60,9 @@ class Queues:
         self.aggregates: WorkQueue[Key] = WorkQueue("aggregates")
         self.usage: WorkQueue[Key] = WorkQueue("usage")
         self.claims: WorkQueue[Key] = WorkQueue("claims")
+        self.dns_zones: WorkQueue[Key] = WorkQueue("dns-zones")
+        self.dns_records: WorkQueue[Key] = WorkQueue("dns-records")
+        self.dns_pods: WorkQueue[Key] = WorkQueue("dns-pods")
         self.relists: WorkQueue[Key] = WorkQueue("relists")
 
     def all(self) -> list[WorkQueue[Key]]:
@@ -66,7 +70,7 @@ class Queues:
         return list(vars(self).values())
 
 
-class Cloud:
+class Cloud(Seen):
     """Everything that reconciles share. It decides nothing.
 
     Args:
@@ -75,40 +79,36 @@ class Cloud:
     """
 
     def __init__(self, client: KubeClient, settings: OperatorSettings) -> None:
+        super().__init__()
         self.client = client
         self.settings = settings
         self.tuning = settings.tuning
         self.events = EventRecorder(client, "kumulus.dev/operator")
-        self.projects = View(Project)
-        self.flavors = View(Flavor)
-        self.hosts = View(Host)
-        self.host_aggregates = View(HostAggregate)
-        self.images = View(Image)
-        self.key_pairs = View(KeyPair)
-        self.networks = View(Network)
-        self.endpoints = View(NetworkEndpoints)
-        self.ports = View(Port)
-        self.volumes = View(Volume)
-        self.servers = View(Server)
-        self.actions = View(ServerAction)
-        self.server_groups = View(ServerGroup)
-        self.address_claims = View(AddressClaim)
-        self.network_id_claims = View(NetworkIDClaim)
-        self.views: dict[type[Kind], View[Any]] = {
-            view.kind: view for view in vars(self).values() if isinstance(view, View)
-        }
         self.queues = Queues()
         self.liveness = Liveness(settings.host_silence)
         self.running = RunningInstances()
         self.addresses = AddressBook(client)
+        self.names = ZoneBook()
+        self.zone_files = ZoneFiles(client, settings.system_namespace, settings.zone_shards, self._zone_file_changed)
         self.ledger = Ledger(self.quota_of, self.host_fresh, self.tuning.weights, self.usage_changed)
+        self.group_book = GroupBook(self.quota_of, self.usage_changed)
+        self.counted_routers = Counted("routers", lambda name: self.quota_of(name).routers, self.usage_changed)
+        self.counted_floating_ips = Counted(
+            "floating IPs", lambda name: self.quota_of(name).floating_ips, self.usage_changed
+        )
+        self.edges = Edges()
         self.server_waiters = Waiters()
         self.port_waiters = Waiters()
+        self.group_waiters = Waiters()
+        self.router_waiters = Waiters()
+        self.floating_ip_waiters = Waiters()
         self.image_waiters = Waiters()
         self.volume_waiters = Waiters()
         self.user_data = UserDataWatch(client, self.wake)
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
+        self.users_of_group: dict[Key, set[Key]] = defaultdict(set)
+        """Ports that are in a security group."""
         self.ports_owned: dict[Key, set[Key]] = defaultdict(set)
         """Ports that were made for a server, by its name."""
         self.volumes_held: dict[Key, set[Key]] = defaultdict(set)
@@ -123,6 +123,32 @@ class Cloud:
     def take(self, kind: type[Kind], body: dict[str, Any], *, deleted: bool = False) -> None:
         """Take in an object as seen; see `kumulus_operator.intake`."""
         take(self, kind, body, deleted=deleted)
+
+    async def write_status(self, item: Kind, status: dict[str, Any], *, manager: str = MANAGER) -> bool:
+        """Apply a status to this very object and take it in; give whether it was still there."""
+        kind = type(item)
+        try:
+            body = await self.client.apply_status(kind, identity(item) | {"status": status}, manager=manager)
+        except (NotFound, Conflict):
+            return False  # It is gone; the watch says so too.
+        self.take(kind, body)
+        return True
+
+    async def let_go(self, item: Kind, finalizer: str) -> None:
+        """Remove a finalizer, if the API says now that this very object is being deleted."""
+        kind, metadata = type(item), item.metadata
+        live = await self.client.get(kind, metadata.name, metadata.namespace)
+        if live is not None and live["metadata"]["uid"] == metadata.uid and live["metadata"].get("deletionTimestamp"):
+            await self.client.remove_finalizer(kind, metadata.name, finalizer, metadata.namespace, uid=metadata.uid)
+
+    def _zone_file_changed(self, domain: str) -> None:
+        """Have the zone looked at whose file somebody else has changed."""
+        self.queues.dns_zones.add(("", domain))
+        self.zone_files_written()
+
+    def zone_files_written(self) -> None:
+        """Have the name servers told, when the kubelets have heard of the files too."""
+        self.queues.dns_pods.add_after(("", ""), self.settings.zones_debounce)
 
     def ports_of(self, server: Key) -> set[Key]:
         """Give the ports that a server was given."""
@@ -173,6 +199,18 @@ class Cloud:
         """Have a project's usage written, together with what changes until then."""
         self.queues.usage.add_after(("", namespace), self.settings.usage_debounce)
 
+    def usage_of(self, namespace: str) -> Usage:
+        """Give what a project uses."""
+        groups, rules = self.group_book.used(namespace)
+        return replace(
+            self.ledger.usage(namespace),
+            groups=groups,
+            group_rules=rules,
+            routers=self.counted_routers.count(namespace),
+            floating_ips=self.counted_floating_ips.count(namespace),
+            dns_zones=len(domains_of(self, namespace)),
+        )
+
     def quota_of(self, namespace: str) -> Quota:
         """Give the limits of a project; a namespace without Project has none."""
         project = self.projects.get("", namespace)
@@ -202,6 +240,9 @@ class Cloud:
         for waiters, queue in (
             (self.server_waiters, self.queues.servers),
             (self.port_waiters, self.queues.ports),
+            (self.group_waiters, self.queues.security_groups),
+            (self.router_waiters, self.queues.routers),
+            (self.floating_ip_waiters, self.queues.floating_ips),
             (self.image_waiters, self.queues.images),
             (self.volume_waiters, self.queues.volumes),
         ):

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from kumulus_api import (
     AddressClaim,
+    DNSRecord,
+    DNSZone,
+    DNSZoneClaim,
     Flavor,
+    FloatingIP,
     Host,
     HostAggregate,
     Image,
@@ -21,11 +25,18 @@ from kumulus_api import (
     NetworkIDClaim,
     Port,
     Project,
+    Router,
+    SecurityGroup,
     Server,
     ServerAction,
     ServerGroup,
     Volume,
 )
+from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
+from kumulus_operator.dns import book as names
+from kumulus_operator.networks.plan import told_by
+from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
+from kumulus_operator.security_groups.intake import port_in_groups, security_group_seen
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
@@ -62,6 +73,7 @@ def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
     if former is None or new is None or former.spec.quota != new.spec.quota:
         cloud.wake(quota(name))
         cloud.usage_changed(name)
+        names.quota_changed(cloud, name)
 
 
 def _but_usage(project: Project) -> tuple[Any, ...]:
@@ -90,6 +102,7 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     _index_host(cloud, former, new)
     if _placement_facts(former) != _placement_facts(new):
         cloud.wake(CAPACITY, ("Host", "", name))
+        host_changed(cloud, former, new)
     if _tunnel(former) != _tunnel(new):
         for network, servers in cloud.users_of_network.items():
             if servers & cloud.servers_on[name]:
@@ -170,6 +183,9 @@ def _network(cloud: Cloud, former: Network | None, new: Network | None) -> None:
         cloud.wake(any_of("Network", item.key[0]))
     if cloud.users_of_network.get(item.key):
         cloud.queues.endpoints.add(item.key)
+    names.network_changed(cloud, former, new)
+    for router in cloud.edges.routers_in.get(item.key, ()):
+        cloud.queues.routers.add(router)
     if new is None:
         for claim in cloud.network_id_claims:
             if (claim.spec.claim_ref.namespace, claim.spec.claim_ref.name) == item.key:
@@ -186,6 +202,11 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
     if item is None:
         return
     _indexed(cloud.ports_owned, item.key, _owner(former), _owner(new))
+    port_in_groups(cloud, former, new)
+    ports_moved(cloud, [item.key])
+    reference = item.spec.network
+    if told_by(former) != told_by(new) and cloud.ledger.held_by(("Port", *item.key)) is not None:
+        cloud.queues.endpoints.add((reference.namespace or item.key[0], reference.name))
     if new is not None:
         cloud.ledger.port_seen(new)
         if not any(owner.kind == "Server" for owner in new.metadata.owner_references):
@@ -199,7 +220,6 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
         _bound_elsewhere(cloud, new)
         return
     cloud.ledger.port_gone(item)
-    reference = item.spec.network
     cloud.unused((reference.namespace or item.key[0], reference.name))
     for claim in cloud.addresses.held_by(item.key):
         cloud.queues.claims.add(("AddressClaim", claim.metadata.name))
@@ -324,28 +344,11 @@ def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> No
     for network in networks:
         cloud.queues.endpoints.add(network)
         cloud.unused(network)
-
-
-def _address_claim(cloud: Cloud, former: AddressClaim | None, new: AddressClaim | None) -> None:
-    if new is not None:
-        cloud.addresses.seen(new)
-        if former is None:
-            cloud.queues.claims.add_after(("AddressClaim", new.metadata.name), cloud.settings.claim_quarantine)
-    elif former is not None:
-        cloud.addresses.gone(former)
-        cloud.abandoned.pop(former.metadata.name, None)
-        cloud.wake(("AddressClaim", "", str(former.spec.vni)))
-
-
-def _network_id_claim(cloud: Cloud, former: NetworkIDClaim | None, new: NetworkIDClaim | None) -> None:
-    if new is not None and former is None:
-        cloud.queues.claims.add_after(("NetworkIDClaim", new.metadata.name), cloud.settings.claim_quarantine)
-    elif new is None and former is not None:
-        cloud.abandoned.pop(former.metadata.name, None)
-        for network in cloud.networks:
-            lacks_number = network.status is None or network.status.vni is None
-            if lacks_number or (former.spec.segment is not None and network.spec.provider is not None):
-                cloud.queues.networks.add(network.key)
+        names.servers_changed(cloud, network)
+    item = new or former
+    if item is not None:
+        given = [*(old.ports if old is not None else ()), *(now.ports if now is not None else ())]
+        ports_moved(cloud, {(item.key[0], port.port) for port in given})
 
 
 _TAKERS: dict[type[Kind], Taker] = {
@@ -358,10 +361,16 @@ _TAKERS: dict[type[Kind], Taker] = {
     Network: _network,
     NetworkEndpoints: _endpoints,
     Port: _port,
+    SecurityGroup: security_group_seen,
+    Router: take_router,
+    FloatingIP: take_floating_ip,
     Volume: _volume,
     Server: _server,
     ServerAction: _action,
     ServerGroup: _server_group,
-    AddressClaim: _address_claim,
-    NetworkIDClaim: _network_id_claim,
+    AddressClaim: address_claim_seen,
+    NetworkIDClaim: network_id_claim_seen,
+    DNSZone: names.zone_seen,
+    DNSRecord: names.record_seen,
+    DNSZoneClaim: names.claim_seen,
 }

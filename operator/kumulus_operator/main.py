@@ -17,6 +17,9 @@ from kumulus_operator.aggregates.controller import AggregateController
 from kumulus_operator.bootdata.server import serve_boot_data
 from kumulus_operator.claims.controller import ClaimController
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.dns.controller import RecordController, ZoneController
+from kumulus_operator.dns.pods import NameServerController
+from kumulus_operator.floating_ips.controller import FloatingIPController
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
@@ -29,6 +32,8 @@ from kumulus_operator.ports.controller import PortController
 from kumulus_operator.projects.controller import ProjectController
 from kumulus_operator.projects.usage import UsageController
 from kumulus_operator.relists.controller import RelistController
+from kumulus_operator.routers.controller import RouterController
+from kumulus_operator.security_groups.controller import SecurityGroupController
 from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
@@ -112,6 +117,7 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
                 _watch_role_bindings(cloud),
                 serve_boot_data(cloud),
                 HostCertificates(cloud).serve(),
+                cloud.zone_files.run(),
             )
         ]
         for queue, reconcile in controllers(cloud):
@@ -131,6 +137,9 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.networks, NetworkController(cloud).reconcile),
         (queues.endpoints, EndpointsController(cloud).reconcile),
         (queues.ports, PortController(cloud).reconcile),
+        (queues.security_groups, SecurityGroupController(cloud).reconcile),
+        (queues.routers, RouterController(cloud).reconcile),
+        (queues.floating_ips, FloatingIPController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),
@@ -139,6 +148,9 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.aggregates, AggregateController(cloud).reconcile),
         (queues.usage, UsageController(cloud).reconcile),
         (queues.claims, ClaimController(cloud).reconcile),
+        (queues.dns_zones, ZoneController(cloud).reconcile),
+        (queues.dns_records, RecordController(cloud).reconcile),
+        (queues.dns_pods, NameServerController(cloud).reconcile),
         (queues.relists, RelistController(cloud).reconcile),
     ]
 

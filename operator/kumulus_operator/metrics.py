@@ -8,4 +8,5 @@ RELEASED_CLAIMS = Counter("kumulus_released_claims_total", "Claims released afte
 WAITING_SERVERS = Gauge("kumulus_waiting_servers", "Servers that wait to be placed.")
 WATCHES = Gauge("kumulus_watches", "Kinds that the leader watches; 0 in a standby.")
 ENDPOINT_WRITES = Counter("kumulus_endpoint_writes_total", "Writes of NetworkEndpoints slices.")
+ZONE_WRITES = Counter("kumulus_zone_writes_total", "Writes of ConfigMaps of zone files.")
 BOOT_DATA_REQUESTS = Counter("kumulus_boot_data_requests_total", "Requests for boot data by HTTP status.", ("code",))

@@ -2,8 +2,9 @@
 
 from dataclasses import fields
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from kumulus_operator.dns.zonefile import is_name
 from kumulus_operator.placement.tuning import DEFAULT, Tuning
 from kumulus_runtime.settings import BaseProcessSettings
 
@@ -42,6 +43,14 @@ class OperatorSettings(BaseProcessSettings):
     """Seconds between two writes of one network's endpoints."""
     endpoints_per_second: float = Field(default=10.0, gt=0)
     """Writes of endpoints of all networks together, when many change at once."""
+    nameservers: str = "ns.kumulus.internal."
+    """Names of the name servers of all zones, each with a dot at its end, commas between, the primary first."""
+    zone_shards: int = Field(default=0, ge=0, le=64)
+    """ConfigMaps over which zone files are spread, each of at most 1 MiB; 0 if there is no name server."""
+    zones_debounce: float = Field(default=1.0, ge=0)
+    """Seconds between two writes of one zone file."""
+    zones_per_second: float = Field(default=10.0, gt=0)
+    """Writes of zone files of all zones together, when many change at once."""
     boot_data_port: int = Field(default=8443, ge=0, le=65535)
     """Where node agents ask for user data over TLS."""
     boot_data_service: str = "kumulus-boot-data"
@@ -54,6 +63,18 @@ class OperatorSettings(BaseProcessSettings):
     """Ended ServerActions that are kept of each Server."""
     action_days: float = Field(default=90.0, gt=0)
     """Days for which an ended ServerAction is kept."""
+
+    @field_validator("nameservers")
+    @classmethod
+    def _absolute_names(cls, value: str) -> str:
+        if not all(is_name(name) for name in value.split(",")):
+            raise ValueError("names in lower case, each with a dot at its end")
+        return value
+
+    @property
+    def nameserver_names(self) -> tuple[str, ...]:
+        """The names of the name servers, the primary first."""
+        return tuple(self.nameservers.split(","))
 
     @property
     def tuning(self) -> Tuning:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kumulus_api import Server
+from kumulus_lab import commands, machine
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import OWN_PROJECTS, PROJECTS, Cloud
 from kumulus_runtime.api_client import KubeClient
@@ -29,6 +30,22 @@ async def cloud(lab: LabSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         yield cloud
     finally:
         await client.close()
+
+
+@pytest.fixture
+async def outside(lab: LabSettings) -> AsyncIterator[str]:
+    """A machine of the outside, with an address on the hosts' second network: the name of its namespace."""
+    name, veth = f"{lab.name}-outside", f"{lab.name}-out"
+    commands.run(["ip", "netns", "add", name])
+    try:
+        machine.ensure_link(veth, "type", "veth", "peer", "name", "eth0", "netns", name)
+        commands.run(["ip", "link", "set", veth, "master", lab.physical_bridge, "up"])
+        commands.run(["ip", "-n", name, "address", "add", "192.168.77.1/24", "dev", "eth0"])
+        commands.run(["ip", "-n", name, "link", "set", "eth0", "up"])
+        yield name
+    finally:
+        machine.remove_link(veth)
+        commands.run(["ip", "netns", "delete", name])
 
 
 @pytest.fixture(autouse=True)

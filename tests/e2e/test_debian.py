@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from kumulus_api import Flavor, Image, KeyPair, Server
+from kumulus_api import Flavor, Image, KeyPair, SecurityGroup, Server
 from kumulus_lab import guests
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
@@ -136,6 +136,7 @@ async def test_debian_boots_and_lets_its_owner_in(
     flavor = {"metadata": {"name": "debian"}, "spec": {"vcpus": 1, "memory": "512Mi", "rootDisk": "3Gi"}}
     await cloud.client.apply(Flavor, {"apiVersion": "kumulus.dev/v1alpha1", "kind": "Flavor"} | flavor, manager="tests")
     await cloud.make_network(project)
+    await cloud.make(SecurityGroup, "ssh", {"ingress": [{"protocol": "TCP", "port": 22}]}, project)
     await cloud.make(KeyPair, "mine", {"publicKey": public}, project)
     await cloud.make(Image, "debian", {"source": {"url": debian_url}, "format": "qcow2"}, project)
     await cloud.until(Image, "debian", ready, namespace=project, seconds=180)
@@ -144,6 +145,7 @@ async def test_debian_boots_and_lets_its_owner_in(
         "web",
         flavor={"name": "debian"},
         image={"name": "debian"},
+        networks=[{"name": "default", "network": {"name": "private"}, "securityGroups": [{"name": "ssh"}]}],
         keyPair={"name": "mine"},
         userData={"inline": USER_DATA},
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kumulus_api import Server
+from kumulus_api import DNSRecord, DNSZone, FloatingIP, Kind, Router, Server
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.settings import LabSettings
-from kumulus_lab.testing.cloud import Cloud
+from kumulus_lab.testing.cloud import Cloud, ready
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST = "quickstart.yaml"  # applied by `make up`; the others use its project
+READY: dict[str, type[Kind]] = {kind.__name__: kind for kind in (DNSRecord, DNSZone, FloatingIP, Router)}
 OTHERS = sorted(file.name for file in EXAMPLES.glob("*.yaml") if file.name != FIRST)
 
 
@@ -31,6 +32,9 @@ async def test_example(cloud: Cloud, lab: LabSettings, example: str) -> None:
         await asyncio.to_thread(plane.kubectl, "apply", "--filename", file)
         for name, namespace in servers(example):
             await cloud.server_ready(namespace, name)
+        for body in yaml.safe_load_all((EXAMPLES / example).read_text()):
+            if kind := READY.get(body["kind"]):
+                await cloud.until(kind, body["metadata"]["name"], ready, namespace=body["metadata"]["namespace"])
     finally:
         await asyncio.to_thread(plane.kubectl, "delete", "--ignore-not-found", "--timeout=60s", "--filename", file)
 

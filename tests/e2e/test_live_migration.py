@@ -66,6 +66,22 @@ async def test_abort_leaves_the_guest_where_it_is(cloud: Cloud, project: str, la
     await unharmed(lab, after)
 
 
+async def test_an_action_that_is_deleted_at_once(cloud: Cloud, project: str, lab: LabSettings) -> None:
+    """However early a migration is given up, and its action deleted, the target keeps nothing of it."""
+    await cloud.make_network(project)
+    await cloud.make_server(project, "mover")
+    await cloud.server_ready(project, "mover")
+    for _ in range(4):
+        action = await ask(cloud, project, "mover")
+        await cloud.until(ServerAction, action, lambda a: "target" in (a.get("status") or {}), namespace=project)
+        await cloud.client.patch_merge(ServerAction, action, {"spec": {"abort": True}}, project)
+        await ended(cloud, project, action)
+        await cloud.delete(ServerAction, action, project)
+        after = await cloud.until(Server, "mover", lambda s: "target" not in s["spec"]["assignment"], namespace=project)
+        # It may have been quicker, and there by now.
+        await nothing_left(lab, after, other_than(on_host(after)))
+
+
 # Speaks without pause, so that each switch falls into a word.
 COUNTER = """#!/bin/sh
 (n=0; while :; do n=$((n+1)); echo count-$n; usleep 10000; done) >/dev/ttyS0 2>&1 &

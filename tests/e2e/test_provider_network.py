@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kumulus_api import Host, Network, Server, ServerAction
-from kumulus_lab import commands, machine
+from kumulus_api import Host, Network, SecurityGroup, Server, ServerAction
+from kumulus_lab import commands
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
@@ -20,22 +20,6 @@ ASKER = f"""#!/bin/sh
 until ping -c 1 -W 1 {OUTSIDE} >/dev/null; do :; done
 echo outside-answers $(ping -c 3 -s 1472 -W 2 {OUTSIDE} | tail -n 2)
 """
-
-
-@pytest.fixture
-async def outside(lab: LabSettings) -> AsyncIterator[str]:
-    """A machine of the outside, with an address on the hosts' second network: the name of its namespace."""
-    name, veth = f"{lab.name}-outside", f"{lab.name}-out"
-    commands.run(["ip", "netns", "add", name])
-    try:
-        machine.ensure_link(veth, "type", "veth", "peer", "name", "eth0", "netns", name)
-        commands.run(["ip", "link", "set", veth, "master", lab.physical_bridge, "up"])
-        commands.run(["ip", "-n", name, "address", "add", f"{OUTSIDE}/24", "dev", "eth0"])
-        commands.run(["ip", "-n", name, "link", "set", "eth0", "up"])
-        yield name
-    finally:
-        machine.remove_link(veth)
-        commands.run(["ip", "netns", "delete", name])
 
 
 @pytest.fixture
@@ -82,7 +66,8 @@ async def test_a_server_is_on_the_physical_network(
     subnet = {"name": "v4", "cidr": "192.168.77.0/24", "gateway": OUTSIDE, "dnsServers": [OUTSIDE]}
     where = {"physicalNetwork": "physnet1"}
     await cloud.make(Network, "lan", {"type": "Provider", "provider": where, "subnets": [subnet]}, project)
-    nic = {"name": "eth0", "network": {"name": "lan"}, "address": GUEST}
+    await cloud.make(SecurityGroup, "answers", {"ingress": [{"protocol": "ICMP", "icmpType": 8}]}, project)
+    nic = {"name": "eth0", "network": {"name": "lan"}, "address": GUEST, "securityGroups": [{"name": "answers"}]}
     await cloud.make_server(project, "web", networks=[nic], userData={"inline": ASKER})
     waiting = await cloud.until(Server, "web", refused("NoValidHost"), namespace=project)
     told = "without physical network physnet1 (Flat: NotMapped)"

@@ -12,7 +12,21 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kumulus_api import API_VERSION, Flavor, Image, KeyPair, Kind, Network, Port, Project, Server, ServerAction, Volume
+from kumulus_api import (
+    API_VERSION,
+    DNSRecord,
+    DNSZone,
+    Flavor,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    Port,
+    Project,
+    Server,
+    ServerAction,
+    Volume,
+)
 from kumulus_api.server_action import ENDED
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import NotFound
@@ -27,7 +41,7 @@ PROJECTS = "t-"
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
 """How the names of projects begin; of those that this process makes, where tests run side by side."""
-_NAMESPACED: tuple[type[Kind], ...] = (Server, Volume, Port, Network, Image, KeyPair)
+_NAMESPACED: tuple[type[Kind], ...] = (Server, Volume, Port, Network, Image, KeyPair, DNSRecord, DNSZone)
 
 
 class Breach(AssertionError):
@@ -164,7 +178,7 @@ class Cloud:
 
     async def restarts(self) -> dict[str, int]:
         """Give how often the containers of operator, agents and console proxy have been started again, by pod."""
-        ours = "app.kubernetes.io/component in (operator,agent,console)"
+        ours = "app.kubernetes.io/component in (operator,agent,console,dns)"
         pods, _ = await self.client.list(POD, SYSTEM_NAMESPACE, label_selector=ours)
         return {
             pod["metadata"]["name"]: sum(

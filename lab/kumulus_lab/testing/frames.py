@@ -7,12 +7,14 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 ARP, IPV4, VLAN, IPV6 = 0x0806, 0x0800, 0x8100, 0x86DD
 _EVERYTHING = 0x0003
 _UDP = 17
+_ICMPV6 = 58
+_FRAGMENT = 44
 _MORE_FRAGMENTS = 0x2000
 
 
@@ -66,8 +68,53 @@ def vlan(ether_type: int, payload: bytes, *, number: int = 7) -> bytes:
     return struct.pack("!HH", number, ether_type) + payload
 
 
+def ipv6(source: IPv6Address, destination: IPv6Address, payload: bytes, header: int = _UDP) -> bytes:
+    """Give a packet whose payload begins with the header of that number (RFC 8200)."""
+    return struct.pack("!IHBB", 6 << 28, len(payload), header, 255) + source.packed + destination.packed + payload
+
+
+def icmpv6(ends: tuple[IPv6Address, IPv6Address], kind: int, body: bytes, first: bytes = b"") -> bytes:
+    """Give a packet of ICMPv6 (RFC 4443).
+
+    Args:
+        ends: sender and receiver.
+        kind: the message's type.
+        body: what follows its checksum.
+        first: an extension header before it, of destination options.
+    """
+    source, destination = ends
+    message = icmpv6_message(ends, kind, body)
+    return ipv6(source, destination, first + message, 60 if first else _ICMPV6)
+
+
+def icmpv6_message(ends: tuple[IPv6Address, IPv6Address], kind: int, body: bytes) -> bytes:
+    """Give a message of ICMPv6 from one address to another."""
+    length = 4 + len(body)
+    pseudo = ends[0].packed + ends[1].packed + struct.pack("!II", length, _ICMPV6)
+    head = struct.pack("!BB", kind, 0)
+    padded = pseudo + head + bytes(2) + body + bytes(len(body) % 2)
+    return head + struct.pack("!H", _checksum(padded)) + body
+
+
+def udp6(ends: tuple[IPv6Address, IPv6Address], ports: tuple[int, int], data: bytes) -> bytes:
+    """Give a packet of UDP between two addresses and ports."""
+    length = 8 + len(data)
+    pseudo = ends[0].packed + ends[1].packed + struct.pack("!II", length, _UDP)
+    head = struct.pack("!HHH", *ports, length)
+    padded = pseudo + head + bytes(2) + data + bytes(len(data) % 2)
+    return ipv6(*ends, head + struct.pack("!H", _checksum(padded)) + data)
+
+
+def fragments6(ends: tuple[IPv6Address, IPv6Address], payload: bytes, header: int, first: int) -> tuple[bytes, bytes]:
+    """Give a packet in two fragments, of which the first has so many bytes (a multiple of 8) of the payload."""
+    parts = ((payload[:first], 0, 1), (payload[first:], first, 0))
+    heads = (struct.pack("!BBHI", header, 0, offset | more, 4711) for _, offset, more in parts)
+    one, two = (ipv6(*ends, head + part, _FRAGMENT) for head, (part, *_) in zip(heads, parts, strict=True))
+    return one, two
+
+
 def _checksum(header: bytes) -> int:
-    words: tuple[int, ...] = struct.unpack("!10H", header)
+    words: tuple[int, ...] = struct.unpack(f"!{len(header) // 2}H", header)
     total = sum(words)
     total = (total & 0xFFFF) + (total >> 16)
     return ~(total + (total >> 16)) & 0xFFFF

@@ -67,7 +67,8 @@ def _look(lab: LabSettings, host: str) -> Sighting:
         neighbours=frozenset(
             (entry["ifname"], entry["mac"], entry["dst"])
             for entry in fdb
-            if "dst" in entry and entry["mac"] != "00:00:00:00:00:00"
+            # What the device has learned by itself, from a frame on its way, it forgets by itself.
+            if "dst" in entry and "extern_learn" in entry["flags"]
         ),
         services={name: bool(run("ip", "netns", "pids", name).strip()) for name in namespaces if name.startswith("kd")},
         instances={path.name: (path / "root.qcow2").exists() for path in (state / "instances").iterdir()},

@@ -13,7 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kumulus_api import FINALIZER, Flavor, Host, Image, Kind, Network, Port, Project, Server, Volume
+from kumulus_api import (
+    FINALIZER,
+    Flavor,
+    FloatingIP,
+    Host,
+    Image,
+    Kind,
+    Network,
+    Port,
+    Project,
+    Router,
+    Server,
+    Volume,
+)
 from kumulus_lab.testing.cloud import Cloud
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.conditions import get_condition, set_condition
@@ -222,7 +235,7 @@ class Site:
         await asyncio.gather(*self._beats.values(), return_exceptions=True)
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
-        kinds: tuple[type[Kind], ...] = (Volume, Image)
+        kinds: tuple[type[Kind], ...] = (FloatingIP, Router, Volume, Image)
         for kind in kinds:
             for body in (await self.client.list(kind, self.name))[0]:
                 await self.client.delete(kind, body["metadata"]["name"], self.name)

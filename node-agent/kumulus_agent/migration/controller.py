@@ -88,6 +88,8 @@ class MigrationController:
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._guests: dict[str, Desired] = {}
         """Guests that are expected here, by the action's uid."""
+        self._gone: dict[Key, Object] = {}
+        """Actions that have left the watch, of which this host may still expect a guest."""
         self._busy: dict[str, asyncio.Lock] = {}
         self.queue: WorkQueue[Key] = WorkQueue("migrations")
 
@@ -98,11 +100,11 @@ class MigrationController:
             if event == "SYNCED" or (event != "DELETED" and body["spec"]["type"] not in MIGRATIONS):
                 continue
             key = (body["metadata"]["namespace"], body["metadata"]["name"])
-            if event == "DELETED":
-                self._actions.pop(key, None)
-            else:
+            if event != "DELETED":
                 self._actions[key] = body
-                self.queue.add(key)
+            elif (gone := self._actions.pop(key, None)) is not None and role == TARGET:
+                self._gone[key] = gone
+            self.queue.add(key)
 
     async def close(self) -> None:
         """End what goes on; guests on their way stay where they are."""
@@ -113,18 +115,24 @@ class MigrationController:
 
     async def reconcile(self, key: Key) -> float | None:
         """Do what is next in a migration; give the seconds after which to look again, if any."""
+        if (gone := self._gone.pop(key, None)) is not None:
+            async with self._lock(gone):
+                await self._forget(gone)
         action = self._actions.get(key)
         if action is None:
             return None
         status = action["status"]
         role = SOURCE if status.get("host") == self._node else TARGET
         # Two migrations of one server follow each other, and what the first has left may still be cleared away.
-        async with self._busy.setdefault(str(status.get("instanceID")), asyncio.Lock()):
+        async with self._lock(action):
             if status.get("phase") == _OPEN:
                 return await (self._send(action) if role == SOURCE else self._take(action))
             if status.get("phase") in ENDED:
                 await self._end(action, role)
         return None
+
+    def _lock(self, action: Object) -> asyncio.Lock:
+        return self._busy.setdefault(str(action["status"].get("instanceID")), asyncio.Lock())
 
     # The source.
 
@@ -318,10 +326,7 @@ class MigrationController:
     async def _end(self, action: Object, role: str) -> None:
         status, expected = action["status"], None
         if role == TARGET:
-            expected = self._guests.pop(action["metadata"]["uid"], None)
-            await self._port.end(action["metadata"]["uid"])
-            if not self._guests:
-                await self._port.release(_NEED)
+            expected = await self._expected_no_more(action)
         left = role == SOURCE if status["phase"] == ActionPhase.SUCCEEDED else role == TARGET
         if not left or not await self._remains(status["instanceID"]):
             return
@@ -329,6 +334,26 @@ class MigrationController:
             await self._target.clear(expected)  # we have made it, and nothing of it has ever run
         else:
             await self._clear(action)
+
+    async def _forget(self, action: Object) -> None:
+        """Remove what was made here for a guest whose migration was deleted before it began."""
+        metadata = action["metadata"]
+        live = await self._client.get(ServerAction, metadata["name"], metadata["namespace"])
+        if live is not None and live["metadata"]["uid"] == metadata["uid"]:
+            return
+        expected = await self._expected_no_more(action)
+        # A domain may be the guest itself on its way: its source, which knows, ends that.
+        if expected is not None and (await self._target.look(expected.instance_id)).state is State.ABSENT:
+            await self._target.clear(expected)
+
+    async def _expected_no_more(self, action: Object) -> Desired | None:
+        """Let nothing of a migration in any more, and give what was expected."""
+        uid = action["metadata"]["uid"]
+        expected = self._guests.pop(uid, None)
+        await self._port.end(uid)
+        if not self._guests:
+            await self._port.release(_NEED)
+        return expected
 
     async def _remains(self, instance_id: str) -> bool:
         files = await asyncio.to_thread(self._actuators.files(instance_id).exist)
@@ -376,6 +401,9 @@ class MigrationController:
             except NotFound:
                 return
             except ApiError as error:
+                latest = self._actions.get(key)
+                if latest is None or latest["status"].get("phase") in ENDED:
+                    return  # closed meanwhile, after which this host has no say in it
                 # What has happened has happened: it is told as soon as somebody listens.
                 _log.warning("not told yet", action=key[1], reason=word.reason, error=str(error))
                 await asyncio.sleep(_LOOK_AGAIN)

@@ -9,13 +9,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kumulus_agent.network import bridge, firewall, interfaces, link, names, namespace, plan, service_link, tap, vxlan
+from kumulus_agent.metadata.service import MetadataService
+from kumulus_agent.network import (
+    bandwidth,
+    bridge,
+    connections,
+    firewall,
+    interfaces,
+    link,
+    names,
+    namespace,
+    plan,
+    service_link,
+    shaping,
+    tap,
+    vxlan,
+)
 from kumulus_agent.network import uplink as uplinks
 from kumulus_agent.network.errors import NetworkAbsent
+from kumulus_agent.network.limits import Dropped, dropped_of
 from kumulus_agent.network.netlink import AsyncIPRoute
-from kumulus_agent.network.observe import observe
+from kumulus_agent.network.observe import observe, observe_links
 from kumulus_agent.network.plan import Step
-from kumulus_agent.network.state import HostInterface, NetworkDesired, Observed
+from kumulus_agent.network.rules import FirewallChange
+from kumulus_agent.network.state import HostInterface, NetworkDesired, Observed, PortDesired
 from kumulus_agent.network.tap import Counters
 from kumulus_agent.services import dnsmasq
 from kumulus_agent.services.dnsmasq import Dnsmasq
@@ -35,6 +52,7 @@ class Datapath:
         namespace: name of the datapath's network namespace.
         host_namespace: name of the namespace with the underlay and libvirt's taps; None for the present one.
         service_prefix: prefix of the names of the DHCP servers' namespaces.
+        metadata: answers guests there too; None where nobody does.
     """
 
     def __init__(
@@ -45,12 +63,14 @@ class Datapath:
         namespace: str = "kumulus",
         host_namespace: str | None = None,
         service_prefix: str = "kd",
+        metadata: MetadataService | None = None,
     ) -> None:
         self._namespace = namespace
         self._host_namespace = host_namespace
         self._service_prefix = service_prefix
         self._services = services
         self._dnsmasq = Dnsmasq(services, directory)
+        self._metadata = metadata
         # One change of the datapath at a time: numbers of networks are given by what was observed.
         self._changing = asyncio.Lock()
         # The kernel answers EBUSY to a second dump of one netlink socket.
@@ -58,6 +78,12 @@ class Datapath:
         self._serving: dict[int, asyncio.Lock] = {}
         self._open = AsyncExitStack()
         self.started = False
+        self.unlimited = ""
+        """Why rates cannot be limited here; empty if they can."""
+        self._limited: dict[int, dict[str, PortDesired]] = {}
+        """By network, the ports that have a rate, by tap: this may come later than they."""
+        self._marks: dict[str, int] = {}
+        """Of interfaces, as they were seen or given last: counters go by them."""
         self._host: AsyncIPRoute
         self._datapath: AsyncIPRoute
 
@@ -73,6 +99,7 @@ class Datapath:
         self._datapath = await self._netlink(self._namespace)
         async with self._changing:
             await self._apply(plan.plan_base(await self.observe()))
+            self.unlimited = await shaping.unsupported(self._datapath)
         self.started = True
 
     async def _netlink(self, name: str | None) -> AsyncIPRoute:
@@ -83,6 +110,8 @@ class Datapath:
     async def close(self) -> None:
         """Close netlink; networks, ports and servers stay."""
         self._services.exits.close()
+        if self._metadata is not None:
+            await self._metadata.close()
         await self._open.aclose()
 
     def on_server_exit(self, lost: Callable[[int, float], None]) -> None:
@@ -97,14 +126,35 @@ class Datapath:
 
     def differs(self, desired: NetworkDesired, observed: Observed) -> bool:
         """Whether `ensure_network` would find something to do besides writing the DHCP server's files."""
-        served = desired.service_link is None or self._dnsmasq.runs(desired.vni)
-        return not served or bool(plan.plan(desired, observed))
+        served = desired.service_link is None or (self._dnsmasq.runs(desired.vni) and self._answers(desired.vni))
+        return not served or bool(plan.plan(self._within_means(desired), observed))
+
+    def _within_means(self, desired: NetworkDesired) -> NetworkDesired:
+        """Leave out the rates if the kernel cannot limit them."""
+        if not self.unlimited:
+            return desired
+        return replace(desired, ports=tuple(replace(port, rates=None) for port in desired.ports))
+
+    def _answers(self, vni: int) -> bool:
+        return self._metadata is None or self._metadata.serves(vni, self._service_namespace(vni))
 
     async def observe(self, wanted: Collection[str] = ()) -> Observed:
         """Read what is in the datapath, and these interfaces of the host."""
         async with self._reading:
             found = await interfaces.observe(self._host, self._datapath, wanted)
-            return replace(await observe(self._datapath, self._namespace), interfaces=found)
+            observed = replace(await observe(self._datapath, self._namespace), interfaces=found)
+        self._marks = observed.firewall.marks()
+        return observed
+
+    async def observe_links(self) -> Observed:
+        """Read the datapath's interfaces and forwarding entries, and no rules."""
+        async with self._reading:
+            return await observe_links(self._datapath, self._namespace)
+
+    @property
+    def namespace(self) -> str:
+        """The name of the namespace of bridges."""
+        return self._namespace
 
     async def interfaces(self, wanted: Collection[str]) -> dict[str, HostInterface]:
         """Read those of the host's interfaces that are there, taken or not; none while it is on its way."""
@@ -117,7 +167,9 @@ class Datapath:
 
     async def ensure_network(self, desired: NetworkDesired) -> list[Step]:
         """Make the network as desired on this host; return the steps that were needed."""
+        desired = self._within_means(desired)
         async with self._changing:
+            self._limited[desired.vni] = {port.tap: port for port in desired.ports if port.rates is not None}
             wanted = (desired.uplink.interface,) if desired.uplink is not None else ()
             steps = plan.plan(desired, await self.observe(wanted))
             await self._apply(steps)
@@ -126,15 +178,26 @@ class Datapath:
 
     async def _serve(self, desired: NetworkDesired, steps: tuple[Step, ...]) -> list[Step]:
         target = self._service_namespace(desired.vni)
-        if desired.subnet is None or desired.service_link is None:
+        if desired.service_link is None:
             return await self._stop_serving(desired.vni, "no port here needs DHCP")
         anew = any(isinstance(step, plan.CreateServiceLink) for step in steps)
-        done = await self._dnsmasq.ensure(desired, desired.subnet, namespace.path(target), restart=anew)
-        return [ServiceStep(target, reason) for reason in done]
+        answering = asyncio.create_task(self._answer(desired, target, anew=anew))
+        try:
+            done = await self._dnsmasq.ensure(desired, namespace.path(target), restart=anew)
+        finally:
+            await asyncio.wait((answering,))
+        return [ServiceStep(target, reason) for reason in (*done, *answering.result())]
+
+    async def _answer(self, desired: NetworkDesired, target: str, *, anew: bool) -> tuple[str, ...]:
+        """Have guests' questions for metadata answered; give what was done."""
+        opened = self._metadata is not None and await self._metadata.ensure(desired, target, anew=anew)
+        return ("answers for metadata",) if opened else ()
 
     async def _stop_serving(self, vni: int, reason: str) -> list[Step]:
         target = self._service_namespace(vni)
         stopped = await self._dnsmasq.absent(vni)
+        if self._metadata is not None:
+            await self._metadata.absent(vni)
         removed = await namespace.absent(target)
         return [ServiceStep(target, reason)] if stopped or removed else []
 
@@ -146,6 +209,7 @@ class Datapath:
             steps = plan.plan_removal(vni, await self.observe())
             await self._apply(steps)
         self._serving.pop(vni, None)
+        self._limited.pop(vni, None)
         return [*served, *steps]
 
     async def prepare_tap(self, name: str, mtu: int) -> None:
@@ -171,6 +235,10 @@ class Datapath:
             raise NetworkAbsent(f"asked to plug {name}: there is no such tap; prepare it and start the domain first")
         if not moved and (found.master, found.up, found.mtu) == (master, True, bridge_mtu):
             return False
+        limited = self._limited.get(vni, {}).get(name)
+        if limited is not None:
+            async with self._changing:
+                await self._apply(tuple(bandwidth.shaping(limited, await self.observe())))
         await link.configure(self._datapath, name, bridge_mtu, master)
         return True
 
@@ -191,12 +259,17 @@ class Datapath:
 
     async def unplug(self, name: str) -> bool:
         """Delete the tap, wherever it is; False if there was none."""
+        await link.absent(self._datapath, names.queue(name))
         here, there = await link.absent(self._datapath, name), await link.absent(self._host, name)
         return here or there
 
     async def counters(self, name: str) -> Counters | None:
         """Read a plugged tap's counters; None if it is not plugged."""
         return await tap.counters(self._datapath, name)
+
+    async def dropped(self) -> dict[str, Dropped]:
+        """Read what was dropped of each plugged tap's traffic, by name; those of which nothing was are left out."""
+        return dropped_of(*await firewall.counts(self._namespace), self._marks)
 
     async def all_counters(self) -> dict[str, Counters]:
         """Read the counters of all plugged taps (and of the other interfaces), by name."""
@@ -230,17 +303,29 @@ class Datapath:
             plan.RemovePeer: lambda s: vxlan.absent_peer(ipr, s.target, s.peer),
             plan.AddNeighbour: lambda s: vxlan.ensure_neighbour(ipr, s.target, s.mac, s.peer),
             plan.RemoveNeighbour: lambda s: vxlan.absent_neighbour(ipr, s.target, s.mac),
-            plan.ChangeFirewall: lambda s: firewall.apply(self._namespace, s.change),
+            plan.AddForward: lambda s: vxlan.ensure_forward(ipr, s.target, s.mac),
+            plan.RemoveForward: lambda s: vxlan.absent_forward(ipr, s.target, s.mac),
+            plan.ChangeFirewall: lambda s: self._change_rules(s.change),
+            plan.JudgeConnections: lambda s: connections.judge(self._namespace, s.zone, s.desired),
+            bandwidth.SetRate: lambda s: shaping.set_rate(ipr, s.target, s.bucket),
+            bandwidth.RemoveRate: lambda s: shaping.remove_rate(ipr, s.target),
+            bandwidth.CreateQueue: lambda s: shaping.ensure_queue(ipr, s.target),
+            bandwidth.Redirect: lambda s: shaping.redirect(ipr, s.target, s.through),
+            bandwidth.Unredirect: lambda s: shaping.unredirect(ipr, s.target),
             plan.FlushZone: lambda s: firewall.flush_zone(self._namespace, s.zone),
         }
+
+    async def _change_rules(self, change: FirewallChange) -> None:
+        await firewall.apply(self._namespace, change)
+        self._marks = change.result.marks()
 
     def _service_link(self, step: plan.CreateServiceLink) -> service_link.ServiceLink:
         return service_link.ServiceLink(
             name=step.target,
             namespace=self._service_namespace(step.vni),
             mac=names.service_mac(step.vni),
-            address=step.address,
-            gateway=step.gateway,
+            addresses=step.addresses,
+            gateways=step.gateways,
             mtu=step.mtu,
             note=step.note,
         )

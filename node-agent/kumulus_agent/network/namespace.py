@@ -25,6 +25,24 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 DIRECTORY = Path("/run/netns")
 BRIDGE_SETTINGS = Path("/proc/sys/net/bridge")
 
+ROUTER_SETTINGS = (
+    *(
+        f"net.ipv4.conf.{scope}.{key}"
+        for scope in ("all", "default")
+        for key in (
+            # Packets of all networks arrive by that through which the gateway's host is reached.
+            "rp_filter=0",
+            "send_redirects=0",
+            "accept_redirects=0",
+            "arp_ignore=1",
+            "arp_announce=2",
+        )
+    ),
+    "net.ipv4.ip_forward=1",
+    *(f"net.ipv6.conf.{scope}.{key}" for scope in ("all", "default") for key in ("forwarding=1", "accept_dad=0")),
+    "net.ipv6.conf.default.accept_ra=0",
+)
+
 DATAPATH_SETTINGS = (
     # Bridged packets go through tables ip and arp of this namespace, where their connections are tracked.
     "net.bridge.bridge-nf-call-iptables=1",
@@ -33,7 +51,22 @@ DATAPATH_SETTINGS = (
     # The namespace itself is no party to any network.
     "net.ipv4.ip_forward=0",
 )
+SERVICE_SETTINGS = (
+    # Nothing passes through: a guest's packet would go on as if it were the server's own.
+    "net.ipv4.ip_forward=0",
+    # The address of the metadata service lies on another interface than the link that it is asked for on.
+    "net.ipv4.conf.all.arp_ignore=0",
+    "net.ipv4.conf.default.arp_ignore=0",
+)
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
+
+IPV6 = (
+    "net.ipv6.conf.all.disable_ipv6=0",
+    "net.ipv6.conf.default.disable_ipv6=0",
+    "net.ipv6.conf.all.accept_dad=0",
+    "net.ipv6.conf.default.accept_dad=0",
+    "net.ipv6.conf.default.accept_ra=0",
+)
 
 
 def path(name: str) -> Path:
@@ -112,6 +145,16 @@ async def absent(name: str) -> bool:
     return True
 
 
+def configure_router(name: str) -> None:
+    """Have the namespace forward, and speak for no address but those of the interface that is asked; IPv4 at first."""
+    _write(name, *ROUTER_SETTINGS, *NO_IPV6)
+
+
+def enable_ipv6_on(name: str, interface: str) -> None:
+    """Let an interface of a router's namespace have IPv6 addresses: those that it is given, and its link-local one."""
+    _write(name, f"net.ipv6.conf.{interface}.disable_ipv6=0")
+
+
 async def configure_datapath(name: str) -> None:
     """Set the datapath namespace's own kernel settings; the host's are left as found.
 
@@ -126,6 +169,19 @@ async def configure_datapath(name: str) -> None:
 def disable_ipv6(name: str) -> None:
     """Let the namespace's interfaces have no IPv6 addresses, not even their own link-local ones."""
     _write(name, *NO_IPV6)
+
+
+def enable_ipv6(name: str) -> None:
+    """Let the namespace's interfaces have IPv6 addresses, those that they are given and their own link-local ones.
+
+    They are used at once, as other hosts have equal ones that this one never meets.
+    """
+    _write(name, *IPV6)
+
+
+def configure_services(name: str) -> None:
+    """Set what the namespace of a network's servers needs, whatever it has inherited from the host."""
+    _write(name, *SERVICE_SETTINGS)
 
 
 def _write(name: str, *settings: str) -> None:

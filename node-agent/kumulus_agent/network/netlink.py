@@ -1,15 +1,25 @@
 """What we use of pyroute2, and no more of it in memory.
 
-Its package imports every protocol that it speaks, half of what it takes; ours is rtnetlink.
+Its package imports every protocol that it speaks, half of what it takes; ours are rtnetlink and conntrack.
 """
+
+import socket
 
 from kumulus_runtime.imports import register_lazily
 
 register_lazily("pyroute2")
 
 from pyroute2 import netns  # noqa: E402
+from pyroute2.conntrack import AsyncConntrack  # noqa: E402
 from pyroute2.iproute.linux import AsyncIPRoute  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
 from pyroute2.netlink.rtnl import ndmsg  # noqa: E402
 
-__all__ = ["AsyncIPRoute", "NetlinkError", "ndmsg", "netns"]
+__all__ = ["AsyncConntrack", "AsyncIPRoute", "NetlinkError", "conntrack_socket", "ndmsg", "netns"]
+
+_NETLINK_NETFILTER = 12
+
+
+def conntrack_socket() -> socket.socket:
+    """Open a socket for `AsyncConntrack` in the namespace of the calling thread."""
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_NETFILTER)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import blake2s
 
 from kumulus_agent.network import names
-from kumulus_agent.network.rules import BASE, ZONES, Element, FirewallChange, FirewallState
+from kumulus_agent.network.bandwidth import orphans, shaping
+from kumulus_agent.network.elements import elements, guarding, judging
+from kumulus_agent.network.rules import BASE, NETWORK_MASK, FirewallChange, FirewallState
 from kumulus_agent.network.state import HostRecord, Link, NetworkDesired, Observed, PortDesired, SubnetDesired
 from kumulus_agent.network.steps import DeleteLink, SetLink, Step, set_link
 from kumulus_agent.network.uplink_plan import CreateVlan, GiveBack, TakeInterface, given_back, plan_uplink
 
 __all__ = [
+    "AddForward",
     "AddNeighbour",
     "AddPeer",
     "ChangeFirewall",
@@ -23,9 +27,11 @@ __all__ = [
     "FlushZone",
     "GiveBack",
     "HostRecord",
+    "JudgeConnections",
     "NetworkDesired",
     "Observed",
     "PortDesired",
+    "RemoveForward",
     "RemoveNeighbour",
     "RemovePeer",
     "SetLink",
@@ -36,6 +42,10 @@ __all__ = [
     "plan_base",
     "plan_removal",
 ]
+
+
+_NOTE = 200
+"""Bytes of a note; the kernel keeps 255."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +66,18 @@ class CreateVxlan(Step):
 
 @dataclass(frozen=True)
 class CreateServiceLink(Step):
-    """Make the namespace of the network's DHCP server, and the veth to it."""
+    """Make the namespace of the network's DHCP server, and the veth to it; addresses have their prefix."""
 
     vni: int
     mtu: int
-    address: str
-    gateway: str
+    addresses: tuple[str, ...]
+    gateways: tuple[str, ...]
 
     @property
     def note(self) -> str:
-        """What is noted on the interface: the settings of its other end."""
-        return f"{self.address} via {self.gateway or '-'}"
+        """What is noted on the interface: the settings of its other end; or their digest: the kernel keeps little."""
+        text = f"{' '.join(self.addresses)} via {' '.join(self.gateways) or '-'}, metadata"
+        return text if len(text) <= _NOTE else blake2s(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,32 @@ class RemoveNeighbour(Step):
 
 
 @dataclass(frozen=True)
+class AddForward(Step):
+    """Have the bridge know for good that the MAC is behind its port."""
+
+    mac: str
+
+
+@dataclass(frozen=True)
+class RemoveForward(Step):
+    """Have the bridge forget it."""
+
+    mac: str
+
+
+@dataclass(frozen=True)
 class ChangeFirewall(Step):
     """Apply one transaction of rules."""
 
     change: FirewallChange
+
+
+@dataclass(frozen=True)
+class JudgeConnections(Step):
+    """Hold the network's connections to its groups as they are now."""
+
+    zone: int
+    desired: NetworkDesired
 
 
 @dataclass(frozen=True)
@@ -141,7 +174,8 @@ def plan_removal(vni: int, observed: Observed) -> tuple[Step, ...]:
     bridge = names.bridge(vni)
     reason = "its network is no longer on this host"
     taken = observed.taken_by(vni)
-    own = {bridge, names.vxlan(vni), names.service_link(vni), names.vlan(vni)} & observed.links.keys()
+    own = {bridge, names.vxlan(vni), names.service_link(vni), names.vlan(vni)}
+    own = (own | {names.queue(name) for name in observed.ports_of(bridge)}) & observed.links.keys()
     links = sorted((own | observed.ports_of(bridge)) - taken.keys(), key=lambda name: (name == bridge, name))
     deletions: tuple[Step, ...] = (
         *(given_back(name, note, reason) for name, note in taken.items()),
@@ -151,7 +185,7 @@ def plan_removal(vni: int, observed: Observed) -> tuple[Step, ...]:
     zone = state.zone_of(names.vxlan(vni))
     if zone is None:
         return deletions
-    result = replace(state, elements=state.elements - state.elements_in(zone), zones=state.zones - {zone})
+    result = replace(state.without(zone), zones=state.zones - {zone})
     return (*deletions, *_change(state, result, reason), FlushZone("conntrack", reason, zone))
 
 
@@ -160,46 +194,34 @@ def _change(before: FirewallState, result: FirewallState, reason: str) -> tuple[
 
 
 def _firewall(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
-    state = observed.firewall
+    before = observed.firewall
+    state = before
     if state.base != BASE:
         # The rules are made anew: numbers that no interface has are left over from rules that somebody removed.
-        state = replace(state, zones=state.zones & {e.value for e in state.elements if e.set == ZONES})
+        state = replace(state, zones=state.zones & {mark & NETWORK_MASK for mark in state.marks().values()})
     zone = state.zone_of(desired.vxlan)
-    kept = state.elements
-    if zone is not None:
-        kept -= state.elements_in(zone)
     number = state.free_zone() if zone is None else zone
-    wanted = frozenset(elements(desired, number))
+    wanted = frozenset(elements(desired, number, state.ports(port.tap for port in desired.ports)))
     # An interface has one network: what another network's number still says about it is out of date.
-    named = {element.interface for element in wanted}
-    kept = frozenset(element for element in kept if element.interface not in named)
-    result = FirewallState(BASE, kept | wanted, state.zones | {number})
-    steps = _change(observed.firewall, result, f"rules of {len(desired.ports)} ports of {desired.bridge}")
-    if zone is None and state.base != BASE:
+    named = {element.key[0] for element in wanted if element.family == "bridge"}
+    kept = state.without(zone)
+    kept = replace(kept, elements=frozenset(element for element in kept.elements if element.key[0] not in named))
+    chains, sets = judging(desired, number)
+    result = FirewallState(
+        base=BASE,
+        elements=kept.elements | wanted,
+        zones=state.zones | {number},
+        chains=kept.chains | chains | guarding(desired, number),
+        sets=kept.sets | sets,
+    )
+    steps = _change(before, result, f"rules of {len(desired.ports)} ports of {desired.bridge}")
+    judged = any(chain.zone == number and chain.family == "inet" for chain in before.chains)
+    if steps and (chains or judged):
+        steps = (*steps, JudgeConnections("conntrack", "the rules have changed", number, desired))
+    if zone is None and before.base != BASE:
         # Somebody removed the rules: who had which number is lost, the connections in them are not.
         return (FlushZone("conntrack", "its number may have been another network's", number), *steps)
     return steps
-
-
-def elements(desired: NetworkDesired, zone: int) -> Iterator[Element]:
-    """Yield what the rules have to know about the network's interfaces; `zone` is its number on this host."""
-    yield Element(ZONES, (desired.vxlan,), zone)
-    if not desired.provider:
-        yield Element("overlays", (desired.vxlan,))
-    if desired.uplink_port:
-        yield Element(ZONES, (desired.uplink_port,), zone)
-        yield Element("uplinks", (desired.uplink_port,))
-        if desired.subnet is not None:  # else the physical network's own DHCP server is asked
-            yield Element("overlays", (desired.uplink_port,))
-    if desired.service_link:
-        yield Element(ZONES, (desired.service_link,), zone)
-        yield Element("services", (desired.service_link,))
-    for port in desired.ports:
-        yield Element(ZONES, (port.tap,), zone)
-        yield Element("guests", (port.tap,))
-        yield Element("macs", (port.tap, port.mac))
-        for address in port.addresses:
-            yield Element("addresses", (port.tap, str(address)))
 
 
 def _bridge(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
@@ -214,17 +236,19 @@ def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     name = desired.vxlan
     link = observed.links.get(name)
     flood, neighbours = observed.flood.get(name, frozenset()), observed.neighbours.get(name, frozenset())
+    fixed = observed.forwards.get(name, frozenset())
     if link is not None and (link.vni, link.local) != (desired.vni, desired.underlay_address):
         yield DeleteLink(name, f"found VNI {link.vni} from {link.local}")
         link = None
     if link is None:
         yield CreateVxlan(name, "absent", desired.vni, desired.mtu, desired.underlay_address)
         link = Link(name, "vxlan", desired.mtu, up=False)
-        flood, neighbours = frozenset(), frozenset()
+        flood, neighbours, fixed = frozenset(), frozenset(), frozenset()
     yield from set_link(link, desired.mtu, desired.bridge)
     peers = desired.peers - {desired.underlay_address}
     local = {port.mac for port in desired.ports}
-    wanted = {(mac, peer) for mac, peer in desired.neighbours if mac not in local and peer != desired.underlay_address}
+    noted = desired.neighbours | desired.transits
+    wanted = {(mac, peer) for mac, peer in noted if mac not in local and peer != desired.underlay_address}
     for peer in sorted(flood - peers):
         yield RemovePeer(name, "carries the network no longer", peer)
     for peer in sorted(peers - flood):
@@ -235,23 +259,29 @@ def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
             yield RemoveNeighbour(name, "no longer there", mac, peer)
     for mac, peer in sorted(wanted - neighbours):
         yield AddNeighbour(name, "the port is there", mac, peer)
+    # Nothing comes from a gateway's MAC by which a bridge could learn where it is.
+    gateways = {mac for mac, _ in desired.transits}
+    for mac in sorted(fixed - gateways):
+        yield RemoveForward(name, "no longer there", mac)
+    for mac in sorted(gateways - fixed):
+        yield AddForward(name, "a router's gateway is there", mac)
 
 
 def _service(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     name = names.service_link(desired.vni)
     link = observed.links.get(name)
-    if desired.service_link is None or desired.subnet is None:
+    if desired.service_link is None:
         if link is not None:
             yield DeleteLink(name, "no port here needs DHCP")
         return
-    subnet = desired.subnet
+    gateways = {subnet.cidr.version: str(subnet.gateway) for subnet in reversed(desired.served) if subnet.gateway}
     creation = CreateServiceLink(
         name,
         "absent",
         desired.vni,
         desired.mtu,
-        f"{subnet.service_address}/{subnet.cidr.prefixlen}",
-        str(subnet.gateway or ""),
+        tuple(f"{subnet.service_address}/{subnet.cidr.prefixlen}" for subnet in desired.served),
+        tuple(gateway for _, gateway in sorted(gateways.items())),
     )
     if link is None or link.alias != creation.note:
         yield creation if link is None else replace(creation, reason=f"found {link.alias or 'half made'}")
@@ -261,8 +291,12 @@ def _service(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
 
 def _ports(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     own = {desired.vxlan, names.service_link(desired.vni), names.vlan(desired.vni), *observed.taken_by(desired.vni)}
+    own |= {port.name for port in desired.routers}
     wanted = {port.tap for port in desired.ports}
     for name in sorted(observed.ports_of(desired.bridge) - own - wanted):
         yield DeleteLink(name, "no such port of the network is on this host")
-    for name in sorted(wanted & observed.links.keys()):
-        yield from set_link(observed.links[name], desired.mtu, desired.bridge)
+    yield from orphans(observed)
+    for port in sorted(desired.ports, key=lambda port: port.tap):
+        if port.tap in observed.links:
+            yield from set_link(observed.links[port.tap], desired.mtu, desired.bridge)
+            yield from shaping(port, observed)

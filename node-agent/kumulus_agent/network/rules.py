@@ -1,81 +1,168 @@
 """The datapath's nftables rules as data: fixed chains, and per interface elements of their sets.
 
-Each frame gets a mark as it enters a bridge: the number of its network on this host, in the lower 16 bits (the upper
-16 are for security groups, which will number ports). An interface that has no number drops everything: a port is
-closed until its rules are there. br_netfilter then carries the frame, mark and all, to table `ip`, where the number
-becomes the conntrack zone, before defragmentation (priority -400), so that equal addresses of two tenants never meet.
+Each frame gets a mark as it enters a bridge: the number of its network on this host in the lower 16 bits, and in the
+upper the number of the port that it comes from. An interface that has no number drops everything: a port is closed
+until its rules are there. br_netfilter then carries the frame, mark and all, to table `inet`, of both families, where
+the network's number becomes the conntrack zone, before defragmentation (priority -400), so that equal addresses of two
+tenants never meet, and where the port that it comes from is judged. As it leaves the bridge it gets the mark of the
+interface that it leaves by, and the port that it goes to is judged. A port without groups, and what is no port, is in
+neither map and not judged. A connection that a port begins is counted besides, by the port (`limits`).
 
-IPv6 from guests is dropped: a port has no IPv6 addresses to be checked against. So is what comes from a physical
-network with a VLAN tag, which is another network's, and IPv6, which no guest could answer.
+A connection that the groups no longer permit keeps its entry, marked as refused: without an entry, the next packet of
+the guest itself would begin it anew in the other direction.
+
+What comes from a physical network with a VLAN tag is another network's and dropped; so is IPv6 where the network has
+no IPv6 subnet, as no guest could answer.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, replace
 from hashlib import blake2s
 from typing import Any
 
-TABLE = "kumulus"
+from kumulus_agent.network import gateways
+from kumulus_agent.network.expressions import ACCEPT, DROP, TABLE, Command, add, anyof, field, match, meta, udp
+from kumulus_agent.network.groups import DIRECTIONS, Chain, is_members, members_type, zone_of_members
+from kumulus_agent.network.limits import (
+    KERNELS,
+    PORT_MASK,
+    REASONS,
+    bounds,
+    counted_drop,
+    counting_sets,
+    forgotten,
+    refused,
+)
+from kumulus_agent.network.spoofing import (
+    ADVERTISE,
+    ADVERTISE_ROUTER,
+    ADVERTISERS,
+    DHCP,
+    DHCPV6,
+    DONE,
+    NEIGHBOURS,
+    OWN_NEIGHBOURS,
+    QUERY,
+    RANGES,
+    REPORT,
+    REPORT_2,
+    SOLICIT,
+    SOLICIT_ROUTER,
+    TAGGED,
+    guest_chains,
+    no_router,
+    of_service,
+    to_service,
+)
+from kumulus_agent.network.spoofing import SETS as PORT_SETS
+
 NETWORK_MASK = 0xFFFF
-SERVICE_MAC_MASK = "ff:ff:ff:00:00:00"
-SERVICE_MAC_PREFIX = "0e:6b:6d:00:00:00"
-RARP = 0x8035
-"""Ethernet type of the announcements that QEMU sends for a guest that has just migrated."""
-FOREIGN = ("8021q", "8021ad", "ip6")
-"""Ethernet types that are of no concern to the guests of a physical network."""
+PORT_SHIFT = 16
+REFUSED = 1
+"""Mark of a tracked connection that the groups no longer permit."""
 
-Command = dict[str, Any]
-
+UNASKED = {4: "unasked4", 6: "unasked6"}
+"""By family, the interfaces by which no guest's question for an address leaves."""
 SETS: dict[str, list[str]] = {
     "guests": ["ifname"],
-    "macs": ["ifname", "ether_addr"],
-    "addresses": ["ifname", "ipv4_addr"],
+    **PORT_SETS,
     "overlays": ["ifname"],
+    **{name: ["ifname"] for name in UNASKED.values()},
     "services": ["ifname"],
     "uplinks": ["ifname"],
+    "uplinks6": ["ifname"],
+    ADVERTISERS: ["ifname"],
+    **gateways.SETS,
 }
 ZONES = "zones"
-"""The map of interface to the number of its network."""
+"""The map of interface to its mark: the numbers of port and network."""
+_BRIDGED = {*SETS, ZONES, NEIGHBOURS, OWN_NEIGHBOURS, gateways.SOURCES}
+_OF_PORTS = (*DIRECTIONS, "nd")
+_SOLICITED = (SOLICIT_ROUTER, SOLICIT, ADVERTISE, REPORT, DONE, REPORT_2)
+"""ICMPv6 that every port may send; what is in it has been looked at."""
+_HEARD = (ADVERTISE_ROUTER, SOLICIT, ADVERTISE, QUERY, REPORT, DONE, REPORT_2)
+"""ICMPv6 that every port is told; advertisements of routers come from none but those."""
 
 
 @dataclass(frozen=True, order=True)
 class Element:
-    """An element of a set or map of the bridge table; its key's first part is the interface."""
+    """An element of a set or map.
+
+    In the bridge table the first part of the key is an interface, and a value a mark, a chain or a MAC; in table `inet`
+    the key of a map is a port's part of a mark, and the value a chain.
+    """
 
     set: str
-    key: tuple[str, ...]
-    value: int | None = None
+    key: tuple[str | int, ...]
+    value: int | str | None = None
 
     @property
-    def interface(self) -> str:
-        """The interface that it belongs to."""
-        return self.key[0]
+    def family(self) -> str:
+        """The family of its table."""
+        return "bridge" if self.set in _BRIDGED else "inet"
+
+    def concerns(self, zone: int, interfaces: Set[str], ports: Set[int]) -> bool:
+        """Whether it is about the network with that number, which has these interfaces and numbers of ports."""
+        if self.family == "bridge":
+            return self.key[0] in interfaces
+        if self.set in DIRECTIONS:
+            return int(self.key[0]) >> PORT_SHIFT in ports
+        return zone_of_members(self.set) == zone
 
 
 @dataclass(frozen=True)
 class FirewallState:
-    """The rules as they are: digest of the fixed part ("" if absent), elements, and numbers that have a zone chain."""
+    """The rules as they are.
+
+    Attributes:
+        base: digest of the fixed part, "" if it is absent.
+        zones: numbers of networks that have a zone chain.
+        chains: the ports' chains.
+        sets: the sets of groups' members.
+    """
 
     base: str = ""
     elements: frozenset[Element] = frozenset()
     zones: frozenset[int] = frozenset()
+    chains: frozenset[Chain] = frozenset()
+    sets: frozenset[str] = frozenset()
+
+    def marks(self) -> dict[str, int]:
+        """The marks of interfaces."""
+        return {str(e.key[0]): int(e.value or 0) for e in self.elements if e.set == ZONES}
 
     def zone_of(self, interface: str) -> int | None:
         """The number of the interface's network."""
-        found = (e.value for e in self.elements if e.set == ZONES and e.interface == interface)
-        return next(found, None)
+        mark = self.marks().get(interface)
+        return None if mark is None else mark & NETWORK_MASK
 
-    def elements_in(self, zone: int | None) -> frozenset[Element]:
-        """All elements of the interfaces of the network with that number."""
-        members = {e.interface for e in self.elements if e.set == ZONES and e.value == zone}
-        return frozenset(e for e in self.elements if e.interface in members)
+    def without(self, zone: int | None) -> FirewallState:
+        """All but what is about the network with that number; its zone chain stays."""
+        if zone is None:
+            return self
+        marks = {name: mark for name, mark in self.marks().items() if mark & NETWORK_MASK == zone}
+        ports = {mark >> PORT_SHIFT for mark in marks.values()} - {0}
+        return replace(
+            self,
+            elements=frozenset(e for e in self.elements if not e.concerns(zone, marks.keys(), ports)),
+            chains=frozenset(chain for chain in self.chains if chain.zone != zone),
+            sets=frozenset(name for name in self.sets if zone_of_members(name) != zone),
+        )
 
     def free_zone(self) -> int:
         """The lowest number that no network has."""
-        used = self.zones | {e.value for e in self.elements if e.set == ZONES}
+        used = self.zones | {mark & NETWORK_MASK for mark in self.marks().values()}
         return next(number for number in range(1, NETWORK_MASK + 1) if number not in used)
+
+    def ports(self, interfaces: Iterable[str]) -> dict[str, int]:
+        """The numbers of ports: those that they have, and free ones for the others."""
+        marks = self.marks()
+        used = {mark >> PORT_SHIFT for mark in marks.values()}
+        free = (number for number in range(1, NETWORK_MASK + 1) if number not in used)
+        return {name: marks.get(name, 0) >> PORT_SHIFT or next(free) for name in interfaces}
 
 
 @dataclass(frozen=True)
@@ -91,81 +178,33 @@ class FirewallChange:
             before, commands = self.before, []
         else:
             before, commands = FirewallState(), base_commands()
-        commands += [c for zone in sorted(self.result.zones - before.zones) for c in _zone_added(zone)]
-        commands += [_element("delete", e) for e in sorted(before.elements - self.result.elements, key=repr)]
-        commands += [_element("add", e) for e in sorted(self.result.elements - before.elements, key=repr)]
-        commands += [c for zone in sorted(before.zones - self.result.zones) for c in _zone_removed(zone)]
+        result = self.result
+        commands += [c for zone in sorted(result.zones - before.zones) for c in _zone_added(zone)]
+        added = sorted(result.sets - before.sets)
+        commands += [add("set", "inet", name=name, type=members_type(name)) for name in added]
+        commands += [c for chain in sorted(result.chains - before.chains) for c in _chain_added(chain)]
+        commands += [_element("delete", e) for e in sorted(before.elements - result.elements, key=repr)]
+        commands += [_element("add", e) for e in sorted(result.elements - before.elements, key=repr)]
+        commands += forgotten(TABLE, before.marks(), result.marks())
+        commands += [c for chain in sorted(before.chains - result.chains) for c in _chain_removed(chain)]
+        commands += [_deleted("set", name) for name in sorted(before.sets - result.sets)]
+        commands += [c for zone in sorted(before.zones - result.zones) for c in _zone_removed(zone)]
         return {"nftables": commands}
 
 
-def _meta(key: str) -> Any:
-    return {"meta": {"key": key}}
-
-
-def _field(protocol: str, field: str) -> Any:
-    return {"payload": {"protocol": protocol, "field": field}}
-
-
-def _match(left: Any, right: Any, op: str = "==") -> Any:
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def _from_port(header: Any, named: str, op: str = "==") -> Any:
-    """Interface and header field together are (not) in the named set."""
-    return _match({"concat": [_meta("iifname"), header]}, f"@{named}", op)
-
-
-DROP: Any = {"drop": None}
-ACCEPT: Any = {"accept": None}
-
-
 def _entering() -> list[list[Any]]:
-    network = {"map": {"key": _meta("iifname"), "data": f"@{ZONES}"}}
-    of_service = _match({"&": [_field("ether", "saddr"), SERVICE_MAC_MASK]}, SERVICE_MAC_PREFIX)
+    network = {"map": {"key": meta("iifname"), "data": f"@{ZONES}"}}
+    uplink, ether_type = match(meta("iifname"), "@uplinks"), field("ether", "type")
     return [
-        [{"mangle": {"key": _meta("mark"), "value": 0}}],
-        [{"mangle": {"key": _meta("mark"), "value": network}}],
-        [_match(_meta("mark"), 0), DROP],
-        [_match(_meta("iifname"), "@overlays"), of_service, DROP],
-        *([_match(_meta("iifname"), "@uplinks"), _match(_field("ether", "type"), kind), DROP] for kind in FOREIGN),
-        [_match(_meta("iifname"), "@guests"), {"jump": {"target": "guest"}}],
-    ]
-
-
-def _from_guest() -> list[list[Any]]:
-    ether_type = _field("ether", "type")
-    return [
-        [_from_port(_field("ether", "saddr"), "macs", "!="), DROP],
-        [_match(ether_type, "ip"), {"goto": {"target": "guest-ip"}}],
-        [_match(ether_type, "arp"), {"goto": {"target": "guest-arp"}}],
-        [_match(ether_type, RARP), ACCEPT],
-        [DROP],
-    ]
-
-
-def _from_guest_arp() -> list[list[Any]]:
-    # The first four make sure that the fields lie where the last three look for them.
-    layout = {"htype": 1, "ptype": "ip", "hlen": 6, "plen": 4}
-    return [
-        *([_match(_field("arp", name), value, "!="), DROP] for name, value in layout.items()),
-        [_from_port(_field("arp", "saddr ether"), "macs", "!="), DROP],
-        [_match(_field("arp", "saddr ip"), "0.0.0.0"), ACCEPT],  # noqa: S104 - a probe (RFC 5227), not a listener
-        [_from_port(_field("arp", "saddr ip"), "addresses"), ACCEPT],
-        [DROP],
-    ]
-
-
-def _dhcp(source: int, destination: int) -> list[Any]:
-    return [_match(_field("udp", "sport"), source), _match(_field("udp", "dport"), destination)]
-
-
-def _from_guest_ip() -> list[list[Any]]:
-    unconfigured = [_match(_field("ip", "saddr"), "0.0.0.0"), _match(_field("ip", "daddr"), "255.255.255.255")]  # noqa: S104 - as above
-    return [
-        [*_dhcp(67, 68), DROP],
-        [*unconfigured, *_dhcp(68, 67), ACCEPT],
-        [_from_port(_field("ip", "saddr"), "addresses"), ACCEPT],
-        [DROP],
+        [{"mangle": {"key": meta("mark"), "value": 0}}],
+        [{"mangle": {"key": meta("mark"), "value": network}}],
+        [match(meta("mark"), 0), DROP],
+        [match(meta("iifname"), "@overlays"), of_service(), DROP],
+        *([uplink, match(ether_type, kind), DROP] for kind in TAGGED),
+        [uplink, match(meta("iifname"), "@uplinks6", "!="), match(ether_type, "ip6"), DROP],
+        no_router(),
+        *gateways.entering(),
+        [match(meta("iifname"), "@guests"), {"jump": {"target": "guest"}}],
     ]
 
 
@@ -173,40 +212,74 @@ def _crossing() -> list[list[Any]]:
     guest, service, overlay = ("guests", "services", "overlays")
 
     def between(source: str, target: str) -> list[Any]:
-        return [_match(_meta("iifname"), f"@{source}"), _match(_meta("oifname"), f"@{target}")]
+        return [match(meta("iifname"), f"@{source}"), match(meta("oifname"), f"@{target}")]
 
     return [
         [*between(service, overlay), DROP],
         [*between(overlay, service), DROP],
-        [*between(guest, overlay), *_dhcp(68, 67), DROP],
+        *(
+            [*between(guest, unasked), *udp(client, server), DROP]
+            for unasked, (server, client) in ((UNASKED[4], DHCP), (UNASKED[6], DHCPV6))
+        ),
+        *gateways.crossing(),
+        [{"mangle": {"key": meta("mark"), "value": 0}}],
+        *([*between(service, guest), *udp(server, client), ACCEPT] for server, client in (DHCP, DHCPV6)),
+        [{"mangle": {"key": meta("mark"), "value": {"map": {"key": meta("oifname"), "data": f"@{ZONES}"}}}}],
+        to_service(),
     ]
 
 
-def _add(kind: str, family: str, **attributes: Any) -> Command:
-    return {"add": {kind: {"family": family, "table": TABLE, **attributes}}}
+def _judging(direction: str) -> list[list[Any]]:
+    """Established connections pass without a look at the rules, unless these were changed against them."""
+    port = {"vmap": {"key": {"&": [meta("mark"), PORT_MASK]}, "data": f"@{direction}"}}
+    connection = {"ct": {"key": "mark"}}
+    discovery = _SOLICITED if direction == "egress" else _HEARD
+    return [
+        [match(connection, REFUSED), {"goto": {"target": refused(direction)}}],
+        [match({"ct": {"key": "state"}}, {"set": ["established", "related"]}), ACCEPT],
+        # Neutron's users may always ask for their address.
+        *([*udp(client, server), ACCEPT] for server, client in (DHCP, DHCPV6) if direction == "egress"),
+        [match(field("icmpv6", "type"), anyof(*discovery)), ACCEPT],
+        *(bounds() if direction == "egress" else []),
+        [port],
+    ]
+
+
+def _set(name: str, types: list[str]) -> Command:
+    ranges = {"flags": ["interval"]} if name in RANGES else {}
+    return add("set", "bridge", name=name, type=types if len(types) > 1 else types[0], **ranges)
 
 
 def _base_objects() -> list[Command]:
-    bridge, ip = "bridge", "ip"
-    lookup = {"vmap": {"key": {"&": [_meta("mark"), NETWORK_MASK]}, "data": f"@{ZONES}"}}
+    bridge, inet = "bridge", "inet"
+    lookup = {"vmap": {"key": {"&": [meta("mark"), NETWORK_MASK]}, "data": f"@{ZONES}"}}
     chains: dict[str, tuple[str, int, list[list[Any]]]] = {
         "entering": ("prerouting", -300, _entering()),
         "crossing": ("forward", -200, _crossing()),
     }
-    jumps = {"guest-ip": _from_guest_ip(), "guest-arp": _from_guest_arp(), "guest": _from_guest()}
-    commands = [_add("map", bridge, name=ZONES, type="ifname", map="mark")]
-    commands += [
-        _add("set", bridge, name=name, type=types if len(types) > 1 else types[0]) for name, types in SETS.items()
-    ]
-    for name, rules in jumps.items():
-        commands.append(_add("chain", bridge, name=name))
-        commands += [_add("rule", bridge, chain=name, expr=rule) for rule in rules]
+    commands = [add("map", bridge, name=ZONES, type="ifname", map="mark"), *counting_sets(TABLE)]
+    commands += [add("map", bridge, name=name, type="ifname", map="verdict") for name in (NEIGHBOURS, OWN_NEIGHBOURS)]
+    commands.append(add("map", bridge, name=gateways.SOURCES, type="ifname", map="ether_addr"))
+    commands += [_set(name, types) for name, types in SETS.items()]
+    for name, rules in guest_chains().items():
+        commands.append(add("chain", bridge, name=name))
+        commands += [add("rule", bridge, chain=name, expr=rule) for rule in rules]
     for name, (hook, priority, rules) in chains.items():
-        commands.append(_add("chain", bridge, name=name, type="filter", hook=hook, prio=priority, policy="accept"))
-        commands += [_add("rule", bridge, chain=name, expr=rule) for rule in rules]
-    commands.append(_add("map", ip, name=ZONES, type="mark", map="verdict"))
-    commands.append(_add("chain", ip, name="zone", type="filter", hook="prerouting", prio=-450, policy="accept"))
-    commands.append(_add("rule", ip, chain="zone", expr=[lookup]))
+        commands.append(add("chain", bridge, name=name, type="filter", hook=hook, prio=priority, policy="accept"))
+        commands += [add("rule", bridge, chain=name, expr=rule) for rule in rules]
+    commands.append(add("map", inet, name=ZONES, type="mark", map="verdict"))
+    commands.append(add("chain", inet, name="zone", type="filter", hook="prerouting", prio=-450, policy="accept"))
+    commands.append(add("rule", inet, chain="zone", expr=[lookup]))
+    for name in REASONS:
+        commands.append(add("chain", inet, name=name))
+        commands.append(add("rule", inet, chain=name, expr=counted_drop(name)))
+    # After connections are tracked (-200): a guest's own frames as they come, those for it as they are passed on.
+    for direction, hook, priority in (("egress", "prerouting", -150), ("ingress", "forward", 0)):
+        commands.append(add("map", inet, name=direction, type="mark", map="verdict"))
+        commands.append(
+            add("chain", inet, name=direction, type="filter", hook=hook, prio=priority, policy="accept"),
+        )
+        commands += [add("rule", inet, chain=direction, expr=rule) for rule in _judging(direction)]
     return commands
 
 
@@ -215,54 +288,94 @@ BASE = blake2s(json.dumps(_base_objects()).encode(), digest_size=8).hexdigest()
 
 
 def base_commands() -> list[Command]:
-    """Replace both tables by the fixed part, without elements."""
-    tables = [{"family": family, "name": TABLE} for family in ("bridge", "ip")]
+    """Replace both tables by the fixed part, without elements; and remove that of an earlier version."""
+    tables = [{"family": family, "name": TABLE} for family in ("bridge", "inet")]
+    former = {"family": "ip", "name": TABLE}
     # A table that is not there cannot be deleted, one that is there can be added.
     renewed = [{verb: {"table": table}} for table in tables for verb in ("add", "delete", "add")]
-    return [*renewed, *_base_objects(), _add("chain", "bridge", name=f"version-{BASE}")]
+    removed = [{verb: {"table": former}} for verb in ("add", "delete")]
+    return [*renewed, *removed, *_base_objects(), add("chain", "bridge", name=f"version-{BASE}")]
 
 
 def _element(verb: str, element: Element) -> Command:
-    key: Any = element.key[0] if len(element.key) == 1 else {"concat": list(element.key)}
-    entry = key if element.value is None else [key, element.value]
-    return {verb: {"element": {"family": "bridge", "table": TABLE, "name": element.set, "elem": [entry]}}}
+    key: Any = element.key[0] if len(element.key) == 1 else {"concat": [_written(part) for part in element.key]}
+    value: Any = element.value
+    if isinstance(value, str) and element.set != gateways.SOURCES:
+        value = {"goto": {"target": value}}
+    entry = key if value is None else [key, value]
+    return {verb: {"element": {"family": element.family, "table": TABLE, "name": element.set, "elem": [entry]}}}
 
 
-def _zone_parts(zone: int) -> tuple[str, Command]:
-    chain = f"zone-{zone}"
-    entry = [zone, {"jump": {"target": chain}}]
-    return chain, {"element": {"family": "ip", "table": TABLE, "name": ZONES, "elem": [entry]}}
+def _written(part: str | int) -> Any:
+    address, _, length = str(part).partition("/")
+    return {"prefix": {"addr": address, "len": int(length)}} if length else part
+
+
+def _read(part: Any) -> str:
+    if isinstance(part, dict):
+        return f"{part['prefix']['addr']}/{part['prefix']['len']}"
+    return f"{part}/{128 if ':' in part else 32}"
+
+
+def _deleted(kind: str, name: str, family: str = "inet") -> Command:
+    return {"delete": {kind: {"family": family, "table": TABLE, "name": name}}}
+
+
+def _chain_added(chain: Chain) -> list[Command]:
+    rules = (add("rule", chain.family, chain=chain.name, expr=rule) for rule in chain.rules)
+    return [add("chain", chain.family, name=chain.name), *rules]
+
+
+def _chain_removed(chain: Chain) -> list[Command]:
+    named = {"family": chain.family, "table": TABLE, "name": chain.name}
+    return [{"flush": {"chain": named}}, {"delete": {"chain": named}}]
+
+
+def _zone_parts(zone: int) -> tuple[Chain, Command]:
+    chain = Chain(f"zone-{zone}", ([{"mangle": {"key": {"ct": {"key": "zone"}}, "value": zone}}],))
+    entry = [zone, {"jump": {"target": chain.name}}]
+    return chain, {"element": {"family": "inet", "table": TABLE, "name": ZONES, "elem": [entry]}}
 
 
 def _zone_added(zone: int) -> list[Command]:
     chain, element = _zone_parts(zone)
-    set_zone = {"mangle": {"key": {"ct": {"key": "zone"}}, "value": zone}}
-    return [_add("chain", "ip", name=chain), _add("rule", "ip", chain=chain, expr=[set_zone]), {"add": element}]
+    return [*_chain_added(chain), {"add": element}]
 
 
 def _zone_removed(zone: int) -> list[Command]:
     chain, element = _zone_parts(zone)
-    target = {"chain": {"family": "ip", "table": TABLE, "name": chain}}
-    return [{"delete": element}, {"flush": target}, {"delete": target}]
+    return [{"delete": element}, *_chain_removed(chain)]
 
 
 def parse(listed: Iterable[Command]) -> FirewallState:
     """Read the objects of `nft -j list ruleset`; what is not ours is passed over."""
-    base, elements, zones = "", set(), set()
-    for entry in listed:
-        for kind, item in entry.items():
-            family, name = item.get("family"), item.get("name", "")
-            if item.get("table") != TABLE:
-                continue
-            if kind == "chain" and family == "bridge" and name.startswith("version-"):
-                base = name.removeprefix("version-")
-            elif kind == "chain" and family == "ip" and name.startswith("zone-"):
-                zones.add(int(name.removeprefix("zone-")))
-            elif kind in {"set", "map"} and family == "bridge":
-                elements |= {_parsed(name, element) for element in item.get("elem", [])}
-    return FirewallState(base, frozenset(elements), frozenset(zones))
+    base, elements, zones, sets = "", set(), set(), set()
+    rules: dict[str, list[Any]] = {}
+    for kind, item in (pair for entry in listed for pair in entry.items()):
+        name = item.get("name", "")
+        if item.get("table") != TABLE:
+            continue
+        if kind == "chain":
+            word, _, rest = name.partition("-")
+            if word == "version":
+                base = rest
+            elif word == "zone" and rest:
+                zones.add(int(rest))
+            elif word in _OF_PORTS and rest:
+                rules.setdefault(name, [])
+        elif kind == "rule" and item["chain"].partition("-")[0] in _OF_PORTS and item["chain"] not in DIRECTIONS:
+            rules.setdefault(item["chain"], []).append(item["expr"])
+        elif kind in {"set", "map"} and (item["family"] == "bridge" or name != ZONES) and name not in KERNELS:
+            elements |= {_parsed(name, element) for element in item.get("elem", [])}
+            if is_members(name):
+                sets.add(name)
+    chains = frozenset(Chain(name, tuple(found)) for name, found in rules.items())
+    return FirewallState(base, frozenset(elements), frozenset(zones), chains, frozenset(sets))
 
 
 def _parsed(name: str, element: Any) -> Element:
     key, value = element if isinstance(element, list) else (element, None)
-    return Element(name, tuple(key["concat"]) if isinstance(key, dict) else (key,), value)
+    if isinstance(value, dict):
+        value = value["goto"]["target"]
+    parts = tuple(key["concat"]) if isinstance(key, dict) else (key,)
+    return Element(name, (parts[0], _read(parts[1])) if name in RANGES else parts, value)

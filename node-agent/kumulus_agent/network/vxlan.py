@@ -15,8 +15,11 @@ ANY = "00:00:00:00:00:00"
 """The forwarding entry of frames whose destination is unknown or a group."""
 AF_BRIDGE = 7
 NTF_SELF = 0x02
+NTF_MASTER = 0x04
 NTF_EXT_LEARNED = 0x10
+NTF_STICKY = 0x40
 NUD_REACHABLE = 0x02
+NUD_NOARP = 0x40
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,40 @@ async def ensure_neighbour(ipr: AsyncIPRoute, name: str, mac: str, peer: str) ->
 
 async def absent_neighbour(ipr: AsyncIPRoute, name: str, mac: str) -> None:
     """Forget where the MAC is."""
-    with netlink_errors(f"forget {mac} on {name}"):
+    await _forget(ipr, name, mac, f"forget {mac} on {name}", NTF_SELF)
+
+
+async def ensure_forward(ipr: AsyncIPRoute, name: str, mac: str) -> None:
+    """Have the bridge of port `name` know for good that the MAC is behind it, whatever frames come from elsewhere."""
+    with netlink_errors(f"note {mac} behind {name} in its bridge"):
+        await ipr.neigh(
+            "replace",
+            family=AF_BRIDGE,
+            ifindex=await link.present(ipr, name),
+            lladdr=mac,
+            state=NUD_NOARP,
+            flags=NTF_MASTER | NTF_STICKY,
+        )
+
+
+async def absent_forward(ipr: AsyncIPRoute, name: str, mac: str) -> None:
+    """Have the bridge of port `name` forget the MAC."""
+    await _forget(ipr, name, mac, f"forget {mac} behind {name} in its bridge", NTF_MASTER)
+
+
+async def _forget(ipr: AsyncIPRoute, name: str, mac: str, what: str, flags: int) -> None:
+    """Delete a forwarding entry; absent is success."""
+    with netlink_errors(what):
         try:
-            await ipr.neigh("del", family=AF_BRIDGE, ifindex=await link.present(ipr, name), lladdr=mac, flags=NTF_SELF)
+            await ipr.neigh("del", family=AF_BRIDGE, ifindex=await link.present(ipr, name), lladdr=mac, flags=flags)
         except NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
+
+
+def is_fixed(entry: ndmsg.ndmsg) -> bool:
+    """Whether a forwarding entry is one of `ensure_forward`'s."""
+    return bool(entry["flags"] & NTF_STICKY)
 
 
 def is_noted(entry: ndmsg.ndmsg) -> bool:

@@ -6,18 +6,24 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address
-from typing import Any
+from dataclasses import replace
 
 import structlog
 
 from kumulus_agent import metrics
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.network.state import NetworkDesired, PortDesired, Uplink
-from kumulus_agent.networks.plan import Here, network_desired
-from kumulus_agent.networks.reach import NetworkUnreached, uplink_of
+from kumulus_agent.network.groups import GroupKey, SecurityGroup
+from kumulus_agent.network.state import PortDesired, Uplink
+from kumulus_agent.networks.groups import WatchedGroups
+from kumulus_agent.networks.held import HeldPort, PortsOfTaps, port_desired
+from kumulus_agent.networks.known import Carried
+from kumulus_agent.networks.members import groups_desired
+from kumulus_agent.networks.pauses import restart_pause
+from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts
+from kumulus_agent.networks.port_settings import PortsHere
+from kumulus_agent.networks.reach import overlay_obstacle, uplink_of
+from kumulus_agent.networks.routed import NoRouters, Routed
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_api import Network, NetworkEndpoints
 from kumulus_api.provider import PhysicalNetwork
@@ -27,47 +33,15 @@ from kumulus_runtime.workqueue import WorkQueue
 _log = structlog.stdlib.get_logger(__name__)
 Look = Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
 _SYNC_SECONDS = 10.0
+_PATIENCE_SECONDS = 2.0
+"""What is known of a network waits no longer for one of its ports' groups."""
 _COMPARE_SECONDS = 60.0
 _STEADY_SECONDS = 60.0
 """A DHCP server that has run so long begins anew with the shortest pause."""
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 30.0
-
-
-def restart_pause(deaths: int) -> float:
-    """Give the seconds after which a DHCP server that has ended so many times in a row is started again."""
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 3.0 ** min(deaths - 1, 16))
-
-
-@dataclass(frozen=True, slots=True)
-class HeldPort:
-    """A port that is held here: the name of its network, and its MAC."""
-
-    network: str
-    mac: str
 
 
 class NetworkUnknown(Exception):
     """The API has no such Network, or does not answer."""
-
-
-@dataclass
-class _Carried:
-    """What is known of one network."""
-
-    key: NetworkKey
-    network: dict[str, Any] | None = None
-    slices: dict[str, dict[str, Any]] = field(default_factory=dict)
-    synced: tuple[asyncio.Event, asyncio.Event] = field(default_factory=lambda: (asyncio.Event(), asyncio.Event()))
-    watches: list[asyncio.Task[None]] = field(default_factory=list)
-    applied: NetworkDesired | None = None
-    unreached: NetworkUnreached | None = None
-    """Why a provider network is not reached from here."""
-    altered: bool = False
-    """Something on this host is no longer as it was applied."""
-    deaths: int = 0
-    """How often in a row the DHCP server has ended by itself."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class CarriedNetworks:
@@ -80,17 +54,42 @@ class CarriedNetworks:
         datapath: the actuator.
         here: this host.
         physical: looks which physical networks are reached; None before that can be told.
+        settings: of the ports here; without them they have none.
     """
 
-    def __init__(self, client: KubeClient, datapath: Datapath, here: Here, physical: Look) -> None:
+    def __init__(
+        self, client: KubeClient, datapath: Datapath, here: Here, physical: Look, settings: PortsHere | None = None
+    ) -> None:
+        self._held = PortsOfTaps(settings)
         self._physical = physical
         self._client = client
         self._datapath = datapath
         self._here = here
         self._ports: dict[str, dict[str, tuple[NetworkKey, PortDesired]]] = {}
-        self._carried: dict[int, _Carried] = {}
+        self._carried: dict[int, Carried] = {}
+        self._groups = WatchedGroups(client, self._changed_group)
+        self.routed: Routed = NoRouters()
         self.queue: WorkQueue[int] = WorkQueue("networks")
         datapath.on_server_exit(self._lost_server)
+
+    @property
+    def with_ports(self) -> frozenset[int]:
+        """VNIs of the networks that guests here have a port in."""
+        return frozenset(key.vni for held in self._ports.values() for key, _ in held.values())
+
+    def facts(self, vni: int) -> NetworkFacts | None:
+        """Give what routers have to know of a network; None if it has not been applied."""
+        carried = self._carried.get(vni)
+        applied = carried.applied if carried is not None else None
+        return network_facts(applied.mtu, carried.slices.values(), self._ports_on(vni)) if carried and applied else None
+
+    async def leave(self, vni: int) -> None:
+        """Let go of a network if neither a port here nor a router uses it; a NetworkError asks to be called again."""
+        carried = self._carried.get(vni)
+        if carried is not None:
+            async with carried.lock:
+                if not self._used(vni):
+                    await self._drop(carried)
 
     @property
     def ready(self) -> frozenset[int]:
@@ -99,12 +98,19 @@ class CarriedNetworks:
 
     def hold(self, instance_id: str, hostname: str, ports: Iterable[DesiredPort]) -> None:
         """Count the ports of an instance as being here; nothing is changed yet."""
-        self._ports[instance_id] = {port.tap: (port.network, _port(instance_id, hostname, port)) for port in ports}
+        ports = tuple(ports)
+        self._held.hold(self._ports.get(instance_id, ()), ports)
+        held = {port.tap: (port.network, port_desired(instance_id, hostname, port)) for port in ports}
+        self._ports[instance_id] = held
+        self._follow_groups()
+        self.routed.ports_changed()
 
     def held(self, instance_id: str) -> dict[str, HeldPort]:
         """Give the ports that are held for an instance, by tap."""
         found = self._ports.get(instance_id, {})
-        return {tap: HeldPort(key.name, port.mac) for tap, (key, port) in found.items()}
+        return {
+            tap: HeldPort(key.name, port.mac, self._held.name(tap), port.groups) for tap, (key, port) in found.items()
+        }
 
     async def ensure(self, networks: Iterable[NetworkKey], *, running: bool = False) -> None:
         """Have the networks here, with every port that is held.
@@ -130,6 +136,8 @@ class CarriedNetworks:
         """
         await self.retain(instance_id, frozenset())
         self._ports.pop(instance_id, None)
+        self._follow_groups()
+        self.routed.ports_changed()
 
     async def retain(self, instance_id: str, taps: Collection[str]) -> None:
         """Let go of an instance's ports but these, and of the networks that nothing here uses then.
@@ -142,6 +150,9 @@ class CarriedNetworks:
         if not vnis:
             return
         self._ports[instance_id] = {tap: port for tap, port in held.items() if tap in taps}
+        self._held.forget(held.keys() - set(taps))
+        self._follow_groups()
+        self.routed.ports_changed()
         for vni in sorted(vnis):
             carried = self._carried.get(vni)
             if carried is None:
@@ -152,11 +163,20 @@ class CarriedNetworks:
                     continue
                 await self._drop(carried)
 
+    def port_changed(self, namespace: str, name: str) -> None:
+        """Have the networks looked at in which a Port says something else now."""
+        taps = self._held.changed(namespace, name)
+        for vni in {held[tap][0].vni for held in self._ports.values() for tap in held.keys() & taps}:
+            self.queue.add(vni)
+
     async def sweep(self) -> None:
         """Remove what is left of networks that nothing on this host uses: no port is held and no tap plugged."""
+        if not self.routed.known.is_set():
+            return
         observed = await self._datapath.observe()
         for vni in sorted(observed.networks() - set(self._carried)):
-            if not any(name.startswith("kt") for name in observed.ports_of(f"kb{vni:06x}")):
+            plugged = any(name.startswith("kt") for name in observed.ports_of(f"kb{vni:06x}"))
+            if not plugged and not self.routed.uses(vni):
                 _log.info("removing a network that nothing here uses", vni=vni)
                 await self._datapath.remove_network(vni)
 
@@ -187,9 +207,12 @@ class CarriedNetworks:
         carried = self._carried.get(vni)
         if carried is None:
             return
+        with suppress(TimeoutError):  # a port whose group cannot be read takes and makes no connection
+            await self._read_groups(vni, _PATIENCE_SECONDS)
         async with carried.lock:
             if self._carried.get(vni) is carried and carried.applied is not None:
                 await self._apply(carried)
+        self.routed.network_changed(vni)
 
     def changed_physical(self) -> None:
         """Look at the provider networks again: their interfaces, or what is mapped, have changed."""
@@ -206,21 +229,24 @@ class CarriedNetworks:
 
     async def close(self) -> None:
         """Stop watching; the networks stay."""
+        await self._groups.close()
         for carried in self._carried.values():
             await _end(carried.watches)
 
     async def _ensure(self, key: NetworkKey, *, running: bool) -> None:
         carried = self._carried.get(key.vni)
         if carried is None:
-            carried = self._carried[key.vni] = _Carried(key)
+            carried = self._carried[key.vni] = Carried(key)
             self._watch(carried)
         try:
             # Both first lists are awaited: applying less than the API knows would cut off the guests that run.
             async with asyncio.timeout(_SYNC_SECONDS):
-                for event in carried.synced:
+                for event in (*carried.synced, self.routed.known):
                     await event.wait()
+            await self._read_groups(key.vni, _SYNC_SECONDS)
         except TimeoutError as error:
-            raise NetworkUnknown(f"network {key.namespace}/{key.name} could not be read in time") from error
+            what = f"network {key.namespace}/{key.name}, or a security group of its ports,"
+            raise NetworkUnknown(f"{what} could not be read in time") from error
         if carried.network is None:
             raise NetworkUnknown(f"there is no network {key.name} in namespace {key.namespace}")
         async with carried.lock:
@@ -230,12 +256,17 @@ class CarriedNetworks:
             if carried.unreached is not None and not running:
                 raise carried.unreached
 
-    async def _apply(self, carried: _Carried) -> None:
+    async def _apply(self, carried: Carried) -> None:
         vni = carried.key.vni
-        ports = [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
+        ports = await self._held.settled(self._ports_on(vni))
         network = Network.model_validate(carried.network) if carried.network is not None else None
         uplink = await self._uplink(carried, network)
-        desired = network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink)
+        desired = replace(
+            network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink),
+            groups=await self._members(vni, ports),
+            routers=self.routed.ports(vni),
+            transits=self.routed.transits(vni),
+        )
         if desired == carried.applied and not carried.altered:
             return
         # Whatever is found altered from here on is looked at again; and so it is if this fails.
@@ -250,10 +281,21 @@ class CarriedNetworks:
         for step in steps:
             _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)
 
-    async def _uplink(self, carried: _Carried, network: Network | None) -> Uplink | None:
-        """Give how a provider network is reached, and note why it is not."""
+    async def _members(self, vni: int, ports: list[PortDesired]) -> dict[GroupKey, SecurityGroup]:
+        """Give the groups of a network's ports here; of other networks a member is one where a router leads there."""
+        joined = self.routed.joined(vni)
+        found = (self._carried[number] for number in (vni, *sorted(joined)) if number in self._carried)
+        slices = [body for carried in found for body in carried.slices.values()]
+        behind = await self._held.settled([port for number in sorted(joined) for port in self._ports_on(number)])
+        return groups_desired(slices, ports, self._groups.rules, behind)
+
+    async def _uplink(self, carried: Carried, network: Network | None) -> Uplink | None:
+        """Give how a provider network is reached, and note why any network is not."""
         carried.unreached = None
-        if network is None or network.spec.provider is None:
+        if network is None:
+            return None
+        if network.spec.provider is None:
+            carried.unreached = overlay_obstacle(network.spec.mtu, self._here.mtu)
             return None
         networks = await self._physical()
         if networks is None:
@@ -265,7 +307,7 @@ class CarriedNetworks:
         carried.unreached = found
         return None
 
-    async def _drop(self, carried: _Carried) -> None:
+    async def _drop(self, carried: Carried) -> None:
         self._carried.pop(carried.key.vni, None)
         await _end(carried.watches)
         await self._datapath.remove_network(carried.key.vni)
@@ -283,16 +325,39 @@ class CarriedNetworks:
         self.queue.add_after(vni, pause)
 
     def _used(self, vni: int) -> bool:
-        return any(key.vni == vni for held in self._ports.values() for key, _ in held.values())
+        return vni in self.with_ports or self.routed.uses(vni)
 
-    def _watch(self, carried: _Carried) -> None:
+    def _ports_on(self, vni: int) -> list[PortDesired]:
+        return [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
+
+    def _follow_groups(self) -> None:
+        """Watch the groups that ports here are in: read while all else of a server is made ready."""
+        ports = (port for held in self._ports.values() for _, port in held.values())
+        self._groups.follow({key for port in ports for key in port.groups or ()})
+
+    async def _read_groups(self, vni: int, seconds: float) -> None:
+        """Wait for the groups of a network's ports.
+
+        Raises:
+            TimeoutError: the API does not tell.
+        """
+        async with asyncio.timeout(seconds):
+            await self._groups.read({key for port in self._ports_on(vni) for key in port.groups or ()})
+
+    def _changed_group(self, group: GroupKey) -> None:
+        """Have the networks looked at that have a port in a group, whose rules are others now."""
+        held = (item for ports in self._ports.values() for item in ports.values())
+        for vni in {key.vni for key, port in held if group in (port.groups or ())}:
+            self.queue.add(vni)
+
+    def _watch(self, carried: Carried) -> None:
         key = carried.key
         carried.watches = [
             asyncio.create_task(self._follow_network(carried), name=f"watch-network-{key.vni}"),
             asyncio.create_task(self._follow_endpoints(carried), name=f"watch-endpoints-{key.vni}"),
         ]
 
-    async def _follow_network(self, carried: _Carried) -> None:
+    async def _follow_network(self, carried: Carried) -> None:
         key = carried.key
         events = self._client.watch(Network, namespace=key.namespace, field_selector=f"metadata.name={key.name}")
         async for kind, body in events:
@@ -302,7 +367,7 @@ class CarriedNetworks:
                 carried.network = body
             self.queue.add(key.vni)
 
-    async def _follow_endpoints(self, carried: _Carried) -> None:
+    async def _follow_endpoints(self, carried: Carried) -> None:
         key = carried.key
         selector = f"spec.network.name={key.name}"
         async for kind, body in self._client.watch(NetworkEndpoints, namespace=key.namespace, field_selector=selector):
@@ -312,7 +377,8 @@ class CarriedNetworks:
                 carried.slices.pop(body["metadata"]["name"], None)
             else:
                 carried.slices[body["metadata"]["name"]] = body
-            self.queue.add(key.vni)
+            for vni in (key.vni, *self.routed.joined(key.vni)):
+                self.queue.add(vni)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:
@@ -321,8 +387,3 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         with suppress(asyncio.CancelledError):
             await task
-
-
-def _port(instance_id: str, hostname: str, port: DesiredPort) -> PortDesired:
-    addresses = tuple(IPv4Address(address) for address in port.addresses if ":" not in address)
-    return PortDesired(port.tap, port.mac, addresses, instance_id, hostname)

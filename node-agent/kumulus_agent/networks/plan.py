@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-from kumulus_agent.network.state import HostRecord, NetworkDesired, PortDesired, SubnetDesired, Uplink
+from kumulus_agent.network.state import HostRecord, Neighbour, NetworkDesired, PortDesired, SubnetDesired, Uplink
 from kumulus_api import Network, NetworkEndpoints
-from kumulus_api.network import Endpoint
+from kumulus_api.network import Endpoint, Subnet
 from kumulus_api.quantities import service_address
 
 
@@ -20,6 +21,26 @@ class Here:
     host: str
     underlay_address: str
     mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """What of a network here a router has to know: MTU in bytes, and addresses and MACs of its ports."""
+
+    mtu: int
+    neighbours: frozenset[tuple[str, str]] = frozenset()
+
+
+def network_facts(mtu: int, slices: Iterable[dict[str, Any]], ports: Iterable[PortDesired]) -> NetworkFacts:
+    """Give what routers have to know: the ports here are known before any endpoint tells of them."""
+    found = {
+        address: endpoint["mac"]
+        for body in slices
+        for endpoint in body["spec"].get("endpoints") or ()
+        for address in endpoint["addresses"]
+    }
+    found |= {str(address): port.mac for port in ports for address in port.addresses}
+    return NetworkFacts(mtu, frozenset(found.items()))
 
 
 def network_desired(
@@ -49,36 +70,56 @@ def network_desired(
     away = [endpoint for endpoint in overlay if endpoint.host != here.host and endpoint.tunnel_address]
     return NetworkDesired(
         vni=vni,
-        mtu=provider.mtu if provider is not None else here.mtu,
+        mtu=provider.mtu if provider is not None else _mtu(network, here),
         underlay_address=here.underlay_address,
         peers=frozenset(endpoint.tunnel_address for endpoint in away) - {here.underlay_address},
-        neighbours=frozenset((endpoint.mac, endpoint.tunnel_address) for endpoint in away),
+        neighbours=_neighbours(away, local),
         ports=local,
-        subnet=_subnet(network),
+        subnets=tuple(map(_subnet, network.spec.subnets)) if network is not None else (),
         records=_records(endpoints, local),
+        domain=(network.spec.dns_domain or "") if network is not None else "",
         provider=provider is not None,
         uplink=uplink,
     )
 
 
-def _subnet(network: Network | None) -> SubnetDesired | None:
-    subnet = network.spec.subnets[0] if network is not None else None
-    if network is None or subnet is None or not subnet.enable_dhcp:
-        return None
+def _neighbours(away: Iterable[Endpoint], local: Iterable[PortDesired]) -> frozenset[Neighbour]:
+    """Give where MACs are; one that several ports may use is wherever it spoke last, as the bridges learn."""
+    own = {(endpoint.mac, endpoint.tunnel_address) for endpoint in away}
+    users = Counter(mac for port in local for mac in port.macs - {port.mac})
+    shared = [(mac, endpoint.tunnel_address) for endpoint in away for mac in _pair_macs(endpoint)]
+    users.update(mac for mac, _ in set(shared))
+    taken = {mac for mac, _ in own} | {port.mac for port in local}
+    return frozenset(own | {(mac, peer) for mac, peer in shared if users[mac] == 1 and mac not in taken})
+
+
+def _pair_macs(endpoint: Endpoint) -> set[str]:
+    return {pair.mac for pair in endpoint.pairs if pair.mac}
+
+
+def _mtu(network: Network | None, here: Here) -> int:
+    """Give the MTU of an overlay: a host's own is less if its underlay carries less than the network was made for."""
+    wanted = network.spec.mtu if network is not None else None
+    return here.mtu if wanted is None else min(wanted, here.mtu)
+
+
+def _subnet(subnet: Subnet) -> SubnetDesired:
+    cidr = ip_network(subnet.cidr)
+    served = subnet.enable_dhcp and (cidr.version == 4 or subnet.ipv6_mode is not None)
     return SubnetDesired(
-        cidr=IPv4Network(subnet.cidr),
+        cidr=cidr,
         service_address=service_address(subnet.cidr, subnet.gateway),
-        gateway=IPv4Address(subnet.gateway) if subnet.gateway else None,
-        dns_servers=tuple(IPv4Address(server) for server in subnet.dns_servers if ":" not in server),
-        forwards=network.spec.provider is None,
+        gateway=ip_address(subnet.gateway) if subnet.gateway else None,
+        dns_servers=tuple(map(ip_address, subnet.dns_servers)),
+        routes=tuple((ip_network(route.destination), ip_address(route.next_hop)) for route in subnet.routes),
+        served=served,
+        mode=subnet.ipv6_mode.value if subnet.ipv6_mode is not None and served else None,
     )
 
 
 def _records(endpoints: Iterable[Endpoint], local: Iterable[PortDesired]) -> tuple[HostRecord, ...]:
-    named = {(e.hostname, address) for e in endpoints for address in _ipv4(e.addresses)}
-    named |= {(port.hostname, address) for port in local if port.hostname for address in port.addresses}
-    return tuple(HostRecord(name, address) for name, address in sorted(named))
-
-
-def _ipv4(addresses: Iterable[str]) -> list[IPv4Address]:
-    return [parsed for parsed in map(ip_address, addresses) if isinstance(parsed, IPv4Address)]
+    named = {((e.hostname, e.dns_name), ip_address(address)) for e in endpoints for address in e.addresses}
+    named |= {((port.hostname, port.dns_name), address) for port in local for address in port.addresses}
+    told = {(name, address) for names, address in named for name in names if name}
+    ordered = sorted(told, key=lambda record: (record[0], record[1].version, record[1]))
+    return tuple(HostRecord(name, address) for name, address in ordered)

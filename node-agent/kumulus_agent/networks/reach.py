@@ -86,6 +86,21 @@ def uplink_of(provider: Provider, networks: tuple[PhysicalNetwork, ...]) -> Upli
     return Uplink(network.interface, provider.segmentation_id)
 
 
+def overlay_obstacle(mtu: int | None, carried: int) -> NetworkUnreached | None:
+    """Say why an overlay network is not carried by this host, or None.
+
+    Args:
+        mtu: that the network asks for, if it does.
+        carried: bytes of a guest's packet that this host's underlay carries.
+    """
+    if mtu is None or mtu <= carried:
+        return None
+    text = (
+        f"the network's packets have {mtu} bytes, in this host's tunnels are {carried} at most: give it a smaller mtu"
+    )
+    return NetworkUnreached(f"{text}; transient: goes on when it has one", "MTUTooLarge")
+
+
 def _unreached(provider: Provider, reason: str, message: str) -> NetworkUnreached:
     text = f"physical network {provider.shown} is not reached from this host: {message}; transient: goes on when it is"
     return NetworkUnreached(text, reason)

@@ -16,7 +16,7 @@ from kumulus_agent.servers.desired import Key, read_desired
 from kumulus_agent.servers.instance_files import instance_files
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.settings import AgentSettings
-from kumulus_api import Server
+from kumulus_api import Port, Server
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
@@ -48,6 +48,7 @@ class Adoption:
         """
         domains = (await self.hypervisor.observe()).instances
         await self.refresh()
+        await self._read_ports()
         for instance_id, state in domains.items():
             if instance_id == SELF_TEST_ID:
                 continue
@@ -60,6 +61,12 @@ class Adoption:
                 self.instances.keys.setdefault(instance_id, record[0])
         _log.info("adopted", instances=len(self.instances.keys))
         self.enqueue_all()
+
+    async def _read_ports(self) -> None:
+        """Read the Ports of this host at once: the watch comes later than the networks, which need them all."""
+        bodies, _ = await self.client.list(Port, field_selector=f"spec.assignment.host={self.settings.node_name}")
+        for body in bodies:
+            self.store.apply("MODIFIED", body)
 
     async def refresh(self) -> None:
         """Read the Servers of this host and make the store show exactly these."""

@@ -22,6 +22,7 @@ from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.devices import attach, detach, let_go
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
 from kumulus_agent.servers.grow import grow
+from kumulus_agent.servers.guest_password import GuestPasswords
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, write_entry
 from kumulus_agent.servers.notices import notices
@@ -199,6 +200,7 @@ class ServerController:
             with self._wanted(sighting.desired) as unwanted:
                 await rebuild_root(self.actuators, sighting.desired, sighting.act.image, unwanted)
             outcome.passed = ()
+            await GuestPasswords(self.actuators.client, self.store).forget(sighting.desired)
             files = self.actuators.files(sighting.instance_id)
             await write_entry(files, sighting.act.uid, Entry(rebuilt=True))
 
@@ -253,6 +255,8 @@ class ServerController:
         if sighting.desired is not None:
             desired = sighting.desired
             self.actuators.networks.hold(desired.instance_id, desired.key[1], desired.all_ports)
+            if sighting.observed.regrouped:
+                await self.actuators.files(desired.instance_id).write_record(desired.key, desired.all_ports)
             await self.actuators.networks.ensure(desired.networks, running=True)
 
     async def _plug(self, sighting: Sighting, _outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from kumulus_agent.network.groups import GroupKey
 from kumulus_agent.network.names import tap
 from kumulus_api import FINALIZER, Server
 from kumulus_api.devices import named_ports, named_volumes
@@ -12,6 +13,7 @@ from kumulus_api.flavor import Allocation
 from kumulus_api.hardware import Hardware
 from kumulus_api.image import ImageFormat
 from kumulus_api.quantities import parse_quantity
+from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_api.server import GuestShutdownPolicy, PowerState, RecoveryPolicy
 from kumulus_api.server_assignment import AssignedImage, AssignedPort, AssignedVolume, ServerAssignment
 
@@ -40,7 +42,11 @@ class DesiredPort:
     tap: str
     port_id: str = ""
     mtu: int = 0
-    """Bytes, of a provider network; 0: as the host's settings say."""
+    """Bytes; 0: as the host's settings say."""
+    groups: tuple[GroupKey, ...] = ()
+    """Its security groups; without any it takes and makes no connection."""
+    namespace: str = ""
+    """Of the Port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,8 @@ class Desired:
         target: the host that the instance migrates to, or empty.
         host: the host that has it.
         pinned: the user's placement names a host.
+        zone: the availability zone that the user's placement names, or empty.
+        flavor: name of the flavor whose size it has.
         hardware: what its machine is made of where flavor or image say it.
         custom: how many of each custom resource class, and of VGPU, it was given; some are devices of the host.
     """
@@ -147,6 +155,8 @@ class Desired:
 
     target: str = ""
     pinned: bool = False
+    zone: str = ""
+    flavor: str = ""
     host: str = ""
     max_vcpus: int = 0
     max_memory: int = 0
@@ -200,9 +210,9 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         epoch=assignment.epoch,
         **_size(assignment.resources),
         image=read_image(assignment.image),
-        ports=tuple(_port(assignment.instance_id, port) for port in ports),
+        ports=tuple(_port(server, assignment, port) for port in ports),
         volumes=tuple(_volume(volume) for volume in volumes),
-        leaving_ports=tuple(_port(assignment.instance_id, port) for port in assignment.ports if port not in ports),
+        leaving_ports=tuple(_port(server, assignment, port) for port in assignment.ports if port not in ports),
         leaving_volumes=tuple(_volume(volume) for volume in assignment.volumes if volume not in volumes),
         running=server.spec.power_state is PowerState.RUNNING,
         restart_after_guest_shutdown=server.spec.on_guest_shutdown is GuestShutdownPolicy.RESTART,
@@ -221,6 +231,8 @@ def read_desired(body: dict[str, Any]) -> Desired | None:
         target=assignment.target or "",
         host=assignment.host,
         pinned=server.spec.placement.host is not None,
+        zone=server.spec.placement.zone or "",
+        flavor=assignment.flavor or server.spec.flavor.name,
         metadata=tuple(sorted(server.spec.metadata.items())),
         config_drive=server.spec.config_drive,
         hardware=assignment.hardware or Hardware(),
@@ -253,16 +265,18 @@ def _size(given: Allocation) -> dict[str, int]:
     }
 
 
-def _port(instance_id: str, port: AssignedPort) -> DesiredPort:
+def _port(server: Server, assignment: ServerAssignment, port: AssignedPort) -> DesiredPort:
     return DesiredPort(
         name=port.name,
         port=port.port,
         network=NetworkKey(port.network_namespace, port.network, port.vni),
         mac=port.mac,
         addresses=tuple(port.addresses),
-        tap=tap(instance_id, port.name),
+        tap=tap(assignment.instance_id, port.name),
         port_id=port.port_id,
         mtu=port.mtu or 0,
+        groups=tuple((server.key[0], name) for name in port.security_groups or (DEFAULT_GROUP,)),
+        namespace=server.key[0],
     )
 
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from kumulus_agent.servers.desired import DesiredPort, Key, NetworkKey
 from kumulus_agent.storage.atomic import write_file
+from kumulus_api.security_group import DEFAULT_GROUP
 
 THAW_OWED: Final = "thaw-owed"
 
@@ -89,7 +90,7 @@ class InstanceFiles:
         try:
             document = json.loads(await asyncio.to_thread(self.record.read_bytes))
             namespace, name = document["key"]
-            return (str(namespace), str(name)), tuple(_port(item) for item in document["ports"])
+            return (str(namespace), str(name)), tuple(_port(item, str(namespace)) for item in document["ports"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
@@ -121,13 +122,16 @@ def instance_files(instances: Path, instance_id: str) -> InstanceFiles:
     return InstanceFiles(instances / str(UUID(instance_id)))
 
 
-def _port(item: dict[str, object]) -> DesiredPort:
-    fields = dict(item)
+def _port(item: dict[str, object], namespace: str) -> DesiredPort:
+    fields = {"namespace": namespace} | item
+    # Recorded before ports had groups: the one that they are in without being told.
+    groups = fields.pop("groups", [[namespace, DEFAULT_GROUP]])
     network = fields.pop("network")
     addresses = fields.pop("addresses")
-    if not isinstance(network, dict) or not isinstance(addresses, list):
-        raise TypeError("a record of ports holds no network or addresses")
-    return DesiredPort(network=NetworkKey(**network), addresses=tuple(addresses), **fields)  # type: ignore[arg-type]
+    if not isinstance(network, dict) or not isinstance(addresses, list) or not isinstance(groups, list):
+        raise TypeError("a record of ports holds no network, addresses or groups")
+    keys = tuple((str(place), str(name)) for place, name in groups)
+    return DesiredPort(network=NetworkKey(**network), addresses=tuple(addresses), groups=keys, **fields)  # type: ignore[arg-type]
 
 
 def _remove(directory: Path) -> None:

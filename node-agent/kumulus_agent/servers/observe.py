@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kumulus_agent.actions.open import OpenActions
@@ -12,6 +13,7 @@ from kumulus_agent.guest.passwords import Passwords
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.held import HeldPort
 from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.instance_files import instance_files
@@ -85,6 +87,7 @@ class Observer:
         claim, desired = await self._claim(key, instance_id, known, here=here)
         entry = await read_entry(files, act.uid) if act is not None else Entry()
         power = Power.ABSENT if state is None else power_of(state)
+        held = self.networks.held(instance_id)
         passed = state.devices.passed if state is not None and state.devices is not None else ()
         observed = Observed(
             power=power,
@@ -108,7 +111,8 @@ class Observer:
             limits=state.size if state else None,
             slots=state.slots if state else None,
             hardware=state.hardware if state else None,
-            held=frozenset(self.networks.held(instance_id)),
+            held=frozenset(held),
+            regrouped=_regrouped(desired, held),
             copy=self.copies.of(act.uid) if act is not None else None,
             agent=bool(state and state.agent),
             attempt=self.passwords.of(act.uid) if act is not None else None,
@@ -148,6 +152,11 @@ class Observer:
         host = self.store.get(Host, self.settings.node_name)
         entries = ((host or {}).get("spec") or {}).get("revoked") or []
         return any(entry["instanceID"] == instance_id and entry["epoch"] >= epoch for entry in entries)
+
+
+def _regrouped(desired: Desired | None, held: Mapping[str, HeldPort]) -> frozenset[str]:
+    ports = desired.ports if desired is not None else ()
+    return frozenset(port.tap for port in ports if port.tap in held and held[port.tap].groups != frozenset(port.groups))
 
 
 def power_of(state: InstanceState) -> Power:

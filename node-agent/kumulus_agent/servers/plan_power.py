@@ -48,6 +48,9 @@ def kept(desired: Desired, observed: Observed) -> Plan:
     if missing:
         names = ", ".join(f"{network.namespace}/{network.name}" for network in missing)
         steps.append(Step(Action.CARRY, f"its guest uses {names}"))
+    regrouped = [port.name for port in desired.ports if port.tap in observed.regrouped]
+    if regrouped and not missing:
+        steps.append(Step(Action.CARRY, "in other security groups: " + ", ".join(regrouped)))
     missing_devices, extra = changed_devices(desired, observed)
     if missing_devices:
         steps.append(Step(Action.ATTACH, "the guest lacks " + ", ".join(missing_devices)))

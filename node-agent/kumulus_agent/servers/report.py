@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from kumulus_agent import metrics
 from kumulus_agent.servers.desired import Desired, DesiredPort, Key
 from kumulus_agent.servers.notices import Notice
+from kumulus_agent.servers.port_status import is_told, port_status
 from kumulus_agent.servers.status import Found, same, server_status
 from kumulus_agent.servers.terms import Act, Report
 from kumulus_api import FINALIZER, GROUP, VERSION, Port, Server, ServerAction
@@ -29,12 +31,14 @@ class Reporter:
         store: what the watch has shown; takes what was written, so that nothing is written twice.
         host: this host's name.
         events: where Events go.
+        unlimited: says why this host cannot limit rates; empty if it can.
     """
 
     client: KubeClient
     store: Store
     host: str
     events: EventRecorder
+    unlimited: Callable[[], str] = str
 
     def told(self, desired: Desired) -> str:
         """Give the reason of the Ready condition as it was written last; empty if it never was."""
@@ -91,10 +95,8 @@ class Reporter:
         """
         for port in ports:
             body = await self._port(desired, port, live=not new)
-            status = (body or {}).get("status") or {}
             ours = new if body is None else _host_of(body) == self.host
-            said = bool(status.get("wired")) and status.get("host") == self.host
-            if ours and said is not wired:
+            if ours and not is_told(body or {}, self._status(body, wired=wired)):
                 await self._write(desired, port, wired=wired)
 
     async def ports_released(self, desired: Desired, ports: Iterable[DesiredPort]) -> None:
@@ -120,10 +122,14 @@ class Reporter:
         # One of the same name that was made anew has another MAC.
         return body if given.get("mac") == port.mac else None
 
+    def _status(self, body: Mapping[str, Any] | None, *, wired: bool) -> dict[str, Any]:
+        return port_status(body, self.host, datetime.now(UTC), wired=wired, unlimited=self.unlimited())
+
     async def _write(self, desired: Desired, port: DesiredPort, *, wired: bool) -> None:
+        seen = self.store.get(Port, port.port, desired.key[0])
         body = {
             "metadata": {"name": port.port, "namespace": desired.key[0]},
-            "status": {"wired": wired, "host": self.host},
+            "status": self._status(seen, wired=wired),
         }
         try:
             written = await self.client.apply_status(Port, body, manager=MANAGER)

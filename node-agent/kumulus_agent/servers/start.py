@@ -25,11 +25,12 @@ from kumulus_agent.servers.desired import Desired, DesiredImage, DesiredPort, De
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.failing import failing_as
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
+from kumulus_agent.servers.told import seed_nics
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.config_drive import write_config_drive
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
 from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
-from kumulus_agent.storage.seed import Seed, SeedNic, write_seed
+from kumulus_agent.storage.seed import Seed, write_seed
 from kumulus_agent.storage.volume import ensure_volume
 from kumulus_api import KeyPair, Volume
 from kumulus_api.server_status import ReadyReason, ServerConditionType
@@ -232,10 +233,16 @@ class _Start:
             async with asyncio.TaskGroup() as group:
                 keys = group.create_task(self._ssh_keys())
                 user_data = group.create_task(self._user_data())
-        mtu = self.actuators.mtu
-        nics = tuple(SeedNic(f"eth{number}", port.mac, mtu(port)) for number, port in enumerate(desired.ports))
-        boot_data = keys.result(), user_data.result()
-        seed = Seed(desired.instance_id, desired.key[1], nics, *boot_data, metadata=dict(desired.metadata))
+        seed = Seed(
+            desired.instance_id,
+            desired.key[1],
+            seed_nics(desired.ports, self.actuators.settings.guest_mtu),
+            keys.result(),
+            user_data.result(),
+            metadata=dict(desired.metadata),
+            project=desired.key[0],
+            zone=desired.zone,
+        )
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("seed"):
                 await write_seed(files.seed, seed)

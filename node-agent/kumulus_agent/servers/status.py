@@ -222,8 +222,8 @@ def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return all(old.get(name) == value for name, value in new.items()) and not set(old) - set(new) - _KEPT
 
 
-_KEPT = frozenset({"migration", "console"})
-"""Fields of a status that this version does not write and does not remove."""
+_KEPT = frozenset({"migration", "console", "guestPassword"})
+"""Fields of a status that are not written with the rest, and not removed."""
 
 
 def _guest_agent(old: Mapping[str, Any], said: Mapping[str, Any] | None) -> Object:

@@ -112,6 +112,7 @@ class Observed:
         size: virtual CPUs and bytes of memory of the domain; None without one.
         devices: what is plugged into the domain; None without one.
         held: taps that count as being here.
+        regrouped: those of them that count as being in other security groups than they shall.
         limits: what the domain can have while it runs; None without one.
         slots: how much more can be plugged into the guest while it runs; None without one.
         hardware: what the domain's machine was made of when it was started; None without one.
@@ -140,6 +141,7 @@ class Observed:
     size: tuple[int, int] | None = None
     devices: Devices | None = None
     held: frozenset[str] = frozenset()
+    regrouped: frozenset[str] = frozenset()
     limits: Size | None = None
     slots: Slots | None = None
     hardware: Hardware | None = None

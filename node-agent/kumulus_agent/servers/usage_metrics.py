@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,8 +16,9 @@ from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.compute.usage import Usage
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.network.limits import Dropped
 from kumulus_agent.network.tap import Counters
-from kumulus_agent.networks.carried import HeldPort
+from kumulus_agent.networks.held import HeldPort
 from kumulus_agent.servers.desired import Key
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -32,6 +33,8 @@ class ServerUsage:
     key: Key
     usage: Usage
     ports: tuple[tuple[HeldPort, Counters | None], ...] = ()
+    dropped: tuple[tuple[HeldPort, Dropped], ...] = ()
+    """What the rules dropped, of the ports of which they dropped anything."""
 
 
 def families(found: tuple[ServerUsage, ...]) -> Iterator[Metric]:
@@ -56,8 +59,38 @@ def families(found: tuple[ServerUsage, ...]) -> Iterator[Metric]:
                 if counters is not None:
                     ports.add_metric((*server.key, port.network, port.mac), getattr(counters, attribute))
         yield ports
+    yield from _of_ports(found)
 
 
+def _of_ports(found: tuple[ServerUsage, ...]) -> Iterator[Metric]:
+    """Give the metrics by port: a reason that has not come up yet has no sample."""
+    for name, attribute, text in _PORT:
+        family = CounterMetricFamily(f"kumulus_port_{name}", text, labels=_LABELS)
+        for server in found:
+            for port, counters in server.ports:
+                if counters is not None:
+                    family.add_metric((*server.key, port.port), getattr(counters, attribute))
+        yield family
+    drops = CounterMetricFamily("kumulus_port_dropped_packets", _DROPS, labels=(*_LABELS, "reason"))
+    for server in found:
+        for port, dropped in server.dropped:
+            for reason, packets in asdict(dropped).items():
+                if packets:
+                    drops.add_metric((*server.key, port.port, reason), packets)
+    yield drops
+
+
+_LABELS = ("project", "server", "port")
+_PORT = (
+    ("receive_bytes", "received_bytes", "Bytes sent to the guest by the port since it was plugged."),
+    ("receive_packets", "received_packets", "Packets sent to the guest by the port since it was plugged."),
+    ("transmit_bytes", "sent_bytes", "Bytes sent by the guest through the port since it was plugged."),
+    ("transmit_packets", "sent_packets", "Packets sent by the guest through the port since it was plugged."),
+)
+_DROPS = (
+    "Packets of the port that the rules dropped: spoofed (not the guest's to send), egress and ingress (no security "
+    "group permits them), excess (one connection too many)."
+)
 _SERVER = ("namespace", "server")
 _DISK = (
     ("read_bytes", "read_bytes", "Bytes read from the disk since the start."),
@@ -134,10 +167,13 @@ class ServerUsageCollector(Collector):
     async def _look(self) -> tuple[ServerUsage, ...]:
         usages = await self.hypervisor.usage()
         counters = await self.datapath.all_counters() if usages else {}
+        dropped = await self.datapath.dropped() if usages else {}
         found = []
         for instance_id, usage in sorted(usages.items()):
             key = self.keys.get(instance_id)
             if key is not None:
-                ports = tuple((port, counters.get(tap)) for tap, port in sorted(self.ports(instance_id).items()))
-                found.append(ServerUsage(key, usage, ports))
+                held = sorted(self.ports(instance_id).items())
+                ports = tuple((port, counters.get(tap)) for tap, port in held)
+                drops = tuple((port, dropped[tap]) for tap, port in held if tap in dropped)
+                found.append(ServerUsage(key, usage, ports, drops))
         return tuple(found)

@@ -17,6 +17,11 @@ _ROOT: Final = 23
 _JOLIET_ROOT: Final = 24
 _DATA: Final = 25
 _DIRECTORY: Final = 2
+_JOLIET: Final = 17
+"""Sector of the supplementary descriptor; in it is the record of the root directory:"""
+_ROOT_RECORD: Final = 156
+_RECORD_HEAD: Final = 33
+"""Bytes of a record before its name."""
 _SMALLEST: Final = 34
 """Sectors: busybox looks for labels in the first 68 KiB of a disk, and finds none on one that is smaller."""
 _MOMENT: Final = bytes((100, 1, 1, 0, 0, 0, 0))
@@ -67,6 +72,36 @@ def iso_image(label: str, files: Mapping[str, bytes]) -> bytes:
     parts += [*roots, *rest]
     parts += [content.ljust(_sectors(content) * SECTOR, b"\0") for _, content in sorted(files.items())]
     return b"".join(parts).ljust(sector * SECTOR, b"\0")
+
+
+def iso_files(image: bytes) -> dict[str, bytes]:
+    """Read back the files of an image's root directory by their Joliet names.
+
+    Raises:
+        ValueError: it is no such image.
+    """
+    descriptor = image[_JOLIET * SECTOR : (_JOLIET + 1) * SECTOR]
+    if len(descriptor) < SECTOR or not descriptor.startswith(b"\x02CD001\x01"):
+        raise ValueError("this is no CD image with Joliet names")
+    _, start, size = _read_record(descriptor, _ROOT_RECORD)
+    directory = image[start * SECTOR : start * SECTOR + size]
+    files, place = {}, 0
+    while place + _RECORD_HEAD < len(directory) and directory[place]:
+        name, start, size = _read_record(directory, place)
+        if not directory[place + 25] & _DIRECTORY:
+            content = image[start * SECTOR : start * SECTOR + size]
+            if len(content) < size:
+                raise ValueError(f"the CD image ends within {name}")
+            files[name] = content
+        place += directory[place]
+    return files
+
+
+def _read_record(data: bytes, place: int) -> tuple[str, int, int]:
+    """Give name, first sector and bytes of what a directory record stands for."""
+    name = data[place + _RECORD_HEAD : place + _RECORD_HEAD + data[place + 32]]
+    start, size = struct.unpack_from("<I4xI", data, place + 2)
+    return name.decode("utf-16-be", errors="replace"), start, size
 
 
 def _folders(files: Mapping[str, bytes]) -> list[str]:

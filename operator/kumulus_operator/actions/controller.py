@@ -39,7 +39,7 @@ from kumulus_operator.refusal import Refused, refuse
 from kumulus_operator.servers.plan import assigned_image
 from kumulus_operator.servers.resolve import bootable_image
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Conflict, NotFound
+from kumulus_runtime.errors import NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
 _DAY = 86400.0
@@ -237,12 +237,8 @@ class ActionController:
         cloud = self._cloud
         if status == own_status(action):
             return
-        try:
-            body = identity(action) | {"status": status}
-            written = await cloud.client.apply_status(ServerAction, body, manager=MANAGER)
-        except (NotFound, Conflict):
+        if not await cloud.write_status(action, status):
             return
-        cloud.take(ServerAction, written)
         phase, reason = status["phase"], status["reason"]
         _LOG.info("action", namespace=action.key[0], name=action.key[1], type=action.spec.type, phase=phase)
         server = cloud.servers.get(action.key[0], action.spec.server.name)

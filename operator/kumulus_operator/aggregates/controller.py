@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kumulus_api import HostAggregate
 from kumulus_operator.aggregates.plan import aggregate_status
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Conflict, NotFound
 
 
 class AggregateController:
@@ -29,10 +26,5 @@ class AggregateController:
         if aggregate is None or aggregate.deleting:
             return
         status = aggregate_status(aggregate, cloud.host_aggregates, cloud.hosts, datetime.now(UTC))
-        if status is None:
-            return
-        try:
-            body = identity(aggregate) | {"status": status}
-            cloud.take(HostAggregate, await cloud.client.apply_status(HostAggregate, body, manager=MANAGER))
-        except (NotFound, Conflict):
-            return  # It is gone; the watch says so too.
+        if status is not None:
+            await cloud.write_status(aggregate, status)

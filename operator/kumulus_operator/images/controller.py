@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from kumulus_api import FINALIZER, Image
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.images.held import held_status, lost_status, never_comes
 from kumulus_operator.images.plan import import_status
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import CAPACITY
-from kumulus_runtime.errors import Conflict, NotFound
 
 
 class ImageController:
@@ -47,14 +45,8 @@ class ImageController:
         return None
 
     async def _write(self, image: Image, status: dict[str, object] | None) -> None:
-        cloud = self._cloud
-        if status is None or _says(image, status):
-            return
-        try:
-            body = await cloud.client.apply_status(Image, identity(image) | {"status": status}, manager=MANAGER)
-        except (NotFound, Conflict):
-            return
-        cloud.take(Image, body)
+        if status is not None and not _says(image, status):
+            await self._cloud.write_status(image, status)
 
     async def _held(self, image: Image) -> None:
         """Name the host that holds an image, and give up one that no host holds."""

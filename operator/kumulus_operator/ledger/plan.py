@@ -25,9 +25,15 @@ class Usage:
     servers: int = 0
     vcpus: float = 0
     memory: float = 0
+    dns_zones: int = 0
+    """Counted by claims, not by the ledger."""
     ports: int = 0
     volumes: int = 0
     volume_bytes: int = 0
+    groups: int = 0
+    group_rules: int = 0
+    routers: int = 0
+    floating_ips: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,15 @@ def port_excess(ports: int, usage: Usage, limits: Quota) -> str | None:
     """Say by what so many new ports would exceed the project's quota, or None."""
     if limits.ports is not None and ports and usage.ports + ports > limits.ports:
         return f"{usage.ports} of {limits.ports} ports are in use, {ports} are asked for"
+    return None
+
+
+def group_excess(groups: int, rules: int, limits: Quota) -> str | None:
+    """Say by what so many security groups with so many rules in all would exceed the project's quota, or None."""
+    if limits.security_groups is not None and groups > limits.security_groups:
+        return f"{groups} security groups are asked for, {limits.security_groups} are allowed"
+    if limits.security_group_rules is not None and rules > limits.security_group_rules:
+        return f"{rules} rules of security groups are asked for, {limits.security_group_rules} are allowed"
     return None
 
 

@@ -12,11 +12,10 @@ from kumulus_api import IN_USE, Network, NetworkIDClaim
 from kumulus_api.claims import network_id_claim_name
 from kumulus_api.network import NetworkReason
 from kumulus_api.provider import Provider, segment_claim_name
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud, network_of
 from kumulus_operator.networks.plan import choose_vni, network_fault, network_status, segment_fault, users_text
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound
+from kumulus_runtime.errors import AlreadyExists
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -49,7 +48,7 @@ class NetworkController:
             if vni is None:
                 text = "VNI: all identifiers of the pool are in use; transient: goes on when a network is deleted"
                 fault = (NetworkReason.POOL_EXHAUSTED, text)
-        status = network_status(network, vni, fault, datetime.now(UTC))
+        status = network_status(network, vni, fault, datetime.now(UTC), self._in_use(network, vni))
         if status is not None:
             await self._write(network, status)
         return None
@@ -62,25 +61,23 @@ class NetworkController:
         servers = cloud.users_of_network.get(network.key, set())
         owned = {key for server in servers for key in cloud.ports_of(server)}
         ports = [port.key for port in cloud.ports if network_of(port) == network.key]
-        users = users_text(network.key, servers, [key for key in ports if key not in owned])
+        edges = cloud.edges.routers_in.get(network.key, set()), cloud.edges.floating_in.get(network.key, set())
+        users = users_text(network.key, servers, [key for key in ports if key not in owned], *edges)
         if users is not None:
             fault = (NetworkReason.IN_USE, f"deletion: {users}; transient: the network goes when they are deleted")
             vni = network.status.vni if network.status is not None else None
-            status = network_status(network, vni, fault, datetime.now(UTC))
+            status = network_status(network, vni, fault, datetime.now(UTC), self._in_use(network, vni))
             if status is not None:
                 await self._write(network, status)
             return
         await cloud.client.remove_finalizer(Network, metadata.name, IN_USE, metadata.namespace, uid=metadata.uid)
 
+    def _in_use(self, network: Network, vni: int | None) -> list[str]:
+        return [] if vni is None else self._cloud.addresses.subnets_in_use(network.spec.subnets, vni)
+
     async def _write(self, network: Network, status: dict[str, Any]) -> None:
-        try:
-            body = await self._cloud.client.apply_status(
-                Network, identity(network) | {"status": status}, manager=MANAGER
-            )
-        except (NotFound, Conflict):
-            return
-        self._cloud.take(Network, body)
-        _LOG.info("network status written", namespace=network.key[0], name=network.key[1], vni=status.get("vni"))
+        if await self._cloud.write_status(network, status):
+            _LOG.info("network status written", namespace=network.key[0], name=network.key[1], vni=status.get("vni"))
 
     async def _claim_segment(self, network: Network, provider: Provider) -> tuple[NetworkReason, str] | None:
         """Hold the network's segment; give the fault if another network does."""

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from kumulus_api import Host, Network, NetworkEndpoints, Server
+from kumulus_api import FloatingIP, Host, Network, NetworkEndpoints, Router, Server
 from kumulus_api.network import NETWORK_LABEL
 from kumulus_operator.bodies import MANAGER, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
-from kumulus_operator.networks.plan import endpoints_of, plan_slices
+from kumulus_operator.networks.plan import edge_endpoints, endpoints_of, plan_slices, tunnel_of
 from kumulus_operator.pacing import Turns
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Forbidden, Invalid, NotFound
@@ -52,7 +52,10 @@ class EndpointsController:
             return wait
         self._turns.done(key)
         servers = [server for user in sorted(users) if (server := cloud.servers.get(*user)) is not None]
-        plan = plan_slices(endpoints_of(key, servers, self._hosts_of(servers)), self._found(key))
+        wanted = endpoints_of(key, servers, self._hosts_of(servers), cloud.ports.get)
+        if network.spec.external and network.spec.provider is None:
+            wanted |= edge_endpoints(key, *self._edges_of(key))
+        plan = plan_slices(wanted, self._found(key))
         for index, endpoints in plan.write.items():
             await self._write(network, index, endpoints)
         for index in plan.delete:
@@ -60,6 +63,14 @@ class EndpointsController:
         if plan.write or plan.delete:
             self._written_at[key] = time.monotonic()
         return None
+
+    def _edges_of(self, key: Key) -> tuple[list[Router], list[FloatingIP], dict[str, str]]:
+        """Give routers and floating IPs with addresses in a network, and where hosts are reached."""
+        cloud = self._cloud
+        leading = (cloud.routers.get(*at) for at in cloud.edges.routers_in.get(key, ()))
+        floating = (cloud.floating_ips.get(*at) for at in cloud.edges.floating_in.get(key, ()))
+        tunnels = {host.metadata.name: tunnel for host in cloud.hosts if (tunnel := tunnel_of(host)) is not None}
+        return [item for item in leading if item], [item for item in floating if item], tunnels
 
     def _hosts_of(self, servers: Iterable[Server]) -> dict[str, Host]:
         """Give the hosts that the servers are on; looking at all of them would cost more than the rest."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 from typing import Any
 
-from kumulus_api import Host, Network, Server
+from kumulus_api import FloatingIP, Host, Network, Port, Router, Server
 from kumulus_api.network import NetworkReason
 from kumulus_operator.bodies import counted
 from kumulus_operator.ipam.plan import gateway_fault, pools_fault
+from kumulus_operator.security_groups.plan import given_groups
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import set_condition
 
@@ -52,7 +53,11 @@ def segment_fault(network: Network, holder: Key) -> tuple[NetworkReason, str]:
 
 
 def network_status(
-    network: Network, vni: int | None, fault: tuple[NetworkReason, str] | None, now: datetime
+    network: Network,
+    vni: int | None,
+    fault: tuple[NetworkReason, str] | None,
+    now: datetime,
+    in_use: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Give the status to write, or None if it says so already.
 
@@ -61,6 +66,7 @@ def network_status(
         vni: its identifier, if it has one.
         fault: why it is not Ready, as reason and message.
         now: the present.
+        in_use: the subnets of which addresses are held.
     """
     found = network.status.dump() if network.status else {}
     where = f"physical network {provider.shown}" if (provider := network.spec.provider) is not None else f"VNI {vni}"
@@ -71,35 +77,52 @@ def network_status(
     wanted: dict[str, Any] = {"observedGeneration": network.metadata.generation, "conditions": conditions}
     if vni is not None:
         wanted["vni"] = vni
+    wanted["subnetsInUse"] = sorted(in_use)
     return None if wanted == found else wanted
 
 
-def users_text(network: Key, servers: Collection[Key], ports: Collection[Key]) -> str | None:
+def users_text(
+    network: Key,
+    servers: Collection[Key],
+    ports: Collection[Key],
+    routers: Collection[Key] = (),
+    floating: Collection[Key] = (),
+) -> str | None:
     """Say what uses a network, or None if nothing does; what is in other namespaces is counted and not named."""
     parts = []
-    for word, users in (("server", servers), ("port", ports)):
+    kinds = {"server": servers, "port": ports, "router": routers, "floating IP": floating}
+    for word, users in kinds.items():
         own = [name for namespace, name in users if namespace == network[0]]
         if own:
             parts.append(counted(word, own))
         if foreign := len(users) - len(own):
             parts.append(f"{foreign} {word}{'s' if foreign > 1 else ''} of other projects")
-    return f"{', '.join(parts)} still {'use' if len(servers) + len(ports) > 1 else 'uses'} it" if parts else None
+    return f"{', '.join(parts)} still {'use' if sum(map(len, kinds.values())) > 1 else 'uses'} it" if parts else None
 
 
-def _tunnel(host: Host) -> str | None:
+def tunnel_of(host: Host) -> str | None:
     """Give where a host is reached, or None if it is not there or never comes back."""
     if host.spec.decommissioned or host.status is None:
         return None
     return host.status.tunnel_address
 
 
-def endpoints_of(network: Key, servers: Sequence[Server], hosts: Mapping[str, Host]) -> dict[str, dict[str, Any]]:
-    """Give the endpoints of a network by their name: the port's, with the namespace in front if it is a foreign one."""
+def endpoints_of(
+    network: Key, servers: Sequence[Server], hosts: Mapping[str, Host], ports: Callable[[str, str], Port | None]
+) -> dict[str, dict[str, Any]]:
+    """Give the endpoints of a network by their name: the port's, with the namespace in front if it is a foreign one.
+
+    Args:
+        network: namespace and name.
+        servers: those that have a port on it.
+        hosts: those that the servers are on.
+        ports: finds a Port by namespace and name.
+    """
     out: dict[str, dict[str, Any]] = {}
     for server in servers:
         given = server.spec.assignment
         host = hosts.get(given.host) if given is not None else None
-        tunnel = _tunnel(host) if host is not None else None
+        tunnel = tunnel_of(host) if host is not None else None
         if given is None or tunnel is None:
             continue
         own = server.metadata.namespace or ""
@@ -114,8 +137,58 @@ def endpoints_of(network: Key, servers: Sequence[Server], hosts: Mapping[str, Ho
                 "host": given.host,
                 "tunnelAddress": tunnel,
                 "hostname": server.metadata.name,
+                "groups": [group if own == network[0] else f"{own}/{group}" for group in given_groups(port)],
+                **told_by(ports(own, port.port)),
             }
     return out
+
+
+def edge_endpoints(
+    network: Key, routers: Iterable[Router], floating_ips: Iterable[FloatingIP], tunnels: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Give the endpoints of an external overlay that are no ports: routers that lead out there, and floating IPs."""
+    out: dict[str, dict[str, Any]] = {}
+    for router in routers:
+        given = router.spec.assignment
+        way = given.gateway if given is not None else None
+        if given is None or way is None or way.host not in tunnels:
+            continue
+        if (way.network_namespace, way.network) == network:
+            name = f"router.{given.router_id}"
+            addresses = [item.partition("/")[0] for item in way.addresses]
+            out[name] = _edge(name, way.mac, addresses, way.host, tunnels[way.host])
+    for floating in floating_ips:
+        place = floating.spec.assignment
+        if place is not None and place.host is not None and place.host in tunnels:
+            name = f"floating-ip.{place.floating_ip_id}"
+            out[name] = _edge(name, place.mac, [place.address], place.host, tunnels[place.host])
+    return out
+
+
+def _edge(name: str, mac: str, addresses: list[str], host: str, tunnel: str) -> dict[str, Any]:
+    # Named by its address: a project that could choose the name would answer for another's.
+    hostname = "ip-" + addresses[0].replace(".", "-").replace(":", "-").strip("-")
+    return {
+        "port": name,
+        "mac": mac,
+        "addresses": addresses,
+        "host": host,
+        "tunnelAddress": tunnel,
+        "hostname": hostname,
+        "groups": [],
+        "pairs": [],
+    }
+
+
+def told_by(port: Port | None) -> dict[str, Any]:
+    """Give what a port itself says that the other hosts have to know."""
+    if port is None:
+        return {"pairs": []}
+    spec = port.spec
+    named = {"dnsName": spec.dns_name} if spec.dns_name else {}
+    if not spec.port_security_enabled:
+        return named | {"groups": [], "pairs": []}
+    return named | {"pairs": [pair.dump() for pair in spec.allowed_address_pairs]}
 
 
 @dataclass(frozen=True)

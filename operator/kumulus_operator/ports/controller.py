@@ -8,17 +8,18 @@ from typing import Any
 
 import structlog
 
-from kumulus_api import FINALIZER, Port
+from kumulus_api import FINALIZER, Network, Port
 from kumulus_api.port import PortAssignment
 from kumulus_operator.bodies import MANAGER, identity
-from kumulus_operator.cloud import Cloud
-from kumulus_operator.ipam.plan import fixed_address_fault
+from kumulus_operator.cloud import Cloud, network_of
+from kumulus_operator.ipam.plan import fixed_fault
 from kumulus_operator.refusal import Refusal, Refused, refuse
-from kumulus_operator.servers.interfaces import claim_addresses, mac_of
+from kumulus_operator.security_groups.plan import names_of, need_of, require
+from kumulus_operator.servers.interfaces import asked_and_held, claim_addresses, mac_of
 from kumulus_operator.servers.resolve import ready_network
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import set_condition
-from kumulus_runtime.errors import Conflict, NotFound
+from kumulus_runtime.errors import NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -32,6 +33,8 @@ class PortController:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._giving: dict[tuple[Key, str], Key] = {}
+        """By network and MAC, the ports that are just being given a MAC that their user chose."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one port to its desired state."""
@@ -51,24 +54,61 @@ class PortController:
     async def _give(self, port: Port) -> None:
         cloud, namespace = self._cloud, port.metadata.namespace or ""
         reference = port.spec.network
-        cloud.port_waiters.wait(port.key, {("Network", reference.namespace or namespace, reference.name)})
+        groups = {need_of(namespace, name) for name in names_of(port.spec.security_groups)}
+        cloud.port_waiters.wait(port.key, {("Network", reference.namespace or namespace, reference.name), *groups})
+        mac: tuple[Key, str] | None = None
         try:
             network = ready_network(namespace, reference, cloud)
-            for address in port.spec.addresses:
-                fault = fixed_address_fault(network.spec.subnets[0], address)
-                if fault is not None:
-                    raise refuse("AddressInvalid", f"address: {fault}; permanent: make another port")
-            held = cloud.addresses.held_by(port.key)
-            known = next((claim for claim in held if claim.metadata.name not in cloud.abandoned), None)
-            port_id = known.spec.claim_ref.instance if known is not None else str(uuid.uuid4())
-            wanted = port.spec.addresses or ([known.spec.address] if known is not None else [])
-            addresses = await claim_addresses(cloud, network, (port.key, port_id), list(wanted))
+            require(namespace, names_of(port.spec.security_groups), cloud.security_groups)
+            if port.spec.mac is not None:
+                self._check_mac(port, network, port.spec.mac)
+                mac = (network.key, port.spec.mac)
+                self._giving[mac] = port.key
+            await self._give_on(port, network)
         except Refused as refused:
             cloud.port_waiters.wait(port.key, refused.refusal.needs)
             await self._write_refusal(port, refused.refusal)
-            return
+        finally:
+            if mac is not None:
+                del self._giving[mac]
+
+    def _check_mac(self, port: Port, network: Network, mac: str) -> None:
+        """Have a MAC be no other port's of the network.
+
+        Raises:
+            Refused: it is. The other port may belong to another project: it is not named.
+        """
+        holder = self._giving.get((network.key, mac)) or next(
+            (
+                other.key
+                for other in self._cloud.ports
+                if other.key != port.key
+                and other.spec.assignment is not None
+                and other.spec.assignment.mac == mac
+                and network_of(other) == network.key
+            ),
+            None,
+        )
+        if holder is not None:
+            where = f"{mac} of network {network.metadata.name}"
+            message = f"mac: {where} is in use; transient: free when its port is deleted"
+            raise refuse("MACInUse", message, ("Port", *holder))
+
+    async def _give_on(self, port: Port, network: Network) -> None:
+        """Give a port its addresses on its network; raises Refused."""
+        cloud = self._cloud
+        for address in port.spec.addresses:
+            fault = fixed_fault(network.spec.subnets, address, port.spec.mac)
+            if fault is not None:
+                raise refuse("AddressInvalid", f"address: {fault}; permanent: make another port")
+        held = cloud.addresses.held_by(port.key)
+        known = [claim for claim in held if claim.metadata.name not in cloud.abandoned]
+        port_id = known[0].spec.claim_ref.instance if known else str(uuid.uuid4())
+        mac = port.spec.mac or mac_of(port_id)
+        fixed = asked_and_held(port.spec.addresses, (c for c in known if c.spec.claim_ref.instance == port_id))
+        addresses = await claim_addresses(cloud, network, (port.key, port_id), fixed, mac)
         cloud.port_waiters.forget(port.key)
-        given = PortAssignment(portID=port_id, mac=port.spec.mac or mac_of(port_id), addresses=addresses)
+        given = PortAssignment(portID=port_id, mac=mac, addresses=addresses)
         body = identity(port) | {"spec": {"assignment": given.dump()}}
         cloud.take(Port, await cloud.client.apply(Port, body, manager=MANAGER))
 
@@ -91,21 +131,11 @@ class PortController:
         generation = port.metadata.generation
         now = datetime.now(UTC)
         wanted = set_condition(found, "Ready", False, refusal.reason, refusal.message, generation, now)
-        if wanted == found:
-            return
-        body = identity(port) | {"status": {"conditions": wanted}}
-        try:
-            self._cloud.take(Port, await self._cloud.client.apply_status(Port, body, manager=MANAGER))
-        except (NotFound, Conflict):
-            return
+        if wanted != found:
+            await self._cloud.write_status(port, {"conditions": wanted})
 
     async def _let_go(self, port: Port) -> None:
         """Remove the finalizer of a port that no server uses: no host has anything of it."""
         cloud = self._cloud
-        if FINALIZER not in port.metadata.finalizers or cloud.ledger.held_by(("Port", *port.key)) is not None:
-            return
-        live = await cloud.client.get(Port, port.metadata.name, port.metadata.namespace)
-        if live is None or not live["metadata"].get("deletionTimestamp"):
-            return
-        name, namespace = port.metadata.name, port.metadata.namespace
-        await cloud.client.remove_finalizer(Port, name, FINALIZER, namespace, uid=port.metadata.uid)
+        if FINALIZER in port.metadata.finalizers and cloud.ledger.held_by(("Port", *port.key)) is None:
+            await cloud.let_go(port, FINALIZER)

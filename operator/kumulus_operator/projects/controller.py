@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kumulus_api import IN_USE, Project
+from kumulus_api import IN_USE, Project, SecurityGroup
+from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_api.tenancy import ProjectReason
-from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.bodies import MANAGER
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.projects.plan import (
     BOOT_DATA,
@@ -18,8 +19,9 @@ from kumulus_operator.projects.plan import (
     project_status,
     same_binding,
 )
+from kumulus_operator.security_groups.plan import default_group
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import AlreadyExists, Conflict, NotFound
+from kumulus_runtime.errors import AlreadyExists, Forbidden, NotFound
 from kumulus_runtime.resources import NAMESPACE, ROLEBINDING
 
 
@@ -54,18 +56,15 @@ class ProjectController:
             if namespace["metadata"].get("deletionTimestamp"):
                 return None  # What it holds goes first; the watch on namespaces tells when it is gone.
             await self._roles(project)
+            if self._cloud.security_groups.get(name, DEFAULT_GROUP) is None and not await self._make_default(name):
+                return None
         await self._write_status(project, fault)
         return None
 
     async def _write_status(self, project: Project, fault: tuple[ProjectReason, str] | None) -> None:
         status = project_status(project, fault, datetime.now(UTC))
-        if status is None:
-            return
-        body = identity(project) | {"status": status}
-        try:
-            self._cloud.take(Project, await self._cloud.client.apply_status(Project, body, manager=MANAGER))
-        except (NotFound, Conflict):
-            return
+        if status is not None:
+            await self._cloud.write_status(project, status)
 
     async def _let_go(self, project: Project) -> None:
         """Remove the finalizer of a project that is empty, or never had its namespace; else say what is in it."""
@@ -74,7 +73,10 @@ class ProjectController:
             return
         if namespace_fault(project, await cloud.client.get(NAMESPACE, name)) is None:
             ports = [port for port in cloud.ports.in_namespace(name) if not port.metadata.owner_references]
-            views = (cloud.servers, cloud.volumes, cloud.images, cloud.networks)
+            views = (
+                *(cloud.servers, cloud.volumes, cloud.images, cloud.networks),
+                *(cloud.routers, cloud.floating_ips, cloud.dns_zones),
+            )
             content = {view.kind.__name__: [item.metadata.name for item in view.in_namespace(name)] for view in views}
             held = content_text(content | {"Port": [port.metadata.name for port in ports]})
             if held is not None:
@@ -82,6 +84,21 @@ class ProjectController:
                 await self._write_status(project, (ProjectReason.NOT_EMPTY, message))
                 return
         await cloud.client.remove_finalizer(Project, name, IN_USE, uid=project.metadata.uid)
+
+    async def _make_default(self, namespace: str) -> bool:
+        """Make the group of ports that name none; False if the namespace is just going."""
+        client = self._cloud.client
+        try:
+            body = await client.create(SecurityGroup, default_group(namespace))
+        except AlreadyExists:
+            return True  # The watch shows it.
+        except (Forbidden, NotFound):
+            live = await client.get(NAMESPACE, namespace)
+            if live is not None and not live["metadata"].get("deletionTimestamp"):
+                raise
+            return False
+        self._cloud.take(SecurityGroup, body)
+        return True
 
     async def _roles(self, project: Project) -> None:
         client, settings = self._cloud.client, self._cloud.settings

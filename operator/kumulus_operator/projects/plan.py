@@ -120,9 +120,14 @@ def usage_status(project: Project, usage: Usage) -> dict[str, Any] | None:
         servers=usage.servers,
         vcpus=int(usage.vcpus),
         memory=format_quantity(int(usage.memory)),
+        dns_zones=usage.dns_zones,
         volumes=usage.volumes,
         gigabytes=-(-usage.volume_bytes // 2**30),
         ports=usage.ports,
+        security_groups=usage.groups,
+        security_group_rules=usage.group_rules,
+        routers=usage.routers,
+        floatingIPs=usage.floating_ips,
     )
     status = project.status
     shown = _shown(used, limits)
@@ -135,4 +140,5 @@ def _shown(used: QuotaUsage, limits: Quota) -> QuotaShown:
     """Give each as `used/limit`, with `-` for no limit."""
     names = QuotaUsage.model_fields
     limit = {name: getattr(limits, name) for name in names}
-    return QuotaShown(**{n: f"{getattr(used, n)}/{'-' if limit[n] is None else limit[n]}" for n in names})
+    shown = {name: f"{getattr(used, name)}/{'-' if limit[name] is None else limit[name]}" for name in names}
+    return QuotaShown.model_validate(shown)

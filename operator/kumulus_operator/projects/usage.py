@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 
 from kumulus_api import Project
-from kumulus_operator.bodies import identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.pacing import Turns
 from kumulus_operator.projects.plan import usage_status
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Conflict, NotFound
 
 _MANAGER = "kumulus-operator-usage"
 """A field manager of its own: conditions and usage of a project are written at different times."""
@@ -43,7 +41,7 @@ class UsageController:
         project = cloud.projects.get(*key)
         if project is None:
             self._written_at.pop(key, None)
-        if project is None or usage_status(project, cloud.ledger.usage(key[1])) is None:
+        if project is None or usage_status(project, cloud.usage_of(key[1])) is None:
             self._turns.done(key)
             return None
         last = self._written_at.get(key, 0.0)
@@ -57,11 +55,6 @@ class UsageController:
 
     async def _write(self, project: Project) -> None:
         cloud = self._cloud
-        status = usage_status(project, cloud.ledger.usage(project.metadata.name))
-        if status is None:
-            return
-        try:
-            body = identity(project) | {"status": status}
-            cloud.take(Project, await cloud.client.apply_status(Project, body, manager=_MANAGER))
-        except (NotFound, Conflict):
-            return  # It is gone; the watch says so too.
+        status = usage_status(project, cloud.usage_of(project.metadata.name))
+        if status is not None:
+            await cloud.write_status(project, status, manager=_MANAGER)

@@ -19,7 +19,7 @@ from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.servers.plan import AMENDED_CONDITIONS, conditions_of
 from kumulus_operator.servers.size import Change, change_of, hardware_given
 from kumulus_runtime.conditions import set_condition
-from kumulus_runtime.errors import ApiError, Conflict, NotFound
+from kumulus_runtime.errors import ApiError
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -54,11 +54,7 @@ async def tell(cloud: Cloud, server: Server, kind: ServerConditionType, refusal:
         return
     if refusal is not None:
         cloud.events.post(identity(server), refusal.reason, refusal.message, warning=True)
-    try:
-        body = identity(server) | {"status": status}
-        cloud.take(Server, await cloud.client.apply_status(Server, body, manager=MANAGER))
-    except (NotFound, Conflict):
-        return  # It is gone; the watch says so too.
+    await cloud.write_status(server, status)
 
 
 async def _carry_out(cloud: Cloud, server: Server, given: ServerAssignment, change: Change) -> Refusal | None:

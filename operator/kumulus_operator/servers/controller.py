@@ -26,7 +26,7 @@ from kumulus_operator.servers.resolve import Interface, Resolved, interests, res
 from kumulus_operator.servers.userdata import check_user_data
 from kumulus_operator.servers.volumes import bind_volumes, give_volumes
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Conflict, Invalid, NotFound
+from kumulus_runtime.errors import Conflict, Invalid
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -214,13 +214,8 @@ class ServerController:
             self._cloud.take(Host, await client.patch_merge(Host, assigned.host, patch))
 
     async def _write_status(self, server: Server, status: dict[str, Any] | None) -> None:
-        if status is None:
-            return
-        try:
-            body = await self._cloud.client.apply_status(Server, identity(server) | {"status": status}, manager=MANAGER)
-        except (NotFound, Conflict):
-            return  # It is gone; the watch says so too.
-        self._cloud.take(Server, body)
+        if status is not None:
+            await self._cloud.write_status(server, status)
 
 
 def _request(server: Server, resolved: Resolved, adopted_host: str | None) -> Request:

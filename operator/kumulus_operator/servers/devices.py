@@ -25,6 +25,7 @@ from kumulus_operator.placement.facts import Amounts, Terms, Wish
 from kumulus_operator.placement.wish import segments_of
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.amend import tell
+from kumulus_operator.servers.groups import put_in_groups
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.resolve import Interface, resolve_interface, resolve_volume
 from kumulus_operator.servers.volumes import give_volumes
@@ -54,6 +55,7 @@ async def change_devices(cloud: Cloud, server: Server) -> None:
     await _release(cloud, server)
     refusal: Refusal | None = None
     try:
+        server = await put_in_groups(cloud, server)
         added = additions(cloud, server)
         if added != Additions():
             await _give(cloud, server, added)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from kumulus_api import Condition, Image, Network, Port, Server, Volume
+from kumulus_api import Condition, Image, Port, Server, Volume
 from kumulus_api.devices import named_ports
 from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
@@ -15,7 +15,8 @@ from kumulus_operator.hosts.running import Running
 from kumulus_operator.placement.hardware import hardware_of
 from kumulus_operator.placement.usage import allocation_of
 from kumulus_operator.refusal import Refusal, refuse
-from kumulus_operator.servers.resolve import Resolved
+from kumulus_operator.security_groups.plan import references
+from kumulus_operator.servers.resolve import Interface, Resolved
 from kumulus_runtime.conditions import set_condition
 
 AMENDED_CONDITIONS = (ServerConditionType.FLAVOR_APPLIED, ServerConditionType.DEVICES_APPLIED)
@@ -70,18 +71,25 @@ def silent_status(server: Server, host: str, now: datetime) -> dict[str, Any] | 
     return {"powerState": ObservedPowerState.UNKNOWN.value, "conditions": wanted}
 
 
-def assigned_port(name: str, network: Network, port: str, given: PortAssignment) -> dict[str, Any]:
+def assigned_port(interface: Interface, given: PortAssignment) -> dict[str, Any]:
     """Give an interface as it stands in the assignment."""
-    return {
-        "name": name,
-        "port": port,
+    network = interface.network
+    told: dict[str, Any] = {
+        "name": interface.name,
+        "port": interface.port_name,
         "portID": given.port_id,
         "network": network.metadata.name,
         "networkNamespace": network.metadata.namespace,
         "vni": network.status.vni if network.status else None,
         "mac": given.mac,
         "addresses": list(given.addresses),
-    } | ({"mtu": network.spec.provider.mtu} if network.spec.provider is not None else {})
+    }
+    mtu = network.spec.provider.mtu if network.spec.provider is not None else network.spec.mtu
+    if mtu is not None:
+        told["mtu"] = mtu
+    if references(interface.groups):
+        told["securityGroups"] = list(interface.groups)
+    return told
 
 
 def assigned_volume(name: str, volume: Volume) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from kumulus_api.port import PortAssignment
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refused
+from kumulus_operator.security_groups.plan import wanted_groups
 from kumulus_operator.servers.interfaces import bind_port, claim_addresses, make_port
 from kumulus_operator.servers.plan import own_ports
 from kumulus_operator.servers.resolve import Interface
@@ -45,7 +46,8 @@ async def keep_ports(cloud: Cloud, server: Server) -> None:
                 portID=given.port_id, mac=given.mac, addresses=given.addresses, host=assigned.host
             )
             if cloud.ports.get(*key) is None:
-                await make_port(cloud, server, Interface(given.name, network, given.port), assignment)
+                groups = wanted_groups(server, given, None)
+                await make_port(cloud, server, Interface(given.name, network, given.port, groups=groups), assignment)
                 _LOG.info("port made anew", namespace=key[0], name=key[1], server=server.key[1])
         except Refused as refused:
             # The guest runs with what somebody else has been given since: it is told, and tried again when that ends.

@@ -5,16 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
-from kumulus_api import PUBLIC_NAMESPACE, Flavor, Image, KeyPair, Network, Port, Reference, Server, ServerGroup, Volume
+from kumulus_api import (
+    PUBLIC_NAMESPACE,
+    Flavor,
+    Image,
+    KeyPair,
+    Network,
+    Port,
+    Reference,
+    SecurityGroup,
+    Server,
+    ServerGroup,
+    Volume,
+)
 from kumulus_api.devices import port_name
 from kumulus_api.image import ImageFormat
 from kumulus_api.quantities import parse_quantity
+from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_api.server import NetworkInterface, VolumeAttachment
 from kumulus_api.server_status import ScheduledReason
-from kumulus_operator.ipam.plan import fixed_address_fault
+from kumulus_operator.ipam.plan import fixed_fault
 from kumulus_operator.placement.facts import Wish
 from kumulus_operator.placement.wish import wish_for
 from kumulus_operator.refusal import refuse
+from kumulus_operator.security_groups.plan import names_of, need_of, require
 from kumulus_operator.views import View
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
 
@@ -35,6 +49,8 @@ class Catalog(Protocol):
     @property
     def ports(self) -> View[Port]: ...  # noqa: D102
     @property
+    def security_groups(self) -> View[SecurityGroup]: ...  # noqa: D102
+    @property
     def volumes(self) -> View[Volume]: ...  # noqa: D102
     @property
     def server_groups(self) -> View[ServerGroup]: ...  # noqa: D102
@@ -49,6 +65,7 @@ class Interface:
     port_name: str
     port: Port | None = None
     address: str | None = None
+    groups: tuple[str, ...] = (DEFAULT_GROUP,)
 
 
 @dataclass(frozen=True)
@@ -141,7 +158,9 @@ def _wanted_interfaces(server: Server, catalog: Catalog) -> list[NetworkInterfac
     if server.spec.networks is not None:
         return list(server.spec.networks)
     namespace = server.metadata.namespace or ""
-    networks = [item for item in catalog.networks.in_namespace(namespace) if not item.deleting]
+    # As in Nova, a server is on an external network only if it asks for it.
+    found = catalog.networks.in_namespace(namespace)
+    networks = [item for item in found if not item.deleting and not item.spec.external]
     if not networks:
         _missing(ScheduledReason.NETWORK_NOT_FOUND, f"a network in {namespace}", any_of("Network", namespace))
     if len(networks) > 1:
@@ -161,16 +180,20 @@ def resolve_interface(server: Server, wanted: NetworkInterface, catalog: Catalog
     if wanted.port is not None:
         port = _user_port(server, wanted.port.name, catalog)
         network = ready_network(own, port.spec.network, catalog)
-        return Interface(wanted.name, network, port.metadata.name, port=port)
+        groups = names_of(port.spec.security_groups)
+        require(own, groups, catalog.security_groups)
+        return Interface(wanted.name, network, port.metadata.name, port=port, groups=groups)
     if wanted.network is None:
         _missing(ScheduledReason.NETWORK_NOT_FOUND, f"the network of interface {wanted.name}")
     network = ready_network(own, wanted.network, catalog)
     if wanted.address is not None:
-        fault = fixed_address_fault(network.spec.subnets[0], wanted.address)
+        fault = fixed_fault(network.spec.subnets, wanted.address, None)
         if fault is not None:
             message = f"address: {fault}; permanent: choose another"
             raise refuse(ScheduledReason.ADDRESS_INVALID, message)
-    return Interface(wanted.name, network, port_name(server, wanted.name), address=wanted.address)
+    groups = names_of(wanted.security_groups)
+    require(own, groups, catalog.security_groups)
+    return Interface(wanted.name, network, port_name(server, wanted.name), address=wanted.address, groups=groups)
 
 
 def _user_port(server: Server, name: str, catalog: Catalog) -> Port:
@@ -269,8 +292,9 @@ def interests(server: Server) -> frozenset[Need]:
             needs.add(("Port", own, port_name(server, item.name)))
         if item.port is not None:
             needs.add(("Port", own, item.port.name))
-            # The network of a port is only known once the port is.
-            needs |= {any_of("Network", own), any_of("Network", PUBLIC_NAMESPACE)}
+            # The network and the groups of a port are only known once the port is.
+            needs |= {any_of("Network", own), any_of("Network", PUBLIC_NAMESPACE), any_of("SecurityGroup", own)}
+        needs |= {need_of(own, name) for name in names_of(item.security_groups)}
     if spec.networks is None:
         needs |= {any_of("Network", own), ("Port", own, port_name(server, _DEFAULT_INTERFACE))}
     return frozenset(needs)

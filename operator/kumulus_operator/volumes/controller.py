@@ -11,7 +11,6 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before, volume_status
 from kumulus_operator.waiting import quota
-from kumulus_runtime.errors import Conflict, NotFound
 
 
 class VolumeController:
@@ -46,13 +45,8 @@ class VolumeController:
         return None
 
     async def _write_status(self, volume: Volume, status: dict[str, Any] | None) -> None:
-        if status is None:
-            return
-        try:
-            body = await self._cloud.client.apply_status(Volume, identity(volume) | {"status": status}, manager=MANAGER)
-        except (NotFound, Conflict):
-            return
-        self._cloud.take(Volume, body)
+        if status is not None:
+            await self._cloud.write_status(volume, status)
 
     async def _let_go(self, volume: Volume) -> bool:
         """Remove the finalizer of a volume that no host has, or whose host never returns; give whether it was so."""

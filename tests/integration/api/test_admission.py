@@ -10,6 +10,8 @@ from kumulus_api import (
     FINALIZER,
     IN_USE,
     AddressClaim,
+    DNSZoneClaim,
+    FloatingIP,
     Host,
     Image,
     Kind,
@@ -18,6 +20,7 @@ from kumulus_api import (
     NetworkIDClaim,
     Port,
     Project,
+    Router,
     Server,
     Volume,
 )
@@ -35,7 +38,10 @@ OWNER = {"apiVersion": "kumulus.dev/v1alpha1", "kind": "Server", "name": "web", 
 
 @pytest.mark.parametrize(
     ("kind", "finalizer"),
-    [(Server, FINALIZER), (Volume, FINALIZER), (Port, FINALIZER), (Network, IN_USE), (Project, IN_USE)],
+    [
+        *((kind, FINALIZER) for kind in (Server, Volume, Port)),
+        *((kind, IN_USE) for kind in (Network, Router, FloatingIP, Project)),
+    ],
 )
 async def test_finalizer_comes_with_creation(admin: KubeClient, kind: type[Kind], finalizer: str) -> None:
     """What must not go at once bears our finalizer from its first moment, beside those that it has already."""
@@ -110,7 +116,7 @@ async def test_assignment_is_the_operators(connect: Any, kind: type[Kind], body:
     assert FINALIZER in stored["metadata"]["finalizers"]
 
 
-@pytest.mark.parametrize("kind", [AddressClaim, NetworkIDClaim, NetworkEndpoints])
+@pytest.mark.parametrize("kind", [AddressClaim, NetworkIDClaim, DNSZoneClaim, NetworkEndpoints])
 async def test_claims_and_endpoints_are_the_operators(connect: Any, kind: type[Kind]) -> None:
     """A claim that anybody could make would be anybody's lock; a false endpoint would draw frames to a host."""
     admin, operator = await connect("admin"), await connect("operator")
@@ -119,7 +125,7 @@ async def test_claims_and_endpoints_are_the_operators(connect: Any, kind: type[K
         await admin.create(kind, body)
     await operator.create(kind, body)
     namespace = body["metadata"].get("namespace")
-    change = {"endpoints": []} if kind is NetworkEndpoints else {"releasedAt": "2026-11-21T00:00:00Z"}
+    change = {"endpoints": []} if kind is NetworkEndpoints else {"claimRef": {"name": "other"}}
     with pytest.raises(Forbidden, match="written by the operator only"):
         await admin.patch_merge(kind, "claim", {"spec": change}, namespace)
     await admin.patch_merge(kind, "claim", {"metadata": {"labels": {"a": "b"}}}, namespace)

@@ -10,6 +10,9 @@ import pytest
 from kumulus_api import (
     KINDS,
     AddressClaim,
+    DNSRecord,
+    DNSZone,
+    DNSZoneClaim,
     Flavor,
     Host,
     HostAggregate,
@@ -29,7 +32,7 @@ from kumulus_api.testing import INSTANCE_ID, make_assigned, make_object
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import Invalid
 
-OPERATORS = (AddressClaim, NetworkIDClaim, NetworkEndpoints)
+OPERATORS = (AddressClaim, NetworkIDClaim, DNSZoneClaim, NetworkEndpoints)
 CRDS = Path(__file__).parents[3] / "crds"
 REFERENCE = {"name": "private"}
 RESTORER = "restorer/system:masters/kumulus:restorers"
@@ -101,16 +104,15 @@ async def test_defaults_are_filled_in(admin: KubeClient) -> None:
 
 BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Network, subnet(cidr="10.0.0.0"), "spec.subnets[0].cidr"),
-    (Network, subnet(cidr="10.0.0.300/24"), "cidr is not an IPv4 network"),
-    (Network, subnet(cidr="fd00::/64"), "cidr is not an IPv4 network"),
+    (Network, subnet(cidr="10.0.0.300/24"), "cidr is not a network"),
     (Network, subnet(cidr="10.0.0.1/24"), "cidr has bits set behind its prefix"),
-    (Network, subnet(cidr="10.0.0.0/30"), "prefix is between /8 and /29"),
-    (Network, subnet(cidr="0.0.0.0/0"), "prefix is between /8 and /29"),
+    (Network, subnet(cidr="10.0.0.0/30"), "prefix is between /8 and /29, or"),
+    (Network, subnet(cidr="0.0.0.0/0"), "prefix is between /8 and /29, or"),
     (Network, subnet(cidr="224.0.0.0/24"), "that no guest can use"),
     (Network, subnet(cidr="127.0.0.0/8"), "that no guest can use"),
     (Network, subnet(cidr="169.254.0.0/16"), "that no guest can use"),
-    (Network, subnet(cidr="10.0.0.0/024"), "cidr is not an IPv4 network"),
-    (Network, subnet(cidr="10.0.0.0/33"), "cidr is not an IPv4 network"),
+    (Network, subnet(cidr="10.0.0.0/024"), "cidr is not a network"),
+    (Network, subnet(cidr="10.0.0.0/33"), "cidr is not a network"),
     (Network, subnet(gateway="10.0.1.1"), "spec.subnets[0].gateway"),
     (Network, subnet(gateway="10.0.0.999"), "gateway is not an address inside cidr"),
     (Network, subnet(pools=[{"start": "10.0.1.1", "end": "10.0.1.2"}]), "spec.subnets[0].pools"),
@@ -120,6 +122,24 @@ BAD: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Network, {"subnets": []}, "spec.subnets"),
     (Network, {"type": "Carrier"}, "spec.type"),
     (Network, subnet(name="V4"), "spec.subnets[0].name"),
+    (DNSZone, {"domain": "example.test"}, "spec.domain"),
+    (DNSZone, {"domain": "test."}, "spec.domain"),
+    (DNSZone, {"domain": "Example.test."}, "spec.domain"),
+    (DNSZone, {"domain": "a b.test."}, "spec.domain"),
+    (DNSZone, {"domain": "in-addr.arpa."}, "where all reverse names are"),
+    (DNSZone, {"email": "a@b c.test"}, "spec.email"),
+    (DNSZone, {"email": "a\n@b.test"}, "spec.email"),
+    (DNSZone, {"ttl": -1}, "spec.ttl"),
+    (DNSRecord, {"name": "a\nb"}, "spec.name"),
+    (DNSRecord, {"name": "$include"}, "spec.name"),
+    (DNSRecord, {"name": "a.*.b"}, "spec.name"),
+    (DNSRecord, {"type": "SOA"}, "spec.type"),
+    (DNSRecord, {"records": []}, "spec.records"),
+    (DNSRecord, {"records": ["192.0.2.1"] * 2}, "spec.records[1]"),
+    (DNSRecord, {"records": ["192.0.2.1\n192.0.2.2"]}, "spec.records[0]"),
+    (DNSRecord, {"records": ["::1"]}, "a value of type A is not an IPv4 address"),
+    (DNSRecord, {"type": "AAAA", "records": ["10.0.0.1"]}, "a value of type AAAA is not an IPv6 address"),
+    (DNSRecord, {"type": "CNAME", "records": ["a.test.", "b.test."]}, "a CNAME has one value"),
     (Server, {"powerState": "On"}, "spec.powerState"),
     (Server, {"flavor": None}, "spec.flavor"),
     (Server, {"image": {}}, "spec.image.name"),
@@ -297,11 +317,14 @@ FIXED: list[tuple[type[Kind], dict[str, Any], str]] = [
     (Server, {"keyPair": None}, "spec.keyPair"),
     (Server, {"userData": {"inline": "other"}}, "spec.userData"),
     (Flavor, {"vcpus": 2}, "a flavor cannot change"),
+    (DNSZone, {"domain": "other.test."}, "domain cannot change"),
+    (DNSRecord, {"name": "other"}, "name cannot change"),
+    (DNSRecord, {"type": "AAAA", "records": ["::1"]}, "type cannot change"),
+    (DNSRecord, {"zone": {"name": "other"}}, "zone cannot change"),
     (Image, {"format": "raw"}, "cannot change"),
     (Image, {"checksum": None}, "cannot change"),
     (KeyPair, {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA bob"}, "a key pair cannot change"),
     (Network, subnet(cidr="10.1.0.0/24"), "spec.subnets"),
-    (Network, subnet(name="other"), "spec.subnets"),
     (Port, {"network": {"name": "other"}}, "spec.network"),
     (Port, {"addresses": []}, "spec.addresses"),
     (Port, {"mac": "52:54:00:00:00:02"}, "spec.mac"),

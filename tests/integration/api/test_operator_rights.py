@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from kumulus_api import Project
+from kumulus_api import DNSRecord, DNSZone, DNSZoneClaim, Project
 from kumulus_api.testing import make_object
 from kumulus_operator.projects.plan import boot_data_binding
-from kumulus_runtime.errors import Forbidden
-from kumulus_runtime.resources import NAMESPACE, ROLEBINDING, SECRET
+from kumulus_runtime.errors import ApiError, Forbidden
+from kumulus_runtime.resources import CONFIGMAP, NAMESPACE, POD, ROLEBINDING, SECRET
 
 SYSTEM = "kumulus-system"
 
@@ -35,3 +35,69 @@ async def test_the_operator_reads_secrets_of_projects_only(connect: Any, admin: 
     assert await operator.get(SECRET, "any", "tenant") is None
     with pytest.raises(Forbidden):
         await operator.get(SECRET, "any", "demo")
+
+
+async def test_the_operator_writes_zone_files_and_no_other_configmap(connect: Any, admin: Any) -> None:
+    """It makes and changes the ConfigMaps of zone files and reads them; those of others it leaves alone."""
+    operator = await connect("operator")
+    patch = {"data": {"example.test.zone": "text"}}
+    body = {"metadata": {"name": "kumulus-zones-0", "namespace": SYSTEM, "labels": {"kumulus.dev/zones": "true"}}}
+    await operator.create(CONFIGMAP, body)
+    await operator.patch_merge(CONFIGMAP, "kumulus-zones-0", patch, SYSTEM)
+    async with asyncio.timeout(20):
+        async for event, found in operator.watch(CONFIGMAP, namespace=SYSTEM, label_selector="kumulus.dev/zones=true"):
+            if event == "ADDED":
+                assert found["data"] == patch["data"]
+            if event == "SYNCED":
+                break
+    await admin.create(CONFIGMAP, {"metadata": {"name": "kumulus-dns-of-others", "namespace": SYSTEM}})
+    for name in ("kumulus-dns-of-others", "kumulus-dns"):
+        with pytest.raises(Forbidden):
+            await operator.patch_merge(CONFIGMAP, name, patch, SYSTEM)
+    with pytest.raises(Forbidden):
+        await operator.list(CONFIGMAP, "demo")
+
+
+async def test_members_of_a_project_make_zones(connect: Any, cluster: Any) -> None:
+    """Members make zones and records, readers see them, and neither writes what became of them or claims a domain."""
+    for role in ("member", "reader"):
+        bind = ["create", "rolebinding", f"zones-{role}", f"--clusterrole=kumulus-project-{role}", f"--group=z{role}"]
+        cluster.plane.kubectl(*bind, "-n", "demo")
+    member, reader = await connect("erin/zmember"), await connect("frank/zreader")
+    await member.create(DNSZone, make_object(DNSZone, "mine"))
+    await member.create(DNSRecord, make_object(DNSRecord, "mine"))
+    assert await reader.get(DNSRecord, "mine", "demo") is not None
+    for kind in (DNSZone, DNSRecord):
+        with pytest.raises(Forbidden):
+            await reader.create(kind, make_object(kind, "theirs"))
+        status = {"metadata": {"name": "mine", "namespace": "demo"}, "status": {"observedGeneration": 1}}
+        with pytest.raises(Forbidden):
+            await member.apply_status(kind, status, manager="test")
+    with pytest.raises(Forbidden):
+        await member.create(DNSZoneClaim, make_object(DNSZoneClaim, "example.test"))
+
+
+async def test_the_operator_changes_one_annotation_of_pods(connect: Any, admin: Any) -> None:
+    """It tells name servers that zone files have changed, and gives no pod another image, label or owner."""
+    operator = await connect("operator")
+    spec = {"containers": [{"name": "dns", "image": "good"}]}
+    metadata = {"name": "pod", "namespace": SYSTEM, "labels": {"a": "b"}, "annotations": {"c": "d"}}
+    await admin.create(POD, {"metadata": metadata, "spec": spec})
+    for patch in (
+        {"spec": {"containers": [{"name": "dns", "image": "evil"}]}},
+        {"metadata": {"labels": {"a": "c"}}},
+        {"metadata": {"annotations": {"c": "e"}}},
+        {"metadata": {"annotations": {"c": None}}},
+        {"metadata": {"annotations": {"other": "e"}}},
+        {"metadata": {"finalizers": ["example.test/stay"]}},
+    ):
+        with pytest.raises(ApiError, match="nothing of pods but the annotation"):
+            await operator.patch_merge(POD, "pod", patch, SYSTEM)
+    for value in ("1", "2"):
+        await operator.patch_merge(POD, "pod", {"metadata": {"annotations": {"kumulus.dev/zones": value}}}, SYSTEM)
+    for verb in (operator.delete(POD, "pod", SYSTEM), operator.create(POD, {"metadata": metadata, "spec": spec})):
+        with pytest.raises(Forbidden):
+            await verb
+    with pytest.raises(Forbidden):
+        await operator.list(POD, "demo")
+    await admin.delete(POD, "pod", SYSTEM)

@@ -58,6 +58,51 @@ def test_operator_and_test_have_no_privileges(rendered: Rendered, pod: str) -> N
         assert "privileged" not in context
 
 
+def test_the_name_server_has_no_privileges(rendered: Rendered) -> None:
+    """It has no token and no root; the one capability is that without which its image's program does not start."""
+    spec = pods(rendered())["kumulus-dns"]
+    assert spec["automountServiceAccountToken"] is False
+    assert (spec["securityContext"]["runAsNonRoot"], spec["securityContext"]["runAsUser"]) == (True, 65532)
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]},
+    }
+    assert {"startupProbe", "livenessProbe", "readinessProbe", "resources"} <= set(container)
+
+
+def test_zone_files_are_mounted_where_they_are_read(rendered: Rendered) -> None:
+    """The folder of the configuration is the mounted one, of as many ConfigMaps as the operator may write."""
+    objects = rendered("--set=dns.shards=3", "--set=dns.nameservers={ns1.a.test.,ns2.a.test.}")
+    spec = pods(objects)["kumulus-dns"]
+    (zones,) = [volume for volume in spec["volumes"] if volume["name"] == "zones"]
+    names = [source["configMap"]["name"] for source in zones["projected"]["sources"]]
+    assert names == ["kumulus-zones-0", "kumulus-zones-1", "kumulus-zones-2"]
+    assert all(source["configMap"]["optional"] for source in zones["projected"]["sources"])
+    (mount,) = [item for item in spec["containers"][0]["volumeMounts"] if item["name"] == "zones"]
+    (config,) = of_kind(objects, "ConfigMap", "kumulus-dns")
+    assert f"directory {mount['mountPath']}/..data " in config["data"]["Corefile"]
+    assert config["data"]["Corefile"].startswith("#")
+    (container,) = pods(objects)["kumulus-operator"]["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (variables["KUMULUS_ZONE_SHARDS"], variables["KUMULUS_NAMESERVERS"]) == ("3", "ns1.a.test.,ns2.a.test.")
+    patched = [
+        rule for rule in rules_of(objects, "kumulus-operator") if set(names) & set(rule.get("resourceNames", ()))
+    ]
+    assert [rule["resourceNames"] for rule in patched] == [names]
+
+
+def test_without_a_name_server_there_is_nothing_of_it(rendered: Rendered) -> None:
+    """dns.enabled=false leaves out pods, Service and the right to write zone files, and tells the operator."""
+    objects = rendered("--set=dns.enabled=false")
+    assert not [body for body in objects if body["metadata"]["name"] == "kumulus-dns"]
+    (container,) = pods(objects)["kumulus-operator"]["containers"]
+    assert "KUMULUS_ZONE_SHARDS" not in {entry["name"] for entry in container["env"]}
+    assert not [rule for rule in rules_of(objects, "kumulus-operator") if "kumulus-zones-0" in str(rule)]
+
+
 def test_agents_have_no_verb_on_secrets(rendered: Rendered) -> None:
     """No rule bound to the agents names secrets or everything, and none lets them widen their own rights."""
     rules = rules_of(rendered(), "kumulus-agent")
@@ -131,6 +176,8 @@ def test_settings_become_variables(rendered: Rendered) -> None:
         ("--set=agent.settings.virtualization=xen", "virtualization"),
         ("--set=agent.settings.bridgeMappings.Phys_1=eth1", "Phys_1"),
         ("--set=crds.keep=maybe", "keep"),
+        ("--set=dns.shards=0", "shards"),
+        ("--set=dns.nameservers={ns1.a.test}", "nameservers"),
         ("--set=oparator.image.tag=1", "oparator"),
         ("--set-string=test.timeoutSeconds=soon", "timeoutSeconds"),
         ("--set-string=agent.image.repository=", "repository"),

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
+from kumulus_lab.testing.namespaces import Machine
 
-TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "busybox")
+TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "busybox", "dhclient")
 MTU = 1450
 
 
@@ -67,24 +68,25 @@ class SimulatedHost:
 
 
 @dataclass
-class Guest:
+class Guest(Machine):
     """A namespace that stands in for a virtual machine."""
 
-    namespace: str
     port: PortDesired
 
-    async def configure(self, address: IPv4Address | None = None) -> None:
+    async def configure(self, address: IPv4Address | IPv6Address | None = None) -> None:
         """Give eth0 the address, by default the port's."""
-        await ip("-netns", self.namespace, "address", "add", f"{address or self.port.addresses[0]}/24", "dev", "eth0")
+        given = address or self.port.addresses[0]
+        bits = ("24",) if isinstance(given, IPv4Address) else ("64", "nodad")
+        prefix, *flags = bits
+        await ip("-netns", self.namespace, "address", "add", f"{given}/{prefix}", "dev", "eth0", *flags)
 
-    async def run(self, *argv: str, allowed: tuple[int, ...] = (0,)) -> str:
-        """Run a command inside."""
-        return (await run(("ip", "netns", "exec", self.namespace, *argv), allowed=allowed)).decode()
-
-    async def reaches(self, address: IPv4Address, *options: str) -> bool:
-        """Tell whether a ping is answered within two seconds."""
-        argv = ("busybox", "ping", "-q", "-c", "1", "-W", "2", *options, str(address))
-        return " 0% packet loss" in await self.run(*argv, allowed=(0, 1))
+    async def settled(self) -> None:
+        """Wait until the kernel has seen that nobody else has the addresses of eth0 (RFC 4862), and uses them."""
+        async with asyncio.timeout(10):
+            while True:
+                if not await self.run("ip", "-6", "address", "show", "dev", "eth0", "tentative"):
+                    return
+                await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -124,6 +126,22 @@ async def hosts(prefix: str, tmp_path: Path) -> AsyncIterator[tuple[SimulatedHos
             await datapath.start()
             hosts.append(SimulatedHost(name, address, datapath, services, tmp_path / name))
         yield hosts[0], hosts[1]
+
+
+@pytest.fixture
+async def outside(prefix: str, hosts) -> Machine:
+    """A machine with 10.0.0.1 on a switch to which each host's interface `phys` is cabled; `phys` is up and plain."""
+    switch = Machine(f"{prefix}-out")
+    await run(("ip", "netns", "add", switch.namespace))
+    await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
+    for number, host in enumerate(hosts):
+        cable = ("link", "add", f"p{number}", "type", "veth", "peer", "name", "phys", "netns", host.name)
+        await switch.run("ip", *cable)
+        await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
+        await run(("ip", "-netns", host.name, "link", "set", "phys", "up", "alias", "patch panel 7"))
+    await switch.run("ip", "address", "add", "10.0.0.1/24", "dev", "switch")
+    await switch.run("ip", "link", "set", "switch", "up")
+    return switch
 
 
 async def _stop_services(services: HostServices) -> None:

@@ -122,8 +122,8 @@ async def test_a_port_without_rules_is_closed(hosts):
 async def test_applying_again_changes_nothing(hosts):
     """A second apply of the same network finds nothing to do, also by a datapath that was started anew."""
     first, second = hosts
-    await connect(hosts, subnet=SUBNET)
-    network = make_network(first, second, [make_port(11)], [make_port(12)], subnet=SUBNET)
+    await connect(hosts, subnets=(SUBNET,))
+    network = make_network(first, second, [make_port(11)], [make_port(12)], subnets=(SUBNET,))
     assert await first.datapath.ensure_network(network) == []
     await first.datapath.close()
     await first.datapath.start()
@@ -151,8 +151,8 @@ async def test_dhcp_and_dns(hosts, tmp_path: Path):
     """A guest gets its port's address, the MTU and the names of all ports of the network, on each host alike."""
     first, second = hosts
     a, b = make_port(11), make_port(12)
-    await first.datapath.ensure_network(make_network(first, second, [a], [b], subnet=SUBNET))
-    await second.datapath.ensure_network(make_network(second, first, [b], [a], subnet=SUBNET))
+    await first.datapath.ensure_network(make_network(first, second, [a], [b], subnets=(SUBNET,)))
+    await second.datapath.ensure_network(make_network(second, first, [b], [a], subnets=(SUBNET,)))
     script = tmp_path / "leased"
     script.write_text(
         "#!/bin/sh\n"
@@ -174,7 +174,7 @@ async def test_dhcp_answers_only_ports(hosts):
     first, second = hosts
     a, b = make_port(11), make_port(12)
     # The second host has no server of its own: only the first's could answer.
-    await first.datapath.ensure_network(make_network(first, second, [a], [b], subnet=SUBNET))
+    await first.datapath.ensure_network(make_network(first, second, [a], [b], subnets=(SUBNET,)))
     await second.datapath.ensure_network(make_network(second, first, [b], [a]))
     guest = await second.boot(b, VNI)
     output = await guest.run(
@@ -187,13 +187,13 @@ async def test_a_port_that_leaves_loses_its_lease(hosts):
     """An address that goes to another port of the host is given to that one at once."""
     first, second = hosts
     a = make_port(11)
-    await first.datapath.ensure_network(make_network(first, second, [a], subnet=SUBNET))
+    await first.datapath.ensure_network(make_network(first, second, [a], subnets=(SUBNET,)))
     guest = await first.boot(a, VNI)
     udhcpc = ("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "5", "-T", "1", "-s", "/bin/true")
     await guest.run(*udhcpc)
     heir = make_port(14, addresses=a.addresses)
     await first.datapath.unplug(a.tap)
-    await first.datapath.ensure_network(make_network(first, second, [heir], subnet=SUBNET))
+    await first.datapath.ensure_network(make_network(first, second, [heir], subnets=(SUBNET,)))
     guest = await first.boot(heir, VNI)
     await guest.run(*udhcpc)
 
@@ -202,7 +202,7 @@ async def test_a_network_that_is_removed_leaves_nothing(hosts):
     """After removal there is no link, rule, zone, process, file or namespace of the network."""
     first, _ = hosts
     before = await first.datapath.observe()
-    await connect(hosts, subnet=SUBNET)
+    await connect(hosts, subnets=(SUBNET,))
     assert first.services.observe()
     assert await first.datapath.remove_network(VNI)
     assert await first.datapath.observe() == before
@@ -260,7 +260,11 @@ async def test_a_changed_network_is_followed(hosts):
 async def test_kernel_settings_are_the_datapaths_own(hosts):
     """Bridged packets are filtered in the datapath namespace, and the host's settings are left as found."""
     first, _ = hosts
-    settings = {"/proc/sys/net/bridge/bridge-nf-call-iptables": "1", "/proc/sys/net/ipv6/conf/all/disable_ipv6": "1"}
+    settings = {
+        "/proc/sys/net/bridge/bridge-nf-call-iptables": "1",
+        "/proc/sys/net/bridge/bridge-nf-call-ip6tables": "1",
+        "/proc/sys/net/ipv6/conf/all/disable_ipv6": "1",
+    }
     for file, value in settings.items():
         assert (await run((*entering(first.namespace), "cat", file))).decode().strip() == value
     host = await run((*entering(first.name), "cat", "/proc/sys/net/ipv6/conf/all/disable_ipv6"))

@@ -22,14 +22,14 @@ from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.reach import NetworkUnreached
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_lab.testing.namespaces import Machine
 
 VNI = 0x77
 OUTSIDE = IPv4Address("10.0.0.1")
-SUBNET = SubnetDesired(
-    IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.254"), gateway=OUTSIDE, dns_servers=(OUTSIDE,), forwards=False
-)
+SUBNET = SubnetDesired(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.254"), gateway=OUTSIDE, dns_servers=(OUTSIDE,))
 KEY = NetworkKey("kumulus-public", "lan", VNI)
 PORT = DesiredPort("eth0", "web-eth0", KEY, "02:00:00:00:00:21", ("10.0.0.21",), "kt00000000021", mtu=1500)
+PORT = replace(PORT, groups=(("team", "default"),))
 SPEC = {
     "type": "Provider",
     "provider": {"physicalNetwork": "physnet1"},
@@ -47,38 +47,6 @@ def make_network(host, *ports: PortDesired, **overrides: Any) -> NetworkDesired:
     """The provider network as `host` should have it, on its interface `phys`."""
     network = NetworkDesired(VNI, 1500, host.address, ports=ports, provider=True, uplink=Uplink("phys"))
     return replace(network, **overrides)
-
-
-@dataclass
-class Outside:
-    """A machine that is plugged into the physical network."""
-
-    namespace: str
-
-    async def run(self, *argv: str, allowed: tuple[int, ...] = (0,)) -> str:
-        """Run a command there."""
-        return (await run(("ip", "netns", "exec", self.namespace, *argv), allowed=allowed)).decode()
-
-    async def reaches(self, address: IPv4Address, *options: str) -> bool:
-        """Tell whether a ping is answered within two seconds."""
-        argv = ("busybox", "ping", "-q", "-c", "1", "-W", "2", *options, str(address))
-        return " 0% packet loss" in await self.run(*argv, allowed=(0, 1))
-
-
-@pytest.fixture
-async def outside(prefix: str, hosts) -> Outside:
-    """A machine with 10.0.0.1 on a switch to which each host's interface `phys` is cabled; `phys` is up and plain."""
-    switch = Outside(f"{prefix}-out")
-    await run(("ip", "netns", "add", switch.namespace))
-    await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
-    for number, host in enumerate(hosts):
-        cable = ("link", "add", f"p{number}", "type", "veth", "peer", "name", "phys", "netns", host.name)
-        await switch.run("ip", *cable)
-        await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
-        await run(("ip", "-netns", host.name, "link", "set", "phys", "up", "alias", "patch panel 7"))
-    await switch.run("ip", "address", "add", f"{OUTSIDE}/24", "dev", "switch")
-    await switch.run("ip", "link", "set", "switch", "up")
-    return switch
 
 
 async def shown(host, namespace: str = "") -> dict[str, Any] | None:
@@ -162,7 +130,7 @@ async def test_dhcp_stays_on_the_host_or_is_asked_of_the_outside(hosts, outside)
     """Where Kumulus gives the addresses no question for one leaves the host; where it does not, it does."""
     host, port = hosts[0], make_port(11)
     question = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "2", "-T", "1", "-s", "/bin/true"]
-    await host.datapath.ensure_network(make_network(host, port, subnet=SUBNET))
+    await host.datapath.ensure_network(make_network(host, port, subnets=(SUBNET,)))
     guest = await host.boot(port, VNI)
     with listening(outside, 67) as heard:
         await guest.run(*question)
@@ -229,7 +197,7 @@ def frames_until(listener: socket.socket, wanted: bytes) -> list[bytes]:
 
 
 @contextlib.contextmanager
-def listening(machine: Outside, port: int):
+def listening(machine: Machine, port: int):
     """Listen for UDP on a port there; what is given tells whether something came."""
     handle = within(machine.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with handle:
@@ -246,12 +214,14 @@ def listening(machine: Outside, port: int):
 
 
 class Api:
-    """An API server that shows one provider network without endpoints, and then nothing more."""
+    """An API server that shows one provider network without endpoints, one group, and then nothing more."""
 
     async def watch(self, kind: Any, **_: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Show what is there; wait forever."""
         if kind.__name__ == "Network":
             yield "ADDED", {"metadata": {"name": KEY.name, "namespace": KEY.namespace}, "spec": SPEC}
+        if kind.__name__ == "SecurityGroup":
+            yield "ADDED", {"metadata": {"name": "default", "namespace": "team"}, "spec": {}}
         yield "SYNCED", {}
         await asyncio.Event().wait()
 

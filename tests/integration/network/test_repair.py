@@ -16,21 +16,24 @@ from kumulus_agent.network.namespace import entering
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_operator.security_groups.plan import default_group
 
 KEY = NetworkKey("team", "blue", 0x2A)
 SERVICE = "10.0.0.254"
-HERE = DesiredPort("nic0", "web-11", KEY, "02:00:00:00:00:11", ("10.0.0.11",), "kt00000000011")
-THERE = DesiredPort("nic0", "web-12", KEY, "02:00:00:00:00:12", ("10.0.0.12",), "kt00000000012")
+DEFAULT = (("team", "default"),)
+HERE = DesiredPort("nic0", "web-11", KEY, "02:00:00:00:00:11", ("10.0.0.11",), "kt00000000011", groups=DEFAULT)
+THERE = DesiredPort("nic0", "web-12", KEY, "02:00:00:00:00:12", ("10.0.0.12",), "kt00000000012", groups=DEFAULT)
 
 
 class RecordedApi:
-    """An API server that shows one Network and its endpoints, and then nothing more."""
+    """An API server that shows one Network, its endpoints and the default group, and then nothing more."""
 
     def __init__(self, endpoints: list[dict[str, Any]]) -> None:
         metadata = {"name": KEY.name, "namespace": KEY.namespace}
         network = {"metadata": metadata, "spec": {"subnets": [{"name": "v4", "cidr": "10.0.0.0/24"}]}}
         slices = {"metadata": metadata, "spec": {"network": {"name": KEY.name}, "vni": KEY.vni, "endpoints": endpoints}}
-        self._bodies = {"Network": network, "NetworkEndpoints": slices}
+        group = default_group(KEY.namespace)
+        self._bodies = {"Network": network, "NetworkEndpoints": slices, "SecurityGroup": group}
 
     async def watch(self, kind: Any, **_: Any) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Show what is there; wait forever."""
@@ -46,7 +49,7 @@ async def nothing_mapped() -> None:
 def endpoint(port: DesiredPort, host: str, tunnel: str) -> dict[str, Any]:
     """What the API tells of a port."""
     name = {"port": port.port, "hostname": port.port, "mac": port.mac, "addresses": list(port.addresses)}
-    return name | {"host": host, "tunnelAddress": tunnel}
+    return name | {"host": host, "tunnelAddress": tunnel, "groups": ["default"]}
 
 
 async def until(holds: Callable[[], Awaitable[object]], seconds: float) -> None:
@@ -93,9 +96,9 @@ async def guests(hosts, networks):
 
 
 def _ports(port: DesiredPort):
-    from kumulus_agent.networks.carried import _port  # noqa: PLC0415
+    from kumulus_agent.networks.held import port_desired  # noqa: PLC0415
 
-    yield _port(f"i-{port.port}", port.port, port)
+    yield port_desired(f"i-{port.port}", port.port, port)
 
 
 async def answers(guest) -> bool:

@@ -37,7 +37,7 @@ async def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 def process(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """A running operator with short times, which must end well."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    process = OperatorProcess(plane.kubeconfig, log, claim_quarantine="1", host_silence="5")
+    process = OperatorProcess(plane.kubeconfig, log, claim_quarantine="1", host_silence="5", zone_shards="4")
     process.start()
     yield process
     assert process.stop() == 0

@@ -15,7 +15,9 @@ async def _placed(site: Site, names: list[str]) -> set[str]:
     """Wait until of each server it is known whether it is placed, and give those that are."""
 
     def decided(body: dict[str, Any]) -> bool:
-        return "assignment" in body["spec"] or condition_of(body, "Scheduled") is not None
+        # Whatever else it waits for, such as an Image that was not seen yet, comes by itself.
+        waits = condition_of(body, "Scheduled")
+        return "assignment" in body["spec"] or (waits is not None and waits["reason"] == "QuotaExceeded")
 
     bodies = await asyncio.gather(*(site.until(Server, name, decided) for name in names))
     return {body["metadata"]["name"] for body in bodies if "assignment" in body["spec"]}

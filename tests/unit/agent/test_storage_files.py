@@ -22,7 +22,7 @@ from kumulus_agent.storage.errors import CorruptImage, DiskTooSmall, FormatMisma
 from kumulus_agent.storage.image_cache import CachedImage
 from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import inspect_image
-from kumulus_agent.storage.iso9660 import iso_image
+from kumulus_agent.storage.iso9660 import iso_files, iso_image
 from kumulus_agent.storage.qemu_img import check_whole, qemu_img
 from kumulus_agent.storage.root_disk import (
     delete_root_disk,
@@ -31,7 +31,16 @@ from kumulus_agent.storage.root_disk import (
     replace_root_disk,
     root_disk_info,
 )
-from kumulus_agent.storage.seed import Seed, SeedNic, SeedRoute, meta_data, network_config, seed_files, seed_iso
+from kumulus_agent.storage.seed import (
+    Seed,
+    SeedNic,
+    SeedRoute,
+    meta_data,
+    network_config,
+    read_seed,
+    seed_files,
+    seed_iso,
+)
 from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
 
 LIMIT = 1 << 30
@@ -247,6 +256,33 @@ def test_an_iso_of_too_many_names_is_refused() -> None:
         iso_image("cidata", {f"file-{number}": b"" for number in range(100)})
 
 
+@pytest.mark.parametrize("user_data", [b"", b"#!/bin/sh\n\xff\0", bytes(2047), bytes(2048), b"x" * 70000])
+def test_a_seed_reads_back(user_data: bytes) -> None:
+    """What the metadata service reads of a guest's seed is what was written, NICs in their order."""
+    nics = tuple(SeedNic(f"eth{number}", f"02:00:00:00:00:{number:02x}", 1450) for number in range(12))
+    seed = Seed("id-1", "web", nics, ("ssh-ed25519 AAAA", "ssh-rsa BBBB"), user_data, {"role": "db", "ü": "√"})
+    assert read_seed(seed_iso(seed_files(seed))) == seed
+    assert read_seed(seed_iso(seed_files(Seed("id-1", "web")))) == Seed("id-1", "web")
+
+
+@pytest.mark.parametrize("length", [0, 2048, 17 * 2048, 18 * 2048, 26 * 2048, 60 * 2048])
+def test_what_is_cut_is_no_seed(length: int) -> None:
+    """A seed of which a part is missing is refused, not read as one that says less."""
+    image = seed_iso(seed_files(Seed("id-1", "web", user_data=b"x" * 100000)))
+    with pytest.raises(ValueError, match=r"."):
+        read_seed(image[:length])
+    with pytest.raises(ValueError, match="lacks"):
+        read_seed(iso_image("cidata", {"meta-data": b"{}", "user-data": b"", "network-config": b"{}"}))
+    with pytest.raises(ValueError, match=r"."):
+        read_seed(bytes(length))
+
+
+def test_an_iso_reads_back() -> None:
+    """The files of the root directory come back by name; folders are passed over."""
+    files = {"a": b"", "B-long.name": b"x" * 5000, "folder/inner": b"y"}
+    assert iso_files(iso_image("label", files)) == {"a": b"", "B-long.name": b"x" * 5000}
+
+
 def test_network_config_is_static_or_dhcp() -> None:
     """A NIC with addresses gets them; one without asks by DHCP; each is matched by its MAC."""
     nics = (
@@ -270,6 +306,28 @@ def test_network_config_is_static_or_dhcp() -> None:
     }
     assert config["ethernets"]["eth1"]["addresses"] == ["10.0.0.5/24"]
     assert config["ethernets"]["eth1"]["routes"] == [{"to": "0.0.0.0/0", "via": "10.0.0.1"}]
+
+
+def test_network_config_asks_for_each_family() -> None:
+    """A NIC asks by DHCP and DHCPv6 for what they give, and makes itself what follows from its MAC."""
+    mac = "02:00:00:00:00:01"
+    made, given = "fd00:2::ff:fe00:1", "fd00:1::5"
+    for told, asks in (
+        (("10.0.0.5",), {"dhcp4": True}),
+        (("10.0.0.5", given, made), {"dhcp4": True, "dhcp6": True, "accept-ra": True}),
+        ((made,), {"dhcp4": False, "accept-ra": True}),
+        ((given,), {"dhcp4": False, "dhcp6": True, "accept-ra": True}),
+    ):
+        found = network_config((SeedNic("eth0", mac, 1450, told=told),))["ethernets"]["eth0"]
+        assert {name: found[name] for name in found.keys() & {"dhcp4", "dhcp6", "accept-ra"}} == asks
+    nic = SeedNic("eth0", mac, 1450, told=("10.0.0.5", given, made))
+    files = config_drive_files(Seed("id-1", "web", (nic,)))
+    networks = json.loads(files["openstack/latest/network_data.json"])["networks"]
+    assert [(item["id"], item["type"], item["ip_address"]) for item in networks] == [
+        ("eth0-v4", "ipv4_dhcp", "10.0.0.5"),
+        ("eth0-v6", "ipv6_dhcpv6-stateful", given),
+        ("eth0-v6-2", "ipv6_slaac", made),
+    ]
 
 
 def test_meta_data() -> None:

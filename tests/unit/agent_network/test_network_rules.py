@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from kumulus_agent.network.groups import Chain
 from kumulus_agent.network.rules import BASE, Element, FirewallChange, FirewallState, parse
 
 STATE = FirewallState(
@@ -75,8 +78,30 @@ def test_foreign_rules_are_passed_over() -> None:
     assert parse(foreign) == FirewallState()
 
 
-def test_elements_in_finds_all_of_a_network() -> None:
-    """A network's elements are those of the interfaces that carry its number."""
-    assert STATE.elements_in(8) == {Element("zones", ("kt2",), 8)}
-    assert {e.set for e in STATE.elements_in(7)} == {"zones", "guests", "macs", "addresses"}
-    assert STATE.elements_in(9) == frozenset()
+def test_all_of_a_network_can_be_left_out() -> None:
+    """Without a network there is nothing left of its interfaces, chains and sets, and all of the others."""
+    rest = STATE.without(8)
+    assert STATE.elements - rest.elements == {Element("zones", ("kt2",), 8)}
+    assert {e.set for e in STATE.elements - STATE.without(7).elements} == {"zones", "guests", "macs", "addresses"}
+    assert STATE.without(9) == STATE.without(None) == STATE
+
+
+def test_ports_chains_survive_a_rebuild_with_their_rules() -> None:
+    """When the fixed rules are replaced, a port's chain comes back with the rules that were read, never empty."""
+    judged = Chain("ingress-7-aa", ([{"drop": None}],))
+    old = FirewallState("older", STATE.elements, STATE.zones, frozenset({judged}), frozenset({"members-7-bb"}))
+    listed = listing(FirewallChange(FirewallState(), old).transaction())
+    listed.append({"rule": {"family": "inet", "table": "kumulus", "chain": judged.name, "expr": [{"drop": None}]}})
+    found = replace(parse(listed), base="older")
+    commands = FirewallChange(found, replace(found, base=BASE)).transaction()["nftables"]
+    added = [command["add"]["rule"] for command in commands if "rule" in command.get("add", {})]
+    assert [rule["expr"] for rule in added if rule["chain"] == judged.name] == [[{"drop": None}]]
+
+
+def test_a_port_keeps_its_number() -> None:
+    """A port that has a number keeps it, and another gets one that nobody has."""
+    state = FirewallState(
+        BASE, frozenset({Element("zones", ("kt1",), 2 << 16 | 7), Element("zones", ("kt2",), 1 << 16 | 8)})
+    )
+    assert state.ports(["kt1", "kt3", "kt4"]) == {"kt1": 2, "kt3": 3, "kt4": 4}
+    assert state.zone_of("kt1") == 7

@@ -8,10 +8,10 @@ import pytest
 
 from kumulus_agent.network.state import HostInterface, NetworkDesired, PortDesired, Uplink
 from kumulus_agent.networks.plan import Here, network_desired
-from kumulus_agent.networks.reach import NetworkUnreached, mappings_of, reached, uplink_of
+from kumulus_agent.networks.reach import NetworkUnreached, mappings_of, overlay_obstacle, reached, uplink_of
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.start import failing_as
-from kumulus_agent.services.dnsmasq import told_servers
+from kumulus_agent.services.dnsmasq_files import told_servers
 from kumulus_agent.settings import AgentSettings
 from kumulus_api import Network
 from kumulus_api.provider import Provider, Segment, segment_claim_name
@@ -96,14 +96,24 @@ def test_no_tunnel_leads_to_a_provider_network() -> None:
     assert [record.name for record in desired.records] == ["web"]
 
 
+def test_an_overlay_carries_what_its_tunnels_do() -> None:
+    """A smaller MTU is told to guests; with a larger one the host refuses, and guests that run have what there is."""
+    spec = {"subnets": [{"name": "v4", "cidr": "10.0.0.0/24"}]}
+    here = Here("h1", "192.0.2.1", 1450)
+    for mtu, told in ((None, 1450), (1400, 1400), (1450, 1450), (1451, 1450)):
+        network = Network.model_validate({"spec": spec | ({"mtu": mtu} if mtu else {})})
+        assert network_desired(1, network, [], [], here).mtu == told
+        assert (overlay_obstacle(mtu, here.mtu) is not None) == (mtu == 1451)
+
+
 def test_guests_are_told_servers_that_they_reach() -> None:
     """Without DHCP there is no server here; with it, guests ask the subnet's DNS servers, or ours if it has none."""
-    assert make_desired(enableDHCP=False).subnet is None
-    own, given = make_desired().subnet, make_desired(dnsServers=["9.9.9.9"]).subnet
+    assert not make_desired(enableDHCP=False).served
+    own, given = make_desired(), make_desired(dnsServers=["9.9.9.9"])
     assert own is not None
     assert given is not None
-    assert [str(server) for server in told_servers(own)] == ["10.0.0.254"]
-    assert [str(server) for server in told_servers(given)] == ["9.9.9.9"]
+    assert [str(server) for server in told_servers(own.subnets[0], own)] == ["10.0.0.254"]
+    assert [str(server) for server in told_servers(given.subnets[0], given)] == ["9.9.9.9"]
 
 
 def test_claims_on_segments_have_names_of_their_own() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from kumulus_agent.networks.carried import restart_pause
+from kumulus_agent.networks.pauses import restart_pause
 from kumulus_agent.services.dnsmasq import unit, vni_of
 
 

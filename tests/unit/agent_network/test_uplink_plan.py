@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kumulus_agent.network.elements import elements
 from kumulus_agent.network.plan import (
     ChangeFirewall,
     CreateBridge,
@@ -19,7 +20,6 @@ from kumulus_agent.network.plan import (
     SetLink,
     Step,
     TakeInterface,
-    elements,
     plan,
     plan_removal,
 )
@@ -41,6 +41,11 @@ PORT = PortDesired("kt00000000001", "02:00:00:00:00:01", (IPv4Address("10.0.0.11
 SUBNET = SubnetDesired(IPv4Network("10.0.0.0/24"), IPv4Address("10.0.0.254"))
 
 
+def numbers(network: NetworkDesired) -> dict[str, int]:
+    """Number the ports of a network."""
+    return {port.tap: number for number, port in enumerate(network.ports, 1)}
+
+
 def make_network(**overrides: object) -> NetworkDesired:
     """Flat network 42 on eth1, with one port."""
     network = NetworkDesired(42, 1500, "192.0.2.1", ports=(PORT,), provider=True, uplink=Uplink("eth1"))
@@ -50,7 +55,7 @@ def make_network(**overrides: object) -> NetworkDesired:
 def make_observed(network: NetworkDesired, *links: Link, **interfaces: HostInterface) -> Observed:
     """A datapath with the network's rules and bridge, and these links and interfaces of the host."""
     bridge = Link(BRIDGE, "bridge", 1500, up=True)
-    state = FirewallState(BASE, frozenset(elements(network, 1)), frozenset({1}))
+    state = FirewallState(BASE, frozenset(elements(network, 1, numbers(network))), frozenset({1}))
     return Observed({link.name: link for link in (bridge, *links)}, firewall=state, interfaces=interfaces)
 
 
@@ -136,10 +141,13 @@ def test_a_vlan_is_made_on_the_interface() -> None:
 
 def test_the_outside_is_asked_for_addresses_only_where_kumulus_gives_none() -> None:
     """The uplink is kept apart from DHCP as the tunnel is, unless the physical network has a DHCP server of its own."""
-    with_dhcp, without = make_network(subnet=SUBNET), make_network()
-    sets = {element.set for element in elements(with_dhcp, 1) if element.interface == "eth1"}
-    assert sets == {"zones", "uplinks", "overlays"}
-    assert {element.set for element in elements(without, 1) if element.interface == "eth1"} == {"zones", "uplinks"}
+    with_dhcp, without = make_network(subnets=(SUBNET,)), make_network()
+    sets = {element.set for element in elements(with_dhcp, 1, numbers(with_dhcp)) if element.key[0] == "eth1"}
+    assert sets == {"zones", "uplinks", "overlays", "unasked4"}
+    assert {element.set for element in elements(without, 1, numbers(without)) if element.key[0] == "eth1"} == {
+        "zones",
+        "uplinks",
+    }
 
 
 @given(st.integers(1, (1 << 24) - 1), st.booleans(), st.text(max_size=200))

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from kumulus_agent.compute.errors import HypervisorUnavailable
 from kumulus_agent.compute.usage import DiskUsage, Usage, parse_usage
+from kumulus_agent.network.limits import Dropped
 from kumulus_agent.network.tap import Counters
-from kumulus_agent.networks.carried import HeldPort
+from kumulus_agent.networks.held import HeldPort
 from kumulus_agent.servers.usage_metrics import ServerUsageCollector
 
 WEB = "11111111-1111-4111-8111-111111111111"
@@ -35,10 +36,14 @@ class Host:
         """One tap."""
         return {"kt1": Counters(1, 2, 3, 4, 5, 6)}
 
+    async def dropped(self) -> dict[str, Dropped]:
+        """Of the one tap, and of one that nobody holds."""
+        return {"kt1": Dropped(spoofed=7, ingress=8), "kt9": Dropped(spoofed=9)}
+
 
 def make_collector(host: Any) -> ServerUsageCollector:
     """A collector on a host with one server of two interfaces, of which one is not plugged."""
-    ports = {"kt1": HeldPort("blue", "02:00:00:00:00:01"), "kt2": HeldPort("red", "02:00:00:00:00:02")}
+    ports = {"kt1": HeldPort("blue", "02:00:00:00:00:01", "web-a"), "kt2": HeldPort("red", "02:00:00:00:00:02")}
     keys = {WEB: ("demo", "web")}
     return ServerUsageCollector(host, host, keys, lambda _id: ports, asyncio.get_running_loop())
 
@@ -71,7 +76,13 @@ async def test_a_scrape_names_servers_and_leaves_out_strangers() -> None:
     assert 'kumulus_server_disk_written_bytes_total{device="vda",namespace="demo",server="web"} 20.0' in text
     network = 'mac="02:00:00:00:00:01",namespace="demo",network="blue",server="web"'
     assert f"kumulus_server_network_sent_bytes_total{{{network}}} 4.0" in text
-    assert "red" not in text
+    assert 'network="red"' not in text
+    port = 'port="web-a",project="demo"'
+    assert f'kumulus_port_receive_bytes_total{{{port},server="web"}} 1.0' in text
+    assert f'kumulus_port_transmit_packets_total{{{port},server="web"}} 5.0' in text
+    assert f'kumulus_port_dropped_packets_total{{{port},reason="spoofed",server="web"}} 7.0' in text
+    assert f'kumulus_port_dropped_packets_total{{{port},reason="ingress",server="web"}} 8.0' in text
+    assert text.count("kumulus_port_dropped_packets_total{") == 2
     assert text.count("kumulus_server_vcpus{") == 1
 
 

@@ -64,5 +64,5 @@ def test_service_address_examples() -> None:
     """It is the last usable address, or the one before it if the gateway is there."""
     assert str(service_address("10.0.0.0/24", "10.0.0.1")) == "10.0.0.254"
     assert str(service_address("10.0.0.0/24", "10.0.0.254")) == "10.0.0.253"
-    with pytest.raises(ValueError, match="is not an IPv4 network"):
-        service_address("fd00::/64", None)
+    assert str(service_address("fd00::/125", "fd00::1")) == "fd00::7"
+    assert str(service_address("fd00::/125", "fd00::7")) == "fd00::6"

@@ -42,5 +42,5 @@ def test_a_host_that_was_given_up_has_no_endpoints(*, decommissioned: bool, ther
     """Nobody sends to a host that never comes back."""
     server = Server.model_validate(make_assigned(Server, "web", "h1"))
     body = make_object(Host, "h1", decommissioned=decommissioned) | {"status": {"tunnelAddress": "192.0.2.1"}}
-    found = endpoints_of(("demo", "private"), [server], {"h1": Host.model_validate(body)})
+    found = endpoints_of(("demo", "private"), [server], {"h1": Host.model_validate(body)}, lambda *_: None)
     assert len(found) == there

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kumulus_api import FINALIZER, AddressClaim, Host, Kind, Network, Port, Project, Server, Volume
+from kumulus_api import FINALIZER, AddressClaim, Host, Kind, Network, Port, Project, SecurityGroup, Server, Volume
 from kumulus_api.testing import VOLUME_ID, make_assigned, make_object
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.servers.devices import change_devices
@@ -78,13 +78,21 @@ class Api:
         found = self.objects[kind.__name__, body["metadata"]["name"]]
         return self.put(kind, found | {"status": (found.get("status") or {}) | body["status"]})
 
+    async def patch_merge(self, kind: type[Kind], name: str, patch: Object, namespace: str | None = None) -> Object:
+        """Write fields of the spec, guarded by the version."""
+        self._write()
+        found = self.objects[kind.__name__, name]
+        if patch["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
+            raise Conflict(409, "Conflict", "")
+        return self.put(kind, found | {"spec": found["spec"] | patch["spec"]})
+
     async def delete(self, kind: type[Kind], name: str, namespace: str | None = None, uid: str | None = None) -> bool:
         """Remove an object."""
         self._write()
         return self.objects.pop((kind.__name__, name), None) is not None
 
 
-KINDS: tuple[type[Kind], ...] = (Project, Host, Network, AddressClaim, Volume, Port, Server)
+KINDS: tuple[type[Kind], ...] = (Project, Host, Network, AddressClaim, Volume, SecurityGroup, Port, Server)
 
 
 def begin(api: Api) -> Cloud:
@@ -124,7 +132,9 @@ def make_api(*, given: bool) -> Api:
     api.put(Server, server)
     owner = {"apiVersion": "kumulus.dev/v1alpha1", "kind": "Server", "name": "web", "uid": "Server-web"}
     for name, item in ports:
-        port = make_object(Port, name, addresses=None, assignment={"host": "h1", **_identity(item)})
+        port = make_object(
+            Port, name, addresses=None, securityGroups=None, assignment={"host": "h1", **_identity(item)}
+        )
         port["metadata"]["ownerReferences"] = [owner | {"controller": True}]
         api.put(Port, port)
     return api
@@ -195,6 +205,34 @@ async def test_attaching_goes_on_after_any_write(writes: int | None) -> None:
     api.left = 0
     await reconcile(api, cloud)  # nothing is left to be written
     assert len([kind for kind, _ in api.objects if kind == "AddressClaim"]) == 1
+
+
+@pytest.mark.parametrize("writes", [0, 1, None])
+async def test_other_groups_go_on_after_any_write(writes: int | None) -> None:
+    """Port and assignment: wherever it ends, the next one ends with both of them saying the groups."""
+    api = make_api(given=False)
+    group = make_object(SecurityGroup, "db") | {"status": READY}
+    api.put(SecurityGroup, group)
+    change(api, unplugged=False, networks=[ETH0 | {"securityGroups": [{"name": "db"}]}])
+    api.left = writes
+    if writes is not None:
+        with pytest.raises(Killed):
+            await reconcile(api, begin(api))
+    api.left = None
+    cloud = begin(api)
+    await reconcile(api, cloud)
+    assert api.objects["Port", "web-eth0"]["spec"]["securityGroups"] == [{"name": "db"}]
+    assert api.objects["Server", "web"]["spec"]["assignment"]["ports"][0]["securityGroups"] == ["db"]
+    assert [port.key for port in cloud.ports if port.key in cloud.users_of_group["demo", "db"]] == [
+        ("demo", "web-eth0")
+    ]
+    api.left = 0
+    await reconcile(api, cloud)  # nothing is left to be written
+    api.left = None
+    change(api, unplugged=False, networks=[ETH0])
+    await reconcile(api, begin(api))
+    assert api.objects["Port", "web-eth0"]["spec"]["securityGroups"] == []
+    assert "securityGroups" not in api.objects["Server", "web"]["spec"]["assignment"]["ports"][0]
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, None])

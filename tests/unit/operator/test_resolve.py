@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kumulus_api import Flavor, Image, KeyPair, Network, Port, Server, Volume
+from kumulus_api import Flavor, Image, KeyPair, Network, Port, SecurityGroup, Server, Volume
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.plan import scheduled_status, silent_status, waiting_status
 from kumulus_operator.servers.resolve import interests, resolve
@@ -41,7 +41,7 @@ def make_catalog(**left_out):
         ),
     }
     kinds = {"flavors": Flavor, "images": Image, "key_pairs": KeyPair, "networks": Network, "ports": Port}
-    views = {name: View(kind) for name, kind in (kinds | {"volumes": Volume}).items()}
+    views = {name: View(kind) for name, kind in (kinds | {"volumes": Volume, "security_groups": SecurityGroup}).items()}
     by_kind = {view.kind: view for view in views.values()}
     for label, (kind, namespace, name, spec, status) in bodies.items():
         if left_out.get(label, True):
@@ -55,6 +55,16 @@ def make_server(**spec):
     wanted = {"flavor": {"name": "small"}, "image": {"name": "tiny"}} | spec
     metadata = {"name": "web", "namespace": "demo", "uid": "u", "generation": 1}
     return Server.model_validate({"metadata": metadata, "spec": wanted})
+
+
+def test_a_server_is_put_on_no_external_network_unasked():
+    """A network that routers and floating IPs take addresses from is not the one that is meant when none is named."""
+    catalog = make_catalog()
+    spec = {"external": True, "subnets": [{"name": "v4", "cidr": "203.0.113.0/24"}]}
+    metadata = {"name": "public", "namespace": "demo", "uid": "public", "resourceVersion": "1"}
+    catalog.networks.put({"metadata": metadata, "spec": spec, "status": {"vni": 5001, "conditions": READY}})
+    resolved = resolve(make_server(), catalog)
+    assert [item.network.metadata.name for item in resolved.interfaces] == ["net"]
 
 
 def refusal_of(server, catalog):
@@ -81,6 +91,11 @@ def test_the_only_network_is_the_default():
         (None, {"networks": [{"name": "a", "port": {"name": "p"}}]}, "PortNotFound"),
         (None, {"networks": [{"name": "a", "network": {"name": "net"}, "address": "10.0.0.255"}]}, "AddressInvalid"),
         (None, {"networks": [{"name": "a", "network": {"name": "net", "namespace": "other"}}]}, "NetworkNotFound"),
+        (
+            None,
+            {"networks": [{"name": "a", "network": {"name": "net"}, "securityGroups": [{"name": "web"}]}]},
+            "SecurityGroupNotFound",
+        ),
     ],
 )
 def test_each_missing_reference_is_named(left_out, spec, reason):

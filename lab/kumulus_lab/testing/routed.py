@@ -1,0 +1,364 @@
+"""Hosts whose agents carry networks and routers, with namespaces as guests and one as the world outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+from typing import Any
+
+from kumulus_agent.network.command import run
+from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.groups import GroupKey, SecurityGroup
+from kumulus_agent.network.namespace import within
+from kumulus_agent.network.state import NetworkDesired, PortDesired
+from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.physical import PhysicalNetworks
+from kumulus_agent.networks.plan import Here
+from kumulus_agent.routers.here import RoutersHere
+from kumulus_agent.routers.paths import RouterPaths
+from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_lab.testing.speakers import Speaker
+from kumulus_lab.testing.watched_objects import WatchedObjects
+
+OUTSIDE = IPv4Address("203.0.113.1")
+EXTERNAL = NetworkKey("public", "internet", 0x7E)
+
+
+class JudgingDatapath:
+    """A host's datapath whose ports have groups, as another part of the agent gives them to networks."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        self._datapath = datapath
+        self.groups: dict[GroupKey, SecurityGroup] = {}
+        self.of_port: dict[str, frozenset[GroupKey]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._datapath, name)
+
+    async def ensure_network(self, desired: NetworkDesired) -> list[Any]:
+        """Make the network, its ports judged."""
+        ports = tuple(replace(port, groups=self.of_port.get(port.tap)) for port in desired.ports)
+        return await self._datapath.ensure_network(replace(desired, ports=ports, groups=self.groups))
+
+
+@dataclass
+class Node:
+    """A host with the parts of an agent that know of routers."""
+
+    host: Any
+    api: WatchedObjects
+    datapath: Any = None
+    networks: Any = None
+    routers: Any = None
+    tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its routers' namespaces begin with."""
+        return f"{self.host.name}-kr"
+
+    def start(self, held: dict[str, DesiredPort] | None = None) -> None:
+        """Begin as an agent does that finds what is there; `held` are the ports of the guests that run."""
+        self.datapath = JudgingDatapath(self.host.datapath)
+        physical = PhysicalNetworks(self.host.datapath, lambda: {"physnet1": "phys"}, lambda: None)
+        here = Here(self.host.name, self.host.address, 1450)
+        self.networks = CarriedNetworks(self.api, self.datapath, here, physical.look)  # type: ignore[arg-type]
+        self.routers = RoutersHere(self.api, RouterPaths(self.host.datapath, self.prefix), self.networks, here)  # type: ignore[arg-type]
+        for instance, port in (held or {}).items():
+            self.networks.hold(instance, instance, [port])
+        self.tasks = [
+            asyncio.create_task(self.routers.follow()),
+            asyncio.create_task(self.networks.queue.run(self.networks.reconcile, 2)),
+            asyncio.create_task(self.routers.queue.run(self.routers.reconcile, 2)),
+        ]
+
+    async def stop(self) -> None:
+        """End the agent; all that it made stays."""
+        self.networks.queue.stop()
+        self.routers.queue.stop()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.networks.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is waiting or under way."""
+        queues = (self.networks.queue, self.routers.queue)
+        return any(queue._dirty or queue._processing for queue in queues)  # noqa: SLF001 - a queue has no event for rest
+
+    async def shown(self) -> dict[str, Any]:
+        """All that is in the namespaces of bridges and routers: links, addresses, routes, neighbours, rules."""
+        listed = json.loads(await run(("ip", "-json", "netns", "list")) or b"[]")
+        names = [item["name"] for item in listed if item["name"].startswith((self.host.namespace, self.prefix))]
+        return {name: await _shown(name) for name in sorted(names)}
+
+
+async def _shown(name: str) -> dict[str, Any]:
+    where = ("ip", "-netns", name, "-json")
+    links = json.loads(await run((*where, "-details", "link", "show")))
+    addresses = json.loads(await run((*where, "address", "show")))
+    routes = await run(("ip", "-netns", name, "route", "show", "table", "all"))
+    rules = await run(("ip", "-netns", name, "rule", "show"))
+    neighbours = await run((*where, "neighbour", "show", "nud", "permanent"))
+    ruleset = await run(("ip", "netns", "exec", name, "nft", "--handle", "list", "ruleset"))
+    kept = ("ifname", "address", "mtu", "master", "operstate", "ifindex")
+    return {
+        "links": sorted(str({key: link.get(key) for key in kept}) for link in links),
+        "addresses": sorted(str(link["addr_info"]) for link in addresses),
+        "routes": sorted(routes.decode().splitlines()),
+        "rules": sorted(rules.decode().splitlines()),
+        "neighbours": sorted(str(item) for item in json.loads(neighbours or b"[]")),
+        "nft": ruleset.decode(),
+    }
+
+
+@dataclass
+class Guest(Speaker):
+    """A namespace that stands in for a server."""
+
+    port: DesiredPort
+    node: Node
+    gateway: IPv4Address
+
+    @property
+    def address(self) -> IPv4Address:
+        """Its address."""
+        return IPv4Address(self.port.addresses[0])
+
+    @property
+    def address6(self) -> IPv6Address:
+        """Its IPv6 address."""
+        return IPv6Address(self.port.addresses[1])
+
+
+@dataclass
+class RoutedCloud:
+    """Networks, routers, floating addresses and guests, as an operator would decide and agents make them."""
+
+    api: WatchedObjects
+    nodes: list[Node]
+    outside: Speaker
+    guests: dict[str, Guest] = field(default_factory=dict)
+    networks: dict[str, tuple[NetworkKey, str]] = field(default_factory=dict)
+    external: NetworkKey = EXTERNAL
+    """Where routers lead that are made from now on."""
+    outer: list[tuple[NetworkKey, Any]] = field(default_factory=list)
+    """Endpoints of routers and floating addresses in an external overlay."""
+
+    def node(self, host: str) -> Node:
+        """The host whose name ends so."""
+        return next(node for node in self.nodes if node.host.name.endswith(f"-{host}"))
+
+    def network(self, name: str, vni: int, cidr: str, *, dhcp: bool = False) -> NetworkKey:
+        """Make a network with a subnet."""
+        key, gateway = NetworkKey("red", name, vni), str(ip_interface(cidr).network[1])
+        self.networks[name] = (key, cidr)
+        self.api.put(
+            "Network", name, {"subnets": [{"name": "v4", "cidr": cidr, "gateway": gateway, "enableDHCP": dhcp}]}
+        )
+        self._endpoints(name)
+        return key
+
+    def _endpoints(self, network: str) -> None:
+        key, _ = self.networks[network]
+        endpoints = [
+            {
+                "port": name,
+                "mac": guest.port.mac,
+                "addresses": list(guest.port.addresses),
+                "host": guest.node.host.name,
+                "tunnelAddress": guest.node.host.address,
+                "hostname": name,
+            }
+            for name, guest in sorted(self.guests.items())
+            if guest.port.network == key
+        ]
+        endpoints += [endpoint for where, endpoint in self.outer if where == key]
+        self.api.put(
+            "NetworkEndpoints", f"{key.name}-1", {"network": {"name": key.name}, "vni": key.vni, "endpoints": endpoints}
+        )
+
+    async def boot(self, name: str, host: str, network: str, *addresses: str) -> Guest:
+        """Start a guest with a port of an IPv4 address, and perhaps of IPv6 addresses in a network of 64 bits."""
+        address, *more = addresses
+        node, (key, cidr), number = self.node(host), self.networks[network], len(self.guests) + 1
+        port = DesiredPort(
+            "eth0", name, key, f"02:00:00:{key.vni & 255:02x}:00:{number:02x}", addresses, f"kt{number:011x}"
+        )
+        node.networks.hold(name, name, [port])
+        await node.networks.ensure([key])
+        desired = PortDesired(port.tap, port.mac, tuple(map(ip_address, addresses)), name)
+        machine = await node.host.boot(desired, key.vni)
+        gateway = next(iter(ip_interface(cidr).network.hosts()))
+        guest = self.guests[name] = Guest(machine.namespace, port, node, IPv4Address(str(gateway)))
+        length = cidr.partition("/")[2]
+        await guest.run("ip", "address", "add", f"{address}/{length}", "dev", "eth0")
+        await guest.run("ip", "route", "add", "default", "via", str(gateway))
+        for other in more:
+            await guest.run("ip", "address", "add", f"{other}/64", "dev", "eth0", "nodad")
+        self._endpoints(network)
+        return guest
+
+    async def halt(self, name: str) -> None:
+        """End a guest, and its port with it."""
+        guest = self.guests.pop(name)
+        await guest.node.datapath.unplug(guest.port.tap)
+        await guest.node.networks.release(name)
+        await run(("ip", "netns", "delete", guest.namespace))
+        self._endpoints(guest.port.network.name)
+
+    def router(
+        self,
+        name: str,
+        *networks: str,
+        gateway: str | None = None,
+        address: str = "203.0.113.2",
+        snat: bool = True,
+        routes: tuple[tuple[str, str], ...] = (),
+        hosts: tuple[int, ...] = (),
+    ) -> str:
+        """Make a router between networks; `gateway` is the host that leads outside."""
+        router_id = f"00000000-0000-4000-8000-{sum(name.encode()):012d}"
+        interfaces = []
+        for number, network in enumerate(networks):
+            key, cidr = self.networks[network]
+            subnet = ip_interface(cidr).network
+            own = subnet[hosts[number] if hosts else 1]
+            interfaces.append(
+                {
+                    "name": network,
+                    "network": key.name,
+                    "networkNamespace": key.namespace,
+                    "vni": key.vni,
+                    "mac": f"0e:{sum(name.encode()) & 255:02x}:00:00:00:{number + 1:02x}",
+                    "addresses": [f"{own}/{subnet.prefixlen}"],
+                }
+            )
+        assignment: dict[str, Any] = {"routerID": router_id, "interfaces": interfaces}
+        assignment["routes"] = [{"destination": to, "nextHop": hop} for to, hop in routes]
+        if gateway is not None:
+            host = self.node(gateway).host
+            assignment["gateway"] = {
+                "network": self.external.name,
+                "networkNamespace": self.external.namespace,
+                "vni": self.external.vni,
+                "mac": f"0e:{sum(name.encode()) & 255:02x}:00:00:00:ee",
+                "addresses": [f"{address}/24"],
+                "nextHops": [str(OUTSIDE)],
+                "enableSNAT": snat,
+                "host": host.name,
+                "tunnelAddress": host.address,
+            }
+        self.api.put("Router", name, {"assignment": assignment})
+        return router_id
+
+    def floating(
+        self,
+        name: str,
+        address: str,
+        router_id: str,
+        host: str,
+        *,
+        fixed: str | None = None,
+        forwardings: tuple[tuple[str, int, str, int], ...] = (),
+    ) -> None:
+        """Make a floating address, translated on a host."""
+        assignment = {
+            "floatingIPID": "00000000-0000-4000-8000-0000000000ff",
+            "address": address,
+            "mac": f"0e:00:00:00:01:{IPv4Address(address).packed[3]:02x}",
+            "network": self.external.name,
+            "networkNamespace": self.external.namespace,
+            "vni": self.external.vni,
+            "routerID": router_id,
+            "host": self.node(host).host.name,
+            "fixedAddress": fixed,
+            "forwardings": [
+                {"protocol": protocol, "externalPort": port, "address": to, "internalPort": to_port}
+                for protocol, port, to, to_port in forwardings
+            ],
+        }
+        self.api.put("FloatingIP", name, {"assignment": assignment})
+
+    def told(self, host: str, mac: str, address: str) -> None:
+        """Tell of a router's or floating address in an external overlay, as an operator does."""
+        node = self.node(host).host
+        endpoint = {"port": f"router.{address}", "mac": mac, "addresses": [address], "host": node.name}
+        endpoint |= {"tunnelAddress": node.address, "hostname": f"ip-{address.replace('.', '-')}"}
+        self.outer.append((self.external, endpoint))
+        self._endpoints(self.external.name)
+
+    async def settled(self) -> None:
+        """Wait until the agents have nothing left to do."""
+        async with asyncio.timeout(20):
+            quiet = 0
+            while quiet < 3:
+                await asyncio.sleep(0.02)
+                quiet = 0 if any(node.busy for node in self.nodes) else quiet + 1
+
+
+@contextlib.asynccontextmanager
+async def routed_cloud(prefix: str, hosts: tuple[Any, ...]) -> AsyncIterator[RoutedCloud]:
+    """Cable the hosts' interfaces `phys` to a switch with the outside, and start their agents."""
+    switch = Speaker(f"{prefix}-out")
+    await run(("ip", "netns", "add", switch.namespace))
+    await switch.run("ip", "link", "set", "lo", "up")
+    await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
+    for number, host in enumerate(hosts):
+        cable = ("link", "add", f"p{number}", "type", "veth", "peer", "name", "phys", "netns", host.name)
+        await switch.run("ip", *cable)
+        await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
+        await run(("ip", "-netns", host.name, "link", "set", "phys", "up"))
+    await switch.run("ip", "address", "add", f"{OUTSIDE}/24", "dev", "switch")
+    await switch.run("ip", "link", "set", "switch", "up")
+    api = WatchedObjects()
+    spec = {
+        "type": "Provider",
+        "provider": {"physicalNetwork": "physnet1"},
+        "subnets": [{"name": "v4", "cidr": "203.0.113.0/24", "gateway": str(OUTSIDE), "enableDHCP": False}],
+    }
+    api.put("Network", EXTERNAL.name, spec, EXTERNAL.namespace)
+    cloud = RoutedCloud(api, [Node(host, api) for host in hosts], switch)
+    for node in cloud.nodes:
+        node.start()
+    try:
+        yield cloud
+    finally:
+        for machine in (cloud.outside, *cloud.guests.values()):
+            machine.hang_up()
+        for node in cloud.nodes:
+            await node.stop()
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Wait for what the kernel tells nobody of."""
+    async with asyncio.timeout(seconds):
+        while not await holds():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.05)
+
+
+@contextlib.contextmanager
+def captured(machine: str, link: str) -> Iterator[Callable[[float], list[bytes]]]:
+    """Capture the frames that a link of a namespace sees; what is given returns those so far."""
+    every = socket.htons(3)
+    packets = within(machine, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, every))
+    with packets:
+        within(machine, lambda: packets.bind((link, 3)))
+
+        def frames(seconds: float = 0.0) -> list[bytes]:
+            found, end = [], time.monotonic() + seconds
+            while True:
+                packets.settimeout(max(0.001, end - time.monotonic()))
+                try:
+                    found.append(packets.recv(4096))
+                except (TimeoutError, BlockingIOError):
+                    return found
+
+        yield frames

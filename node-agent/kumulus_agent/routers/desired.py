@@ -1,0 +1,290 @@
+"""What routers should be on this host: pure functions of what the operator has assigned, and of what is here.
+
+A router is on each host that has a port in one of its networks, on its gateway's host, and where floating addresses of
+it are translated. It has all its networks there: whatever comes from a port here is routed here.
+
+What leaves by the external network, and has no floating address here, is sent on to the gateway's host through the
+network of the router's first interface: to the MAC of the gateway, which is that of a further link there. IPv6 is
+routed between a router's own networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2s
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address, ip_interface, ip_network
+
+from kumulus_agent.network import names
+from kumulus_agent.network.state import Neighbour as Forward
+from kumulus_agent.network.state import RouterPort
+from kumulus_agent.networks.plan import Here, NetworkFacts
+from kumulus_agent.routers.state import (
+    PREFERENCE_DEFAULT,
+    PREFERENCE_FLOATING,
+    TABLE_OUT,
+    TABLE_TRANSIT,
+    TRANSIT_ADDRESS,
+    Address,
+    Floating,
+    Forwarding,
+    Join,
+    Neighbour,
+    PolicyRule,
+    Route,
+    RouterDesired,
+    Translation,
+)
+from kumulus_agent.servers.desired import NetworkKey
+from kumulus_api.floating_ip import FloatingIPAssignment
+from kumulus_api.router import AssignedGateway, AssignedInterface, RouterAssignment
+
+_MAIN = 254
+_ANYWHERE = "0.0.0.0/0"
+
+
+@dataclass(frozen=True)
+class HereRouter:
+    """A router that something on this host uses.
+
+    Attributes:
+        here: this host.
+        assignment: the router as the operator has decided it.
+        floating: floating addresses that are translated here.
+    """
+
+    here: Here
+    assignment: RouterAssignment
+    floating: tuple[FloatingIPAssignment, ...] = ()
+
+    @property
+    def leads(self) -> bool:
+        """Whether the gateway is here."""
+        gateway = self.assignment.gateway
+        return gateway is not None and gateway.host == self.here.host
+
+    @property
+    def out(self) -> bool:
+        """Whether something leaves here by the external network."""
+        return self.assignment.gateway is not None and (self.leads or bool(self.floating))
+
+    @property
+    def first(self) -> AssignedInterface | None:
+        """The interface through whose network the gateway's host is reached; the same on all hosts."""
+        found = [interface for interface in self.assignment.interfaces if _ipv4(interface.addresses)]
+        return min(found, key=lambda interface: interface.name, default=None)
+
+    def link(self, interface: AssignedInterface | str) -> str:
+        """Name the link of an interface, "external" or "transit"."""
+        what = interface if isinstance(interface, str) else f"interface/{interface.name}"
+        return names.router_link(self.assignment.router_id, what)
+
+    @property
+    def external_mac(self) -> str:
+        """The router's MAC in the external network: one of this host's where the gateway is not."""
+        gateway = self.assignment.gateway
+        if gateway is not None and self.leads:
+            return gateway.mac
+        digest = blake2s(f"{self.assignment.router_id}/{self.here.host}".encode(), digest_size=5).digest()
+        return "02:" + ":".join(f"{byte:02x}" for byte in digest)
+
+    def networks(self) -> frozenset[NetworkKey]:
+        """Give the networks that the router needs here."""
+        assignment = self.assignment
+        joined: list[AssignedInterface | AssignedGateway] = list(assignment.interfaces)
+        if assignment.gateway is not None and self.out:
+            joined.append(assignment.gateway)
+        return frozenset(NetworkKey(item.network_namespace, item.network, item.vni) for item in joined)
+
+    def ports(self) -> Iterator[tuple[int, RouterPort]]:
+        """Yield the links at networks' bridges, with the network's number."""
+        for interface in self.assignment.interfaces:
+            yield interface.vni, RouterPort(self.link(interface), interface.mac)
+        gateway = self.assignment.gateway
+        if gateway is not None and self.out:
+            yield gateway.vni, RouterPort(self.link("external"), self.external_mac, distributed=False)
+        if gateway is not None and self.leads and self.first is not None:
+            yield self.first.vni, RouterPort(self.link("transit"), gateway.mac, distributed=False)
+
+    def transit(self) -> Iterator[tuple[int, Forward]]:
+        """Yield where the gateway's MAC is, with the number of the network through which it is reached."""
+        gateway = self.assignment.gateway
+        if gateway is not None and not self.leads and self.first is not None:
+            yield self.first.vni, (gateway.mac, gateway.tunnel_address)
+
+
+def routers_here(
+    assignments: Iterable[RouterAssignment],
+    floating: Iterable[FloatingIPAssignment],
+    with_ports: Collection[int],
+    here: Here,
+) -> dict[str, HereRouter]:
+    """Say which routers this host needs, by their ids.
+
+    Args:
+        assignments: of all routers.
+        floating: the floating addresses of this host.
+        with_ports: numbers of the networks that have a port here.
+        here: this host.
+    """
+    known = {assignment.router_id: assignment for assignment in assignments}
+    bound: dict[str, list[FloatingIPAssignment]] = {}
+    for item in floating:
+        router = known.get(item.router_id or "")
+        if router is not None and router.gateway is not None and router.gateway.vni == item.vni and item.host:
+            bound.setdefault(router.router_id, []).append(item)
+    needed = {
+        router_id
+        for router_id, item in known.items()
+        if router_id in bound
+        or (item.gateway is not None and item.gateway.host == here.host)
+        or any(interface.vni in with_ports for interface in item.interfaces)
+    }
+    needed = _with_next_hops(needed, known)
+    return {
+        router_id: HereRouter(
+            here, known[router_id], tuple(sorted(bound.get(router_id, ()), key=lambda item: item.address))
+        )
+        for router_id in sorted(needed)
+    }
+
+
+def _with_next_hops(needed: set[str], known: Mapping[str, RouterAssignment]) -> set[str]:
+    """Add the routers that static routes of these lead to: each is on every host, and asked on this one."""
+    at = {
+        (interface.vni, ip_interface(address).ip): router_id
+        for router_id, item in known.items()
+        for interface in item.interfaces
+        for address in interface.addresses
+    }
+    found, looked = set(needed), set[str]()
+    while found - looked:
+        router = known[(found - looked).pop()]
+        looked.add(router.router_id)
+        hops = [ip_address(route.next_hop) for route in router.routes]
+        asked = (at.get((interface.vni, hop)) for interface in router.interfaces for hop in hops)
+        found |= {router_id for router_id in asked if router_id is not None}
+    return found
+
+
+def router_desired(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> RouterDesired:
+    """Say what the router should be here.
+
+    Args:
+        router: the router.
+        networks: by number, all that `router.networks` names.
+    """
+    assignment = router.assignment
+    joins = frozenset(Join(port.name, names.bridge(vni), port.mac, networks[vni].mtu) for vni, port in router.ports())
+    return RouterDesired(
+        router_id=assignment.router_id,
+        joins=joins,
+        addresses=frozenset(_own(router)),
+        external=frozenset(Address(router.link("external"), f"{address}/32") for address in _outside(router)),
+        neighbours=frozenset(_neighbours(router, networks)),
+        routes=frozenset({(route.table, route.destination): route for route in _routes(router)}.values()),
+        policy=frozenset(_policy(router)),
+        translation=_translation(router),
+    )
+
+
+def _own(router: HereRouter) -> Iterator[Address]:
+    for interface in router.assignment.interfaces:
+        for address in map(ip_interface, interface.addresses):
+            yield Address(router.link(interface), str(address))
+
+
+def _outside(router: HereRouter) -> set[str]:
+    """Give the addresses that are this host's in the external network."""
+    gateway = router.assignment.gateway
+    own = {str(address.ip) for address in _ipv4(gateway.addresses)} if gateway and router.leads else set()
+    return own | ({item.address for item in router.floating if "." in item.address} if router.out else set())
+
+
+def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Iterator[Neighbour]:
+    for interface in router.assignment.interfaces:
+        own = [ip_interface(address) for address in interface.addresses]
+        for text, mac in networks[interface.vni].neighbours:
+            address = ip_address(text)
+            if any(address in at.network and address != at.ip for at in own):
+                yield Neighbour(router.link(interface), str(address), mac)
+    gateway = router.assignment.gateway
+    if gateway is not None and not router.leads and router.first is not None:
+        yield Neighbour(router.link(router.first), TRANSIT_ADDRESS, gateway.mac)
+
+
+def _routes(router: HereRouter) -> Iterator[Route]:
+    """Yield routes; a later one takes the place of an earlier one with its destination."""
+    gateway, external = router.assignment.gateway, router.link("external")
+    if gateway is not None and router.out:
+        for address in _ipv4(gateway.addresses):
+            yield Route(TABLE_OUT, str(address.network), external)
+        yield from (Route(TABLE_OUT, _ANYWHERE, external, hop) for hop in gateway.next_hops if "." in hop)
+    yield from _by_transit(router, _ANYWHERE)
+    for route in router.assignment.routes:
+        hop, destination = ip_address(route.next_hop), ip_network(route.destination, strict=False)
+        if hop.version == destination.version:
+            yield from _static(router, str(destination), hop)
+
+
+def _by_transit(router: HereRouter, destination: str) -> Iterator[Route]:
+    if router.assignment.gateway is not None and not router.leads and router.first is not None:
+        yield Route(TABLE_TRANSIT, destination, router.link(router.first), TRANSIT_ADDRESS)
+
+
+def _static(router: HereRouter, destination: str, hop: IPv4Address | IPv6Address) -> Iterator[Route]:
+    through, gateway = _through(router, hop), router.assignment.gateway
+    if through is not None:
+        yield Route(_MAIN, destination, through, str(hop))
+    elif gateway is not None and any(hop in address.network for address in _ipv4(gateway.addresses)):
+        if router.out:
+            yield Route(TABLE_OUT, destination, router.link("external"), str(hop))
+        yield from _by_transit(router, destination)
+
+
+def _through(router: HereRouter, hop: IPv4Address | IPv6Address) -> str | None:
+    for interface in router.assignment.interfaces:
+        if any(hop in address.network and hop != address.ip for address in map(ip_interface, interface.addresses)):
+            return router.link(interface)
+    return None
+
+
+def _policy(router: HereRouter) -> Iterator[PolicyRule]:
+    if router.out:
+        leaving = {item.fixed_address for item in router.floating if item.fixed_address} | _outside(router)
+        for source in leaving:
+            if "." in source:
+                yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source)
+    if router.leads:
+        yield PolicyRule(PREFERENCE_DEFAULT, TABLE_OUT)
+    elif router.assignment.gateway is not None and router.first is not None:
+        yield PolicyRule(PREFERENCE_DEFAULT, TABLE_TRANSIT)
+
+
+def _translation(router: HereRouter) -> Translation:
+    gateway = router.assignment.gateway
+    if gateway is None or not router.out:
+        return Translation()
+    own = next((str(address.ip) for address in _ipv4(gateway.addresses)), "") if gateway.snat else ""
+    subnets = {a.network for interface in router.assignment.interfaces for a in _ipv4(interface.addresses)}
+    return Translation(
+        external=router.link("external"),
+        internal=tuple(str(network) for network in sorted(subnets)),
+        source=own if router.leads else "",
+        hairpin=own,
+        floating=frozenset(
+            Floating(item.address, item.fixed_address)
+            for item in router.floating
+            if item.fixed_address and "." in item.fixed_address
+        ),
+        forwardings=frozenset(
+            Forwarding(f.protocol.lower(), item.address, f.external_port, f.address, f.internal_port)
+            for item in router.floating
+            for f in item.forwardings
+            if "." in f.address
+        ),
+    )
+
+
+def _ipv4(addresses: Iterable[str]) -> list[IPv4Interface]:
+    return [found for found in map(ip_interface, addresses) if isinstance(found, IPv4Interface)]

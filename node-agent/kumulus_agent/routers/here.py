@@ -1,0 +1,229 @@
+"""The routers that this host needs, kept equal to what the API says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from kumulus_agent.network.state import Neighbour, RouterPort
+from kumulus_agent.networks.carried import CarriedNetworks
+from kumulus_agent.networks.plan import Here, NetworkFacts
+from kumulus_agent.routers.desired import HereRouter, router_desired, routers_here
+from kumulus_agent.routers.paths import RouterPaths
+from kumulus_agent.routers.state import RouterDesired
+from kumulus_agent.servers.desired import NetworkKey
+from kumulus_api.floating_ip import FloatingIP, FloatingIPAssignment
+from kumulus_api.router import Router, RouterAssignment
+from kumulus_runtime.api_client import KubeClient
+from kumulus_runtime.workqueue import Retry, WorkQueue
+
+_log = structlog.stdlib.get_logger(__name__)
+_COMPARE_SECONDS = 120.0
+_RETRY_SECONDS = 5.0
+_Object = tuple[str, str]
+
+
+class RoutersHere:
+    """Keeps the routers of this host, and has their networks carried.
+
+    A router is here while something here uses it; a watch that is interrupted takes nothing away.
+
+    Args:
+        client: to reach the API server.
+        paths: the actuator.
+        networks: those of this host, which ask what routers need of them.
+        here: this host.
+    """
+
+    def __init__(self, client: KubeClient, paths: RouterPaths, networks: CarriedNetworks, here: Here) -> None:
+        self._here = here
+        self._client = client
+        self._paths = paths
+        self._networks = networks
+        self._routers: dict[_Object, RouterAssignment] = {}
+        self._floating: dict[_Object, FloatingIPAssignment] = {}
+        self._synced = {Router: asyncio.Event(), FloatingIP: asyncio.Event()}
+        self._needed: dict[str, HereRouter] = {}
+        self._with_ports: frozenset[int] = frozenset()
+        self._applied: dict[str, RouterDesired] = {}
+        self._joined: dict[str, frozenset[int]] = {}
+        """By router, networks that were carried for it."""
+        self.known = asyncio.Event()
+        self.queue: WorkQueue[str] = WorkQueue("routers")
+        networks.routed = self
+
+    def ports(self, vni: int) -> tuple[RouterPort, ...]:
+        """Give the links of routers to the network."""
+        return tuple(port for router in self._needed.values() for number, port in router.ports() if number == vni)
+
+    def transits(self, vni: int) -> frozenset[Neighbour]:
+        """Give where gateways are that are reached through the network."""
+        return frozenset(
+            forward for router in self._needed.values() for number, forward in router.transit() if number == vni
+        )
+
+    def uses(self, vni: int) -> bool:
+        """Tell whether a router here needs the network; as long as that is not known, one may."""
+        return not self.known.is_set() or any(vni in _numbers(router.networks()) for router in self._needed.values())
+
+    def joined(self, vni: int) -> frozenset[int]:
+        """Give the other networks that routers here join to the network."""
+        interfaces = ({item.vni for item in router.assignment.interfaces} for router in self._needed.values())
+        return frozenset(number for found in interfaces if vni in found for number in found - {vni})
+
+    def ports_changed(self) -> None:
+        """Take note that other networks than before have ports here."""
+        if self._networks.with_ports != self._with_ports:
+            self._look()
+
+    def _look(self) -> None:
+        """Find out which routers this host needs, and have what differs looked at."""
+        if not self.known.is_set():
+            return
+        former, self._with_ports = self._needed, self._networks.with_ports
+        self._needed = routers_here(self._routers.values(), self._floating.values(), self._with_ports, self._here)
+        for router_id in former.keys() | self._needed.keys():
+            before, now = former.get(router_id), self._needed.get(router_id)
+            if before != now:
+                for vni in _changed_networks(before, now):
+                    self._networks.queue.add(vni)
+                self.queue.add(router_id)
+
+    def network_changed(self, vni: int) -> None:
+        """Have the routers of a network looked at, whose ports are others now."""
+        for router_id, router in self._needed.items():
+            if vni in _numbers(router.networks()):
+                self.queue.add(router_id)
+
+    async def follow(self) -> None:
+        """Watch routers, and the floating addresses of this host; never returns."""
+        selector = f"spec.assignment.host={self._here.host}"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(Router, "", self._routers, RouterAssignment))
+            group.create_task(self._follow(FloatingIP, selector, self._floating, FloatingIPAssignment))
+            group.create_task(self._keep_comparing())
+            group.create_task(self._paths.keep_advertising())
+
+    async def reconcile(self, router_id: str) -> None:
+        """Make one router as it should be, or remove it.
+
+        Raises:
+            NetworkError: the kernel refused.
+            Retry: a network cannot be had; the rest of the router is there.
+        """
+        router = self._needed.get(router_id)
+        if router is None:
+            await self._remove(router_id)
+            return
+        wanted = router.networks()
+        joined = self._joined.get(router_id, frozenset()) | _numbers(wanted)
+        self._joined[router_id] = joined
+        failures = await self._carry(wanted, router_id)
+        facts = {key.vni: facts for key in wanted if (facts := self._networks.facts(key.vni)) is not None}
+        desired = router_desired(_within(router, facts), facts)
+        if desired != self._applied.get(router_id):
+            former = self._applied.pop(router_id, None)
+            steps = await self._paths.ensure(desired, former)
+            self._paths.advertise(desired, again=former is None and bool(steps))
+            self._applied[router_id] = desired
+            # Neighbours are as many as ports: one line tells of all.
+            if steps:
+                _log.info("router changed", router=router_id, steps=dict(Counter(type(s).__name__ for s in steps)))
+        for vni in joined - _numbers(wanted):
+            await self._networks.leave(vni)
+        self._joined[router_id] = _numbers(wanted)
+        if failures:
+            raise Retry(_RETRY_SECONDS, failures[0])
+
+    async def sweep(self) -> None:
+        """Remove what is left of routers that nothing on this host uses."""
+        if not self.known.is_set():
+            return
+        for name in await self._paths.sweep(self._needed.keys()):
+            _log.info("removed a router that nothing here uses", namespace=name)
+
+    async def _remove(self, router_id: str) -> None:
+        self._applied.pop(router_id, None)
+        if await self._paths.remove(router_id):
+            _log.info("removed a router that nothing here uses", router=router_id)
+        for vni in self._joined.get(router_id, frozenset()):
+            await self._networks.leave(vni)
+        self._joined.pop(router_id, None)
+
+    async def _carry(self, wanted: Iterable[NetworkKey], router_id: str) -> list[str]:
+        """Have the networks here; return why some cannot be."""
+        keys = sorted(wanted, key=lambda key: key.vni)
+        outcomes = await asyncio.gather(
+            *(self._networks.ensure([key], running=True) for key in keys), return_exceptions=True
+        )
+        failures = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseExceptionGroup):
+                failures += [str(reason) for reason in outcome.exceptions]
+            elif outcome is not None:
+                raise outcome
+        for failure in failures:
+            _log.warning("a network of a router cannot be had", router=router_id, error=failure)
+        return failures
+
+    async def _follow(
+        self,
+        kind: type[Router | FloatingIP],
+        selector: str,
+        found: dict[_Object, Any],
+        model: type[RouterAssignment | FloatingIPAssignment],
+    ) -> None:
+        async for event, body in self._client.watch(kind, field_selector=selector):
+            if event == "SYNCED":
+                self._synced[kind].set()
+                if all(synced.is_set() for synced in self._synced.values()):
+                    self.known.set()
+            else:
+                key = (body["metadata"].get("namespace") or "", body["metadata"]["name"])
+                assignment = (body.get("spec") or {}).get("assignment")
+                if event == "DELETED" or assignment is None:
+                    found.pop(key, None)
+                else:
+                    found[key] = model.model_validate(assignment)
+            self._look()
+
+    async def _keep_comparing(self) -> None:
+        """Now and then look whether others have changed something, not on all hosts at once."""
+        while True:
+            await asyncio.sleep(_COMPARE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - spread, no secret
+            self._applied.clear()
+            for router_id in self._needed:
+                self.queue.add(router_id)
+
+
+def _numbers(keys: Iterable[NetworkKey]) -> frozenset[int]:
+    return frozenset(key.vni for key in keys)
+
+
+def _changed_networks(before: HereRouter | None, now: HereRouter | None) -> frozenset[int]:
+    """Give the networks that a router's change concerns: all that it joins if these are others."""
+    former, joined = (_numbers(router.networks()) if router is not None else frozenset() for router in (before, now))
+    return frozenset(vni for vni, _ in _joining(before) ^ _joining(now)) | (former ^ joined and former | joined)
+
+
+def _joining(router: HereRouter | None) -> frozenset[tuple[int, Any]]:
+    """What a router asks of networks."""
+    return frozenset([*router.ports(), *router.transit()]) if router is not None else frozenset()
+
+
+def _within(router: HereRouter, facts: dict[int, NetworkFacts]) -> HereRouter:
+    """Leave out what lies in networks that cannot be had now."""
+    assignment = router.assignment
+    gateway = assignment.gateway
+    there = assignment.model_copy(
+        update={
+            "interfaces": [interface for interface in assignment.interfaces if interface.vni in facts],
+            "gateway": gateway if gateway is None or not router.out or gateway.vni in facts else None,
+        }
+    )
+    return HereRouter(router.here, there, router.floating)

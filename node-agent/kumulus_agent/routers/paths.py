@@ -1,0 +1,236 @@
+"""The routers of a host in its kernel: observe, plan, apply."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from socket import AF_INET, AF_INET6
+from typing import Any
+
+from kumulus_agent.network import link, namespace, vxlan
+from kumulus_agent.network.command import run
+from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.errors import NetworkError, netlink_errors
+from kumulus_agent.network.names import TAP_DIGITS, router_namespace
+from kumulus_agent.network.netlink import AsyncIPRoute
+from kumulus_agent.routers import plan, rules
+from kumulus_agent.routers.advertise import Advertised, Advertisers
+from kumulus_agent.routers.announce import announce
+from kumulus_agent.routers.observe import observe
+from kumulus_agent.routers.plan import Step
+from kumulus_agent.routers.state import (
+    Address,
+    Floating,
+    Forwarding,
+    Join,
+    Neighbour,
+    Observed,
+    PolicyRule,
+    Route,
+    RouterDesired,
+)
+
+_NUD_PERMANENT = 0x80
+_RTNH_F_ONLINK = 4
+_NO_PREFIX_ROUTE = 0x200
+_FR_ACT_TO_TBL = 1
+
+
+class RouterPaths:
+    """Routers of this host. Every method may be repeated; each router is changed by one at a time.
+
+    Args:
+        datapath: where the bridges are.
+        prefix: of the names of routers' namespaces.
+    """
+
+    def __init__(self, datapath: Datapath, prefix: str = "kr-") -> None:
+        self._datapath = datapath
+        self._prefix = prefix
+        self._advertisers = Advertisers()
+
+    async def observe(self, desired: RouterDesired) -> Observed:
+        """Read the router as it is."""
+        wanted = {join.name for join in desired.joins}
+        return await observe(self._namespace(desired.router_id), wanted, await self._datapath.observe_links())
+
+    async def ensure(self, desired: RouterDesired, applied: RouterDesired | None = None) -> list[Step]:
+        """Make the router as desired; its networks are here already. Return the steps that were needed.
+
+        Args:
+            desired: the router.
+            applied: as it was made before, if that is known: where only ports have come and gone since, all else is
+                not read again.
+
+        Raises:
+            NetworkError: the kernel refused; call again, with nothing known.
+        """
+        known = applied is not None and replace(applied, neighbours=desired.neighbours) == desired
+        observed = plan.assumed(applied) if applied is not None and known else await self.observe(desired)
+        steps = plan.plan(desired, observed)
+        if steps:
+            await self._apply(self._namespace(desired.router_id), steps)
+        return list(steps)
+
+    def advertise(self, desired: RouterDesired, *, again: bool) -> None:
+        """Have guests told of the router, where it has IPv6 addresses; `again` if its links may be others than before.
+
+        Raises:
+            NetworkError: a link is gone; ensure the router first.
+        """
+        name = self._namespace(desired.router_id)
+        joins = {join.name: join for join in desired.joins}
+        links = {
+            address.link: Advertised(joins[address.link].mac, joins[address.link].mtu)
+            for address in desired.addresses
+            if ":" in address.text
+        }
+        if not again and links == self._advertisers.known(name):
+            return
+        try:
+            self._advertisers.ensure(name, links)
+        except OSError as error:
+            raise NetworkError(f"asked to advertise router {desired.router_id}: {error}") from error
+
+    async def keep_advertising(self) -> None:
+        """Tell guests of their routers now and then; never returns, and says nothing more when it is cancelled."""
+        try:
+            await self._advertisers.keep_announcing()
+        finally:
+            self._advertisers.close()
+
+    async def remove(self, router_id: str) -> bool:
+        """Remove the router, its connections and its links; False if it was not here."""
+        self._advertisers.end(self._namespace(router_id))
+        return await namespace.absent(self._namespace(router_id))
+
+    async def sweep(self, kept: Collection[str]) -> list[str]:
+        """Remove all routers but these; return the names of their namespaces."""
+        names = {self._namespace(router_id) for router_id in kept}
+        size = len(self._prefix) + TAP_DIGITS
+        found = await asyncio.to_thread(lambda: sorted(namespace.DIRECTORY.glob(f"{self._prefix}*")))
+        gone = [file.name for file in found if len(file.name) == size and file.name not in names]
+        for name in gone:
+            await namespace.absent(name)
+        return gone
+
+    def _namespace(self, router_id: str) -> str:
+        return router_namespace(router_id, self._prefix)
+
+    async def _apply(self, name: str, steps: Sequence[Step]) -> None:
+        async with AsyncExitStack() as stack:
+            outer = await self._open(stack, self._datapath.namespace)
+            inner: AsyncIPRoute | None = None
+            for step in steps:
+                if isinstance(step, plan.EnsureNamespace):
+                    await _make(name)
+                    continue
+                if inner is None:
+                    inner = await self._open(stack, name)
+                await _verbs(name, outer, inner)[type(step)](step)
+
+    async def _open(self, stack: AsyncExitStack, name: str) -> AsyncIPRoute:
+        return await stack.enter_async_context(AsyncIPRoute(fileno=namespace.netlink_socket(name), groups=0))
+
+
+async def _make(name: str) -> None:
+    await namespace.ensure(name)
+    namespace.configure_router(name)
+    await run(("ip", "-netns", name, "link", "set", "lo", "up"))
+
+
+def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Step], Callable[[Any], Awaitable[object]]]:
+    """Return the verb of each kind of step."""
+    return {
+        plan.CreateJoin: lambda s: _create(name, outer, inner, s.join),
+        plan.DeleteJoin: lambda s: _delete(outer, inner, s.name),
+        plan.Add: lambda s: _change(name, inner, s.item, add=True),
+        plan.Remove: lambda s: _change(name, inner, s.item, add=False),
+        plan.Translate: lambda s: _translate(name, rules.transaction(s.translation)),
+        plan.EndConnections: lambda s: _end(name, s.by),
+        plan.Announce: lambda s: _announce(name, s),
+    }
+
+
+async def _create(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute, join: Join) -> None:
+    peer = {"ifname": join.name, "address": join.mac, "mtu": join.mtu, "net_ns_fd": name}
+    with netlink_errors(f"make the veth {join.name} to namespace {name}"):
+        await outer.link("add", ifname=join.name, kind="veth", mtu=join.mtu, peer=peer)
+        await inner.link("set", index=await link.present(inner, join.name), state="up")
+    await link.configure(outer, join.name, join.mtu, join.bridge)
+    await vxlan.ensure_forward(outer, join.name, join.mac)
+
+
+async def _delete(outer: AsyncIPRoute, inner: AsyncIPRoute, name: str) -> None:
+    await link.absent(inner, name)
+    await link.absent(outer, name)
+
+
+async def _change(name: str, inner: AsyncIPRoute, item: Address | Neighbour | Route | PolicyRule, *, add: bool) -> None:
+    verb = "replace" if add else "del"
+    with netlink_errors(f"{verb} {item}"):
+        if isinstance(item, Address):
+            await _address(name, inner, item, verb)
+        elif isinstance(item, Neighbour):
+            number = await link.present(inner, item.link)
+            noted = {"lladdr": item.mac, "state": _NUD_PERMANENT} if add else {}
+            await inner.neigh(verb, family=_family(item.address), ifindex=number, dst=item.address, **noted)
+        elif isinstance(item, Route):
+            await _route(inner, item, verb)
+        else:
+            source = {"src": item.source, "src_len": 32} if item.source else {}
+            await inner.rule(
+                "add" if add else "del", family=AF_INET, priority=item.preference, table=item.table, **source
+            )
+
+
+async def _address(name: str, inner: AsyncIPRoute, item: Address, verb: str) -> None:
+    address, length = item.text.split("/")
+    number = await link.present(inner, item.link)
+    family = _family(address)
+    if family == AF_INET6 and verb != "del":
+        namespace.enable_ipv6_on(name, item.link)
+    await inner.addr(verb, index=number, address=address, prefixlen=int(length), family=family)
+
+
+async def _route(inner: AsyncIPRoute, item: Route, verb: str) -> None:
+    way: dict[str, Any] = {"gateway": item.via, "flags": _RTNH_F_ONLINK} if item.via else {"scope": "link"}
+    number = await link.present(inner, item.link)
+    await inner.route(verb, family=_family(item.destination), dst=item.destination, oif=number, table=item.table, **way)
+
+
+def _family(text: str) -> int:
+    return AF_INET6 if ":" in text else AF_INET
+
+
+async def _translate(name: str, transaction: dict[str, Any]) -> None:
+    argv = (*namespace.entering(name), "nft", "--json", "--file", "-")
+    await run(argv, stdin=json.dumps(transaction).encode())
+
+
+async def _end(name: str, by: Floating | Forwarding | str) -> None:
+    delete = partial(_delete_connections, name)
+    if isinstance(by, Forwarding):
+        await delete("--proto", by.protocol, "--orig-dst", by.address, "--orig-port-dst", str(by.port))
+        return
+    address = by.address if isinstance(by, Floating) else by
+    if isinstance(by, Floating):
+        await delete("--orig-dst", address)
+    await delete("--reply-dst", address)
+
+
+async def _delete_connections(name: str, *which: str) -> None:
+    # conntrack ends with 1 when there was nothing to delete.
+    await run((*namespace.entering(name), "conntrack", "--delete", *which), allowed=(0, 1))
+
+
+async def _announce(name: str, step: plan.Announce) -> None:
+    address, _, _ = step.address.text.partition("/")
+    try:
+        await asyncio.to_thread(announce, name, step.address.link, step.mac, address)
+    except OSError as error:
+        raise NetworkError(f"asked to announce {address} by {step.address.link}: {error}") from error

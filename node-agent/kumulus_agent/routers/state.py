@@ -1,0 +1,152 @@
+"""What a router should be on this host, and what is there: the same shape, so that they are compared part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TABLE_OUT = 10
+"""Routing table of what leaves by the external network here."""
+TABLE_TRANSIT = 20
+"""Routing table of what leaves by the gateway's host."""
+PREFERENCE_FLOATING = 33000
+"""Preferences behind 32766, the main table's: what the router's own networks need not lead out."""
+PREFERENCE_DEFAULT = 34000
+TRANSIT_ADDRESS = "169.254.0.1"
+"""The gateway's host as other hosts see it; never asked for, its MAC is noted."""
+
+
+@dataclass(frozen=True, order=True)
+class Join:
+    """A veth between the router and a network's bridge, both ends of one name.
+
+    Attributes:
+        name: names.router_link.
+        bridge: the network's, in the datapath's namespace.
+        mac: the router's there.
+        mtu: bytes.
+    """
+
+    name: str
+    bridge: str
+    mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """An address of the router: 10.0.1.1/24."""
+
+    link: str
+    text: str
+
+
+@dataclass(frozen=True, order=True)
+class Neighbour:
+    """A permanent neighbour: nobody is asked for its MAC."""
+
+    link: str
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True, order=True)
+class Route:
+    """A route; without `via` the destination is on the link. The destination is a network, also 0.0.0.0/0."""
+
+    table: int
+    destination: str
+    link: str
+    via: str = ""
+
+
+@dataclass(frozen=True, order=True)
+class PolicyRule:
+    """Which table is asked for packets from `source` ("" for all)."""
+
+    preference: int
+    table: int
+    source: str = ""
+
+
+@dataclass(frozen=True, order=True)
+class Floating:
+    """A floating address, and the address of the server that it leads to."""
+
+    address: str
+    fixed: str
+
+
+@dataclass(frozen=True, order=True)
+class Forwarding:
+    """A port of a floating address, and where it leads; `protocol` is tcp or udp."""
+
+    protocol: str
+    address: str
+    port: int
+    to_address: str
+    to_port: int
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What is done to addresses.
+
+    Attributes:
+        external: the link to the external network; "" if it is not reached from here.
+        internal: networks whose servers find each other by floating addresses, too.
+        source: what everything else leaves as; "" if it keeps its address or leaves elsewhere.
+        hairpin: what a server without floating address has as source when it speaks to a floating address here.
+    """
+
+    external: str = ""
+    internal: tuple[str, ...] = ()
+    source: str = ""
+    hairpin: str = ""
+    floating: frozenset[Floating] = frozenset()
+    forwardings: frozenset[Forwarding] = frozenset()
+
+
+@dataclass(frozen=True)
+class RouterDesired:
+    """A router as it should be on this host.
+
+    Attributes:
+        router_id: its identity.
+        joins: links to bridges.
+        addresses: those in its own networks.
+        external: those of the external network, which are announced there.
+    """
+
+    router_id: str
+    joins: frozenset[Join] = frozenset()
+    addresses: frozenset[Address] = frozenset()
+    external: frozenset[Address] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    routes: frozenset[Route] = frozenset()
+    policy: frozenset[PolicyRule] = frozenset()
+    translation: Translation = field(default_factory=Translation)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The router's namespace as it is, and its links' ends at the bridges.
+
+    Attributes:
+        exists: the namespace is there.
+        joins: complete ones: both ends up and of one MTU, and the bridge knows for good that the MAC is there.
+        links: all that are there, whatever state they are in.
+        version: digest of the translation's rules; "" if there are none.
+        source: of `Translation`, as the rules say it.
+    """
+
+    exists: bool = False
+    joins: frozenset[Join] = frozenset()
+    links: frozenset[str] = frozenset()
+    addresses: frozenset[Address] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    routes: frozenset[Route] = frozenset()
+    policy: frozenset[PolicyRule] = frozenset()
+    version: str = ""
+    source: str = ""
+    floating: frozenset[Floating] = frozenset()
+    forwardings: frozenset[Forwarding] = frozenset()

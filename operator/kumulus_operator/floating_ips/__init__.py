@@ -1,0 +1,1 @@
+"""Floating IPs: their addresses, where they lead, the host that translates them."""

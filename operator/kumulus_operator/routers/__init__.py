@@ -1,0 +1,1 @@
+"""Routers: the addresses that they have, the host that they lead out on."""

@@ -1,0 +1,61 @@
+"""What the watches have shown: the objects of each kind that the operator works with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kumulus_api import (
+    AddressClaim,
+    DNSRecord,
+    DNSZone,
+    DNSZoneClaim,
+    Flavor,
+    FloatingIP,
+    Host,
+    HostAggregate,
+    Image,
+    KeyPair,
+    Kind,
+    Network,
+    NetworkEndpoints,
+    NetworkIDClaim,
+    Port,
+    Project,
+    Router,
+    SecurityGroup,
+    Server,
+    ServerAction,
+    ServerGroup,
+    Volume,
+)
+from kumulus_operator.views import View
+
+
+class Seen:
+    """A view of each kind."""
+
+    def __init__(self) -> None:
+        self.projects = View(Project)
+        self.flavors = View(Flavor)
+        self.hosts = View(Host)
+        self.host_aggregates = View(HostAggregate)
+        self.images = View(Image)
+        self.key_pairs = View(KeyPair)
+        self.networks = View(Network)
+        self.endpoints = View(NetworkEndpoints)
+        self.ports = View(Port)
+        self.security_groups = View(SecurityGroup)
+        self.routers = View(Router)
+        self.floating_ips = View(FloatingIP)
+        self.volumes = View(Volume)
+        self.servers = View(Server)
+        self.actions = View(ServerAction)
+        self.server_groups = View(ServerGroup)
+        self.address_claims = View(AddressClaim)
+        self.network_id_claims = View(NetworkIDClaim)
+        self.dns_zones = View(DNSZone)
+        self.dns_records = View(DNSRecord)
+        self.dns_zone_claims = View(DNSZoneClaim)
+        self.views: dict[type[Kind], View[Any]] = {
+            view.kind: view for view in vars(self).values() if isinstance(view, View)
+        }
