@@ -180,6 +180,14 @@ class Site:
         namespace = self.name if kind.definition.namespaced else None
         return await self.cloud.until(kind, name, holds, namespace=namespace, seconds=_SECONDS)
 
+    async def quota_shown(self, resource: str, text: str) -> None:
+        """Wait until the project shows so much of a quota, as `used/limit`; before the first count it shows none."""
+
+        def holds(body: Object) -> bool:
+            return bool(body.get("status", {}).get("quota", {}).get(resource) == text)
+
+        await self.until(Project, self.name, holds)
+
     async def condition(self, kind: type[Kind], name: str, of: str, status: str, reason: str = "") -> Object:
         """Wait until an object's condition has a status (and a reason), and give the condition."""
         body = await self.until(kind, name, lambda body: _is(body, of, status, reason))

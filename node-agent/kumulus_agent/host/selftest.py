@@ -1,8 +1,9 @@
 """Proof that guests run here, by running one.
 
-``/dev/kvm`` may exist and QEMU may open it, and yet no guest comes to life. So a one-sector guest that writes a
-greeting to its serial port is started exactly as every other guest, through libvirt, under KVM and, if that stays
-silent, under emulation. The answer holds until the host boots again or QEMU changes.
+``/dev/kvm`` may exist and QEMU may open it, and yet no guest comes to life, or it crawls: a KVM without the processor's
+help carries out a guest's real mode word by word. So a one-sector guest that writes a greeting to its serial port is
+started exactly as every other guest, through libvirt, under KVM and, if that stays silent or is slow, under emulation:
+the faster one is used. The answer holds until the host boots again or QEMU changes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.02
 _DISK_BYTES: Final = 1 << 20
 _MEMORY_BYTES: Final = 64 << 20
+_QUICK_SECONDS: Final = 1.0
+"""A greeting under KVM that took longer is compared with an emulated one, made at once under the same load."""
 KVM_DEVICE: Final = Path("/dev/kvm")
 RESULT_FILE: Final = "selftest.json"
 SELF_TEST_ID: Final = str(uuid.uuid5(uuid.NAMESPACE_DNS, "selftest.kumulus.dev"))
@@ -77,23 +81,32 @@ async def run_selftest(
         return stored
     ways: tuple[Virt, ...] = ("kvm", "qemu") if await asyncio.to_thread(kvm_device.exists) else ("qemu",)
     failures = {} if len(ways) == 2 else {"kvm": f"{kvm_device} does not exist"}
-    virt, seconds = None, 0.0
+    took: dict[Virt, float] = {}
     for way in ways:
         try:
-            seconds = await _probe(hypervisor, state_dir, way, deadline)
+            took[way] = await _probe(hypervisor, state_dir, way, deadline)
         except HypervisorUnavailable:
             raise
         except (HypervisorError, TimeoutError) as error:
             failures[way] = str(error)
             _log.warning("self-test guest did not run", extra={"virt": way, "error": str(error)})
         else:
-            virt = way
-            break
-    result = SelfTestResult(virt, round(seconds, 3), failures, boot_id, qemu_version)
+            if took[way] <= _QUICK_SECONDS:
+                break
+    virt, slower = faster(took)
+    result = SelfTestResult(virt, round(took[virt], 3) if virt else 0.0, failures | slower, boot_id, qemu_version)
     # A host that runs nothing is probed again at the next start of the agent: someone may have repaired it.
     if virt is not None:
         await asyncio.to_thread(write_file, state_dir / RESULT_FILE, json.dumps(asdict(result)).encode())
     return result
+
+
+def faster(took: Mapping[Virt, float]) -> tuple[Virt | None, dict[str, str]]:
+    """Choose how guests run by the seconds that a greeting took, and say why the other way does not serve."""
+    virt = min(took, key=lambda way: took[way], default=None)
+    if virt != "qemu" or "kvm" not in took:
+        return virt, {}
+    return virt, {"kvm": f"a guest greets after {took['kvm']:.1f} s, an emulated one after {took['qemu']:.1f} s"}
 
 
 async def _probe(hypervisor: Hypervisor, state_dir: Path, virt: Virt, deadline: float) -> float:

@@ -22,7 +22,7 @@ async def test_emulation_proves_itself(hypervisor: Hypervisor, tmp_path: Path) -
 
 
 async def test_kvm_is_believed_only_if_a_guest_greets(hypervisor: Hypervisor, tmp_path: Path) -> None:
-    """Some way of running is found within the deadlines, and a KVM that is absent or fails is named."""
+    """Some way of running is found within the deadlines, and a KVM that is absent, fails or crawls is named."""
     began = time.monotonic()
     result = await run_selftest(hypervisor, tmp_path, deadline=5.0)
     assert time.monotonic() - began < 15

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kumulus_api import IN_USE, AddressClaim, FloatingIP, Host, Network, NetworkEndpoints, Port, Project, Router, Server
+from kumulus_api import IN_USE, AddressClaim, FloatingIP, Host, Network, NetworkEndpoints, Port, Router, Server
 from kumulus_api.claims import address_claim_name
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.testing.audit import AuditLog
@@ -399,7 +399,7 @@ async def test_the_quota_holds_in_a_rush(site: Site) -> None:
     assert len(given) == 20
     refused = next(name for name in names if name not in given)
     assert "quota: 20 of 20 floating IPs are in use" in await told(site, refused, "QuotaExceeded")
-    await site.until(Project, site.name, lambda body: body["status"]["quota"]["floatingIPs"] == "20/20")
+    await site.quota_shown("floatingIPs", "20/20")
     await site.client.delete(FloatingIP, given[0], site.name)
     await site.gone(FloatingIP, given[0])
     async with asyncio.timeout(60):
@@ -432,7 +432,7 @@ async def test_a_restart_loses_and_doubles_nothing(
     operator.start()
     given = await _decided(site, names)
     assert len(given) == 19
-    await site.until(Project, site.name, lambda body: body["status"]["quota"]["floatingIPs"] == "20/20")
+    await site.quota_shown("floatingIPs", "20/20")
     assert (await bound(site, "first")) == before
     bodies = [await site.get(FloatingIP, name) for name in [*given, "first"]]
     addresses = [body["spec"]["assignment"]["address"] for body in bodies]

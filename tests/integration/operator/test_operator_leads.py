@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from kumulus_api import Project, Server
+from kumulus_api import Server
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.testing.site import OperatorProcess, Site, condition_of
 from kumulus_operator.kinds import KINDS
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.resources import LEASE
 
+ALL_WATCHED = f"kumulus_watches {len(KINDS) + 1}.0"
+"""How the leader's metrics say that it watches all kinds, and its Lease."""
+
 
 @pytest.fixture
-def other(plane: ControlPlane, tmp_path: Path) -> Iterator[OperatorProcess]:
-    """A second operator."""
+async def other(plane: ControlPlane, operator: OperatorProcess, tmp_path: Path) -> AsyncIterator[OperatorProcess]:
+    """A second operator; when it has ended, the first one leads and watches, as the next test finds it."""
     other = OperatorProcess(plane.kubeconfig, tmp_path / "other.log", claim_quarantine="1", host_silence="5")
     other.start()
     yield other
-    assert other.stop() == 0
-    print(other.log.read_text())
+    assert await asyncio.to_thread(other.stop) == 0
+    print(await asyncio.to_thread(other.log.read_text))
+    await _leads(operator)
 
 
 async def _ask(operator: OperatorProcess, path: str) -> tuple[int, str]:
@@ -45,6 +49,16 @@ async def _ready(operator: OperatorProcess) -> str:
                 status, text = 0, ""
             if status == 200:
                 return text
+            await asyncio.sleep(0.1)
+
+
+async def _leads(operator: OperatorProcess) -> None:
+    """Wait until a process leads and watches all kinds."""
+    async with asyncio.timeout(60):
+        while True:
+            leads = "leadership: leading as" in await _ready(operator)
+            if leads and ALL_WATCHED in (await _ask(operator, "metrics"))[1]:
+                return
             await asyncio.sleep(0.1)
 
 
@@ -71,10 +85,10 @@ async def test_a_standby_is_ready_and_takes_over(site: Site, operator: OperatorP
     first, second = await _order(leader, operator, other)
     assert f"leadership: standby, {leader} leads\n" in await _ready(second)
     assert (await _ask(second, "healthz"))[0] == 200
-    for process, leads, watches in ((first, 1, len(KINDS) + 1), (second, 0, 0)):
+    for process, leads, watches in ((first, 1, ALL_WATCHED), (second, 0, "kumulus_watches 0.0")):
         _, metrics = await _ask(process, "metrics")
         assert f'leader_election_master_status{{name="kumulus-operator"}} {leads}.0' in metrics
-        assert f"kumulus_watches {watches}.0" in metrics
+        assert watches in metrics
     await asyncio.to_thread(first.stop)
     await site.server("web")
     await site.assigned(Server, "web")
@@ -121,7 +135,7 @@ async def test_a_change_of_leader_admits_nothing_twice(
         return bool(body["spec"].get("assignment")) or condition_of(body, "Scheduled") is not None
 
     await asyncio.gather(*(site.until(Server, name, decided) for name in names))
-    await site.until(Project, site.name, lambda body: body["status"]["quota"]["servers"] == "30/30")
+    await site.quota_shown("servers", "30/30")
     servers, _ = await site.client.list(Server, site.name)
     assert sum(bool(body["spec"].get("assignment")) for body in servers) == 30
     first.start()

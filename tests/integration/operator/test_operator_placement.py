@@ -197,4 +197,4 @@ async def test_a_project_shows_what_it_uses(site: Site, plane: ControlPlane) -> 
     writes = [write for write in audit.writes() if write.resource == "projects" and write.name == site.name]
     assert 1 <= len(writes) <= seconds + 1
     await site.delete_server("s0")
-    await site.until(Project, site.name, lambda body: body["status"]["quota"]["servers"] == "19/30")
+    await site.quota_shown("servers", "19/30")
