@@ -63,6 +63,11 @@ def queue(tap_name: str) -> str:
     return "ki" + tap_name[2:]
 
 
+def is_on_the_way(name: str) -> bool:
+    """Whether an interface is one that we make in the host's namespace only to move it into another."""
+    return name[:2] in ("kt", "kx", "kv", ROUTER)
+
+
 def is_queue(name: str) -> bool:
     """Whether an interface of the datapath is one of `queue`'s."""
     return name.startswith("ki")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 
+from kumulus_agent.network import names
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.reach import reached
@@ -18,6 +20,9 @@ _GROUPS = 0x1 | 0x10 | 0x100
 """Of rtnetlink: links, IPv4 and IPv6 addresses."""
 _GATHER_SECONDS = 0.2
 _MESSAGES = 1 << 16
+_HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
+_LINK_EVENTS = {16, 17}
+_IFLA_IFNAME = 3
 
 
 class PhysicalNetworks:
@@ -84,11 +89,36 @@ class PhysicalNetworks:
 
 def _drain(events: socket.socket, told: asyncio.Event) -> None:
     """Take all that waits: what was lost for want of room is a change, too."""
-    told.set()
     while True:
         try:
-            events.recv(_MESSAGES)
+            if matters(events.recv(_MESSAGES)):
+                told.set()
         except BlockingIOError:
             return
         except OSError:
-            continue
+            told.set()
+
+
+def matters(events: bytes) -> bool:
+    """Whether messages of rtnetlink(7) tell of more than of interfaces that only pass through the host's namespace.
+
+    Each server that starts makes some of those, and a look at all interfaces is dear.
+    """
+    return any(kind not in _LINK_EVENTS or not names.is_on_the_way(_name(body)) for kind, body in _messages(events))
+
+
+def _messages(events: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(events) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(events)
+        yield kind, events[_HEADER.size : length]
+        events = events[max(_HEADER.size, length + 3 & ~3) :]
+
+
+def _name(link: bytes) -> str:
+    attributes = link[_LINK.size :]
+    while len(attributes) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _IFLA_IFNAME:
+            return attributes[_ATTRIBUTE.size : length].rstrip(b"\0").decode(errors="replace")
+        attributes = attributes[max(_ATTRIBUTE.size, length + 3 & ~3) :]
+    return ""
