@@ -76,8 +76,8 @@ soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, de
 	$(BIN)/pytest tests/e2e -m long
 
 .PHONY: bench
-bench: prepare ## Measure placement, with nothing beside it, and then the lab: a table, and build/bench.json
-	$(BIN)/python tests/bench/run.py engine scale
+bench: prepare ## Measure placement and a host's network, with nothing beside them, and then the lab: a table, and build/bench.json
+	$(BIN)/python tests/bench/run.py engine scale network
 	$(MAKE) --no-print-directory up
 	$(BIN)/python tests/bench/run.py lab
 

@@ -31,6 +31,7 @@ WANTED = (
 )
 FOR_TESTS = (
     "chromium",  # looks at servers' screens
+    "iperf3",  # measures what goes through the rules of ports
     "isc-dhcp-client",  # asks by DHCPv6 as a guest does
 )
 # A service started by the installation would be a second libvirtd beside those of the hosts.

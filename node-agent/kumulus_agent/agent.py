@@ -71,6 +71,8 @@ _log = structlog.stdlib.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 _REFRESH_SECONDS = 300.0
 _DRAIN_SECONDS = 3.0
+NETWORKS_AT_ONCE = 8
+"""Of one project's networks that all have a group whose rules change; the datapath changes them together."""
 RECONNECT_LOOKS = (0.0, 3.0, 15.0)
 """Seconds after libvirtd is back at which all its guests are looked at: it reports no event of one that it finds dead,
 and may find that some time after it answers again."""
@@ -221,7 +223,7 @@ class Agent:
                 group.create_task(self._servers.run(servers.reconcile, settings.workers)),
                 group.create_task(self._volumes.run(volumes.reconcile, 1)),
                 group.create_task(self._images.run(images.reconcile, 2)),
-                group.create_task(self._networks.queue.run(self._networks.reconcile, 2)),
+                group.create_task(self._networks.queue.run(self._networks.reconcile, NETWORKS_AT_ONCE)),
                 group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
             ]
             for role in (SOURCE, TARGET):

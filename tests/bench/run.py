@@ -6,7 +6,7 @@ included; then three times twenty servers at once, from the first request to the
 server that writes to memory and disk, with an open connection through it, migrates thirty times from host to host, and
 what it holds is compared; then twenty idle servers for two minutes. Memory is PSS, CPU is user + system, both from
 proc(5). Placement is measured beside the lab: `engine.py` the decisions alone, `scale.py`
-with an API server and simulated agents.
+with an API server and simulated agents. So is the network of one host: `network.py`, `netload.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import engine
+import network
 import scale
 
 from kumulus_api import AddressClaim, Port, Server
@@ -193,7 +194,23 @@ def of_scale() -> list[Result]:
     ]
 
 
-PARTS: dict[str, Callable[[], list[Result]]] = {"engine": of_engine, "scale": of_scale, "lab": of_lab}
+def of_network() -> list[Result]:
+    """Measure 1,000 ports on 50 networks of one host."""
+    found = network.figures()
+    return [
+        Result("network_converge_seconds", "s", [found.converge_seconds]),
+        Result("network_adopt_seconds", "s", [found.adopt_seconds]),
+        Result("rule_change_ms", "ms", found.rule_change_ms),
+        Result("rules_throughput_share", "", found.throughput_share),
+    ]
+
+
+PARTS: dict[str, Callable[[], list[Result]]] = {
+    "engine": of_engine,
+    "scale": of_scale,
+    "network": of_network,
+    "lab": of_lab,
+}
 
 
 def main() -> None:

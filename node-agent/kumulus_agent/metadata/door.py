@@ -11,7 +11,8 @@ from kumulus_agent.network import metadata_link, namespace, service_link
 from kumulus_agent.network.neighbours import Neighbours
 from kumulus_agent.network.state import PortDesired
 
-_BACKLOG = 64
+BACKLOG = 1024
+"""Connections that wait to be taken: ten guests' bursts. One more is told nothing, and asks again a second later."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _open() -> tuple[tuple[socket.socket, ...], Neighbours]:
             opened.append(listener := socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     except OSError:
         for listener in opened:

@@ -18,7 +18,7 @@ import structlog
 
 from kumulus_agent import metrics
 from kumulus_agent.metadata.answers import answer, is_password, names
-from kumulus_agent.metadata.door import Door, inode, open_door
+from kumulus_agent.metadata.door import BACKLOG, Door, inode, open_door
 from kumulus_agent.metadata.ec2 import Guest
 from kumulus_agent.metadata.exchange import HEAD_BYTES, Reply, Request, Unreadable, read_body, read_request, reply_bytes
 from kumulus_agent.metadata.pace import Pace, TooMuch
@@ -106,7 +106,9 @@ class MetadataService:
                 await self._accepted(served, reader, writer)
 
             for listener in served.door.listeners:
-                served.servers.append(await asyncio.start_server(talk, sock=listener, limit=HEAD_BYTES))
+                # Left out, asyncio would shorten the queue to a guest's own burst.
+                server = await asyncio.start_server(talk, sock=listener, limit=HEAD_BYTES, backlog=BACKLOG)
+                served.servers.append(server)
         self._served[network.vni].know(network)
         return opening
 

@@ -18,7 +18,7 @@ from typing import Any
 from kumulus_agent.network import namespace
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.network.groups import ICMP, Flow, GroupKey, permits
-from kumulus_agent.network.netlink import AsyncConntrack, NetlinkError, conntrack_socket
+from kumulus_agent.network.netlink import AsyncConntrack, NetlinkError, netfilter_socket
 from kumulus_agent.network.rules import REFUSED
 from kumulus_agent.network.state import NetworkDesired
 
@@ -105,7 +105,7 @@ async def _judge(name: str, zone: int, desired: NetworkDesired, family: int) -> 
 
 @asynccontextmanager
 async def _table(name: str, family: int) -> AsyncIterator[AsyncConntrack]:
-    handle = namespace.within(name, conntrack_socket).detach()
+    handle = namespace.within(name, netfilter_socket).detach()
     async with AsyncConntrack(nfgen_family=family, fileno=handle) as table:
         yield table
 

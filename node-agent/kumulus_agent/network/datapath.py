@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from kumulus_agent.network import (
     vxlan,
 )
 from kumulus_agent.network import uplink as uplinks
-from kumulus_agent.network.errors import NetworkAbsent
+from kumulus_agent.network.errors import NetworkAbsent, NetworkError
+from kumulus_agent.network.firewall import Firewall
 from kumulus_agent.network.limits import Dropped, dropped_of
 from kumulus_agent.network.netlink import AsyncIPRoute
-from kumulus_agent.network.observe import observe, observe_links
+from kumulus_agent.network.observe import observe_links
 from kumulus_agent.network.plan import Step
 from kumulus_agent.network.rules import FirewallChange
 from kumulus_agent.network.state import HostInterface, NetworkDesired, Observed, PortDesired
 from kumulus_agent.network.tap import Counters
+from kumulus_agent.network.together import Together, plan_together
 from kumulus_agent.services import dnsmasq
 from kumulus_agent.services.dnsmasq import Dnsmasq
 from kumulus_agent.services.host_service import HostServices
@@ -41,6 +43,28 @@ from kumulus_agent.services.host_service import HostServices
 
 class ServiceStep(Step):
     """Something that was done to the network's DHCP and DNS server."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A network that somebody waits for, and what came of it."""
+
+    desired: NetworkDesired
+    outcome: tuple[Step, ...] | Exception | None = None
+
+    async def settle(self, work: Awaitable[tuple[Step, ...]]) -> None:
+        """Note what the work gives, or what it raises: that is for who asked."""
+        try:
+            self.outcome = await work
+        except Exception as error:  # noqa: BLE001 - raised again by who asked
+            self.outcome = error
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What was done, once it is settled."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome or ()
 
 
 class Datapath:
@@ -76,16 +100,18 @@ class Datapath:
         # The kernel answers EBUSY to a second dump of one netlink socket.
         self._reading = asyncio.Lock()
         self._serving: dict[int, asyncio.Lock] = {}
+        self._asked: list[_Asked] = []
         self._open = AsyncExitStack()
         self.started = False
         self.unlimited = ""
         """Why rates cannot be limited here; empty if they can."""
         self._limited: dict[int, dict[str, PortDesired]] = {}
         """By network, the ports that have a rate, by tap: this may come later than they."""
-        self._marks: dict[str, int] = {}
+        self._marks: Mapping[str, int] = {}
         """Of interfaces, as they were seen or given last: counters go by them."""
         self._host: AsyncIPRoute
         self._datapath: AsyncIPRoute
+        self._firewall: Firewall
 
     async def start(self) -> None:
         """Make the namespace if it is not there, put the fixed rules in place, and open netlink.
@@ -97,6 +123,7 @@ class Datapath:
         await namespace.configure_datapath(self._namespace)
         self._host = await self._netlink(self._host_namespace)
         self._datapath = await self._netlink(self._namespace)
+        self._firewall = self._open.enter_context(closing(Firewall(self._namespace)))
         async with self._changing:
             await self._apply(plan.plan_base(await self.observe()))
             self.unlimited = await shaping.unsupported(self._datapath)
@@ -142,7 +169,9 @@ class Datapath:
         """Read what is in the datapath, and these interfaces of the host."""
         async with self._reading:
             found = await interfaces.observe(self._host, self._datapath, wanted)
-            observed = replace(await observe(self._datapath, self._namespace), interfaces=found)
+            rules = await self._firewall.observe()
+            links = await observe_links(self._datapath, self._namespace)
+        observed = replace(links, firewall=rules, interfaces=found)
         self._marks = observed.firewall.marks()
         return observed
 
@@ -166,15 +195,65 @@ class Datapath:
         return await interfaces.supports_vlans(self._host)
 
     async def ensure_network(self, desired: NetworkDesired) -> list[Step]:
-        """Make the network as desired on this host; return the steps that were needed."""
-        desired = self._within_means(desired)
-        async with self._changing:
-            self._limited[desired.vni] = {port.tap: port for port in desired.ports if port.rates is not None}
-            wanted = (desired.uplink.interface,) if desired.uplink is not None else ()
-            steps = plan.plan(desired, await self.observe(wanted))
-            await self._apply(steps)
+        """Make the network as desired on this host; return the steps that were needed.
+
+        Networks that are asked for while others are being changed are changed together.
+        """
+        asked = _Asked(self._within_means(desired))
+        self._asked.append(asked)
+        try:
+            # What the same event has others ask for comes along.
+            await asyncio.sleep(0)
+            async with self._changing:
+                if asked.outcome is None:
+                    await self._ensure_asked()
+        finally:
+            if asked in self._asked:
+                self._asked.remove(asked)
         async with self._serving.setdefault(desired.vni, asyncio.Lock()):
-            return [*steps, *await self._serve(desired, steps)]
+            return [*asked.steps, *await self._serve(asked.desired, asked.steps)]
+
+    async def _ensure_asked(self) -> None:
+        """Change what was asked for by now: overlays together, what concerns the host's own interfaces by itself.
+
+        Who is cancelled meanwhile leaves the others to the next of them.
+        """
+        asked = list(self._asked)
+        overlays = [item for item in asked if not item.desired.provider]
+        if len(overlays) > 1:
+            await self._ensure_together(overlays)
+        for item in asked:
+            if item.outcome is None:
+                await item.settle(self._ensure_one(item.desired))
+        self._asked = [item for item in self._asked if item.outcome is None]
+
+    async def _ensure_one(self, desired: NetworkDesired) -> tuple[Step, ...]:
+        self._note_rates(desired)
+        wanted = (desired.uplink.interface,) if desired.uplink is not None else ()
+        steps = plan.plan(desired, await self.observe(wanted))
+        await self._apply(steps)
+        return steps
+
+    async def _ensure_together(self, asked: list[_Asked]) -> None:
+        """Change networks by one transaction; if that cannot be had they are left to be changed one by one."""
+        for item in asked:
+            self._note_rates(item.desired)
+        try:
+            all_of_them = plan_together([item.desired for item in asked], await self.observe())
+            await self._apply(all_of_them.flushes)
+            if all_of_them.rules is not None:
+                await self._apply((all_of_them.rules,))
+        except NetworkError:
+            return
+        for item, steps in zip(asked, all_of_them.plans, strict=True):
+            await item.settle(self._apply_rest(steps))
+
+    async def _apply_rest(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        await self._apply(Together.remaining(steps))
+        return steps
+
+    def _note_rates(self, desired: NetworkDesired) -> None:
+        self._limited[desired.vni] = {port.tap: port for port in desired.ports if port.rates is not None}
 
     async def _serve(self, desired: NetworkDesired, steps: tuple[Step, ...]) -> list[Step]:
         target = self._service_namespace(desired.vni)
@@ -226,36 +305,26 @@ class Datapath:
             NetworkAbsent: `ensure_network` has not run for the network, or the tap is nowhere.
         """
         master = names.bridge(vni)
-        bridge_mtu = await self._mtu(master)
-        if bridge_mtu is None:
+        bridge = await link.seen(self._datapath, master)
+        if bridge is None:
             raise NetworkAbsent(f"asked to plug {name}: bridge {master} is not there; ensure the network first")
         moved = await link.move(self._host, name, self._namespace)
-        found = (await self.observe()).links.get(name)
+        found = await link.seen(self._datapath, name)
         if found is None:
             raise NetworkAbsent(f"asked to plug {name}: there is no such tap; prepare it and start the domain first")
-        if not moved and (found.master, found.up, found.mtu) == (master, True, bridge_mtu):
+        if not moved and found == replace(found, master=bridge.index, mtu=bridge.mtu, up=True):
             return False
         limited = self._limited.get(vni, {}).get(name)
         if limited is not None:
             async with self._changing:
                 await self._apply(tuple(bandwidth.shaping(limited, await self.observe())))
-        await link.configure(self._datapath, name, bridge_mtu, master)
+        await link.configure(self._datapath, name, bridge.mtu, master)
         return True
-
-    async def _mtu(self, name: str) -> int | None:
-        number = await link.index(self._datapath, name)
-        if number is None:
-            return None
-        (answer,) = [message async for message in await self._datapath.get_links(number)]
-        return int(answer.get_attr("IFLA_MTU"))
 
     async def plugged(self, name: str) -> bool:
         """Tell whether the tap is on a bridge; cheaper than `observe`."""
-        number = await link.index(self._datapath, name)
-        if number is None:
-            return False
-        answers = [message async for message in await self._datapath.get_links(number)]
-        return any(message.get_attr("IFLA_MASTER") for message in answers)
+        found = await link.seen(self._datapath, name)
+        return found is not None and bool(found.master)
 
     async def unplug(self, name: str) -> bool:
         """Delete the tap, wherever it is; False if there was none."""
@@ -316,7 +385,7 @@ class Datapath:
         }
 
     async def _change_rules(self, change: FirewallChange) -> None:
-        await firewall.apply(self._namespace, change)
+        await self._firewall.apply(change)
         self._marks = change.result.marks()
 
     def _service_link(self, step: plan.CreateServiceLink) -> service_link.ServiceLink:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Network, collapse_addresses
 
 from kumulus_agent.network.gateways import SOURCES
-from kumulus_agent.network.groups import DIRECTIONS, Chain, chain, members_set, remotes
+from kumulus_agent.network.groups import DIRECTIONS, Chain, Direction, GroupKey, chain, members_set, remotes
 from kumulus_agent.network.names import host_mac
 from kumulus_agent.network.rules import PORT_SHIFT, UNASKED, ZONES, Element
 from kumulus_agent.network.spoofing import ADVERTISERS, NEIGHBOURS, OWN_NEIGHBOURS, neighbour_chain, paired_chain
@@ -31,8 +31,9 @@ def elements(desired: NetworkDesired, zone: int, numbers: Mapping[str, int]) -> 
         yield Element("services", (desired.service_link,))
         yield Element(ADVERTISERS, (desired.service_link,))
     yield from _of_routers(desired, zone)
+    chains = _judges(desired, zone)
     for port in desired.ports:
-        yield from _of_port(port, desired, zone, numbers[port.tap] << PORT_SHIFT)
+        yield from _of_port(port, chains, zone, numbers[port.tap] << PORT_SHIFT)
     for named, tap, guard in _discovery(desired, zone):
         yield Element(named, (tap,), guard.name)
     for key in _remotes(desired):
@@ -42,11 +43,17 @@ def elements(desired: NetworkDesired, zone: int, numbers: Mapping[str, int]) -> 
 
 def judging(desired: NetworkDesired, zone: int) -> tuple[frozenset[Chain], frozenset[str]]:
     """Give the chains that judge the network's ports here, and the names of the sets of members that they ask."""
-    ports = {port.groups for port in desired.ports if port.groups is not None}
-    chains = {chain(keys, desired.groups, direction, zone) for keys in ports for direction in DIRECTIONS}
-    return frozenset(chains), frozenset(
+    return frozenset(_judges(desired, zone).values()), frozenset(
         members_set(zone, key, family) for key in _remotes(desired) for family in (4, 6)
     )
+
+
+def _judges(desired: NetworkDesired, zone: int) -> dict[tuple[frozenset[GroupKey], Direction], Chain]:
+    """Give the chains by groups and direction: many ports have the same groups."""
+    ports = {port.groups for port in desired.ports if port.groups is not None}
+    return {
+        (keys, direction): chain(keys, desired.groups, direction, zone) for keys in ports for direction in DIRECTIONS
+    }
 
 
 def guarding(desired: NetworkDesired, zone: int) -> frozenset[Chain]:
@@ -100,13 +107,15 @@ def _of_uplink(name: str, desired: NetworkDesired, zone: int) -> Iterator[Elemen
         yield Element(ADVERTISERS, (name,))
 
 
-def _of_port(port: PortDesired, desired: NetworkDesired, zone: int, mark: int) -> Iterator[Element]:
+def _of_port(
+    port: PortDesired, chains: Mapping[tuple[frozenset[GroupKey], Direction], Chain], zone: int, mark: int
+) -> Iterator[Element]:
     yield Element(ZONES, (port.tap,), mark | zone)
     yield Element("guests", (port.tap,))
     yield from _of_checks(port)
     if port.groups is not None:
         for direction in DIRECTIONS:
-            yield Element(direction, (mark,), chain(port.groups, desired.groups, direction, zone).name)
+            yield Element(direction, (mark,), chains[port.groups, direction].name)
 
 
 def _of_checks(port: PortDesired) -> Iterator[Element]:
@@ -142,6 +151,6 @@ def _of_routers(desired: NetworkDesired, zone: int) -> Iterator[Element]:
         yield from (Element("localmacs", (desired.outward, guest.mac)) for guest in desired.ports)
 
 
-def _remotes(desired: NetworkDesired) -> frozenset[tuple[str, str]]:
+def _remotes(desired: NetworkDesired) -> frozenset[GroupKey]:
     keys = {key for port in desired.ports for key in port.groups or ()}
     return remotes(keys, desired.groups)

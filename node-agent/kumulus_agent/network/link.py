@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 
 from kumulus_agent.network.errors import NetlinkFailed, netlink_errors
 from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError
 
 
-async def index(ipr: AsyncIPRoute, name: str) -> int | None:
-    """Return the interface's index, None if it is not in the namespace of `ipr`."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An interface: its index, that of its bridge (0: of none), MTU in bytes, and whether it is up."""
+
+    index: int
+    master: int
+    mtu: int
+    up: bool
+
+
+async def seen(ipr: AsyncIPRoute, name: str) -> Seen | None:
+    """Look at an interface; None if it is not in the namespace of `ipr`."""
     try:
         # Not get_links(): that is a dump, of which a socket can have but one at a time.
-        for link in await ipr.link("get", ifname=name):
-            return int(link["index"])
+        for found in await ipr.link("get", ifname=name):
+            up, master = bool(found["flags"] & 1), found.get_attr("IFLA_MASTER") or 0
+            return Seen(int(found["index"]), int(master), int(found.get_attr("IFLA_MTU")), up)
     except NetlinkError as error:
         if error.code != errno.ENODEV:
             raise
     return None
+
+
+async def index(ipr: AsyncIPRoute, name: str) -> int | None:
+    """Return the interface's index, None if it is not in the namespace of `ipr`."""
+    found = await seen(ipr, name)
+    return found.index if found is not None else None
 
 
 async def present(ipr: AsyncIPRoute, name: str) -> int:

@@ -13,13 +13,12 @@ from pyroute2 import netns  # noqa: E402
 from pyroute2.conntrack import AsyncConntrack  # noqa: E402
 from pyroute2.iproute.linux import AsyncIPRoute  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
-from pyroute2.netlink.rtnl import ndmsg  # noqa: E402
 
-__all__ = ["AsyncConntrack", "AsyncIPRoute", "NetlinkError", "conntrack_socket", "ndmsg", "netns"]
+__all__ = ["AsyncConntrack", "AsyncIPRoute", "NetlinkError", "netfilter_socket", "netns"]
 
 _NETLINK_NETFILTER = 12
 
 
-def conntrack_socket() -> socket.socket:
-    """Open a socket for `AsyncConntrack` in the namespace of the calling thread."""
+def netfilter_socket() -> socket.socket:
+    """Open a socket of connection tracking and nftables in the namespace of the calling thread."""
     return socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_NETFILTER)

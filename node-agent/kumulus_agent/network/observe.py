@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from dataclasses import replace
-from typing import Any
 
-from kumulus_agent.network import firewall, names, shaping, vxlan
-from kumulus_agent.network.errors import netlink_errors
+from kumulus_agent.network import names, shaping, vxlan
+from kumulus_agent.network.errors import NetlinkFailed
+from kumulus_agent.network.listing import ListedLink, listed
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import Link, Neighbour, Observed
 
 
-async def observe(ipr: AsyncIPRoute, namespace: str) -> Observed:
-    """Read links, forwarding entries, rates, and rules."""
-    return replace(await observe_links(ipr, namespace), firewall=await firewall.observe(namespace))
-
-
 async def observe_links(ipr: AsyncIPRoute, namespace: str) -> Observed:
     """Read links, forwarding entries and rates."""
-    with netlink_errors(f"read the links of namespace {namespace}"):
-        messages = [message async for message in await ipr.get_links()]
-        entries = [entry async for entry in await ipr.fdb("dump")]
-    by_index = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
-    links = {link.name: link for link in (_link(message, by_index) for message in messages)}
+    try:
+        found, entries = await asyncio.to_thread(listed, namespace)
+    except OSError as error:
+        raise NetlinkFailed(f"read the links of namespace {namespace}: {error}") from error
+    by_index = {link.index: link.name for link in found}
+    links = {link.name: _link(link, by_index) for link in found}
     # Where nothing has a rate there is no third list to read, which is one of all interfaces too.
     limited = any(names.is_queue(name) or link.discipline == "tbf" for name, link in links.items())
     buckets, redirected = await shaping.observe(ipr, by_index) if limited else ({}, frozenset())
@@ -31,15 +27,17 @@ async def observe_links(ipr: AsyncIPRoute, namespace: str) -> Observed:
     neighbours: dict[str, set[Neighbour]] = defaultdict(set)
     forwards: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        name, mac, peer = by_index.get(entry["ifindex"]), entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST")
-        if name is not None and vxlan.is_fixed(entry):
-            forwards[name].add(mac)
-        if name not in links or links[name].kind != "vxlan" or peer is None:
+        name = by_index.get(entry.index)
+        if name is None:
             continue
-        if mac == vxlan.ANY:
-            flood[name].add(peer)
-        elif vxlan.is_noted(entry):
-            neighbours[name].add((mac, peer))
+        if vxlan.is_fixed(entry.flags):
+            forwards[name].add(entry.mac)
+        if entry.peer is None or links[name].kind != "vxlan":
+            continue
+        if entry.mac == vxlan.ANY:
+            flood[name].add(entry.peer)
+        elif vxlan.is_noted(entry.flags):
+            neighbours[name].add((entry.mac, entry.peer))
     return Observed(
         links,
         {name: frozenset(peers) for name, peers in flood.items()},
@@ -50,18 +48,15 @@ async def observe_links(ipr: AsyncIPRoute, namespace: str) -> Observed:
     )
 
 
-def _link(message: Any, by_index: dict[int, str]) -> Link:
-    info = message.get_attr("IFLA_LINKINFO")
-    kind = info.get_attr("IFLA_INFO_KIND") if info else None
-    data = info.get_attr("IFLA_INFO_DATA") if info and kind == "vxlan" else None
+def _link(found: ListedLink, by_index: dict[int, str]) -> Link:
     return Link(
-        name=message.get_attr("IFLA_IFNAME"),
-        kind=kind or "",
-        mtu=message.get_attr("IFLA_MTU"),
-        up=bool(message["flags"] & 1),
-        master=by_index.get(message.get_attr("IFLA_MASTER") or 0),
-        vni=data.get_attr("IFLA_VXLAN_ID") if data else None,
-        local=data.get_attr("IFLA_VXLAN_LOCAL") if data else None,
-        alias=message.get_attr("IFLA_IFALIAS") or "",
-        discipline=message.get_attr("IFLA_QDISC") or "",
+        name=found.name,
+        kind=found.kind,
+        mtu=found.mtu,
+        up=found.up,
+        master=by_index.get(found.master),
+        vni=found.vni,
+        local=found.local,
+        alias=found.alias,
+        discipline=found.discipline,
     )

@@ -203,17 +203,9 @@ def _firewall(desired: NetworkDesired, observed: Observed) -> tuple[Step, ...]:
     number = state.free_zone() if zone is None else zone
     wanted = frozenset(elements(desired, number, state.ports(port.tap for port in desired.ports)))
     # An interface has one network: what another network's number still says about it is out of date.
-    named = {element.key[0] for element in wanted if element.family == "bridge"}
-    kept = state.without(zone)
-    kept = replace(kept, elements=frozenset(element for element in kept.elements if element.key[0] not in named))
+    kept = state.without(zone, {str(element.key[0]) for element in wanted if element.family == "bridge"})
     chains, sets = judging(desired, number)
-    result = FirewallState(
-        base=BASE,
-        elements=kept.elements | wanted,
-        zones=state.zones | {number},
-        chains=kept.chains | chains | guarding(desired, number),
-        sets=kept.sets | sets,
-    )
+    result = kept.having(number, wanted, chains | guarding(desired, number), sets)
     steps = _change(before, result, f"rules of {len(desired.ports)} ports of {desired.bridge}")
     judged = any(chain.zone == number and chain.family == "inet" for chain in before.chains)
     if steps and (chains or judged):

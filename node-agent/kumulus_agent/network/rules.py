@@ -18,8 +18,9 @@ no IPv6 subnet, as no guest could answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import blake2s
 from typing import Any
 
@@ -87,6 +88,10 @@ _HEARD = (ADVERTISE_ROUTER, SOLICIT, ADVERTISE, QUERY, REPORT, DONE, REPORT_2)
 """ICMPv6 that every port is told; advertisements of routers come from none but those."""
 
 
+Owner = str | int | tuple[int | None]
+"""An interface, the number of a port, or the number of a network."""
+
+
 @dataclass(frozen=True, order=True)
 class Element:
     """An element of a set or map.
@@ -104,13 +109,14 @@ class Element:
         """The family of its table."""
         return "bridge" if self.set in _BRIDGED else "inet"
 
-    def concerns(self, zone: int, interfaces: Set[str], ports: Set[int]) -> bool:
-        """Whether it is about the network with that number, which has these interfaces and numbers of ports."""
-        if self.family == "bridge":
-            return self.key[0] in interfaces
+    @property
+    def owner(self) -> Owner:
+        """What it is about."""
+        if self.set in _BRIDGED:
+            return self.key[0]
         if self.set in DIRECTIONS:
-            return int(self.key[0]) >> PORT_SHIFT in ports
-        return zone_of_members(self.set) == zone
+            return int(self.key[0]) >> PORT_SHIFT
+        return (zone_of_members(self.set),)
 
 
 @dataclass(frozen=True)
@@ -130,27 +136,55 @@ class FirewallState:
     chains: frozenset[Chain] = frozenset()
     sets: frozenset[str] = frozenset()
 
-    def marks(self) -> dict[str, int]:
-        """The marks of interfaces."""
+    @cached_property
+    def _owned(self) -> dict[Owner, list[Element]]:
+        """The elements by what they are about: a network's are few among those of a host."""
+        found: dict[Owner, list[Element]] = {}
+        for element in self.elements:
+            found.setdefault(element.owner, []).append(element)
+        return found
+
+    @cached_property
+    def _marks(self) -> dict[str, int]:
         return {str(e.key[0]): int(e.value or 0) for e in self.elements if e.set == ZONES}
+
+    def marks(self) -> Mapping[str, int]:
+        """The marks of interfaces."""
+        return self._marks
 
     def zone_of(self, interface: str) -> int | None:
         """The number of the interface's network."""
-        mark = self.marks().get(interface)
+        mark = self._marks.get(interface)
         return None if mark is None else mark & NETWORK_MASK
 
-    def without(self, zone: int | None) -> FirewallState:
-        """All but what is about the network with that number; its zone chain stays."""
-        if zone is None:
-            return self
-        marks = {name: mark for name, mark in self.marks().items() if mark & NETWORK_MASK == zone}
-        ports = {mark >> PORT_SHIFT for mark in marks.values()} - {0}
-        return replace(
+    def without(self, zone: int | None, interfaces: Iterable[str] = ()) -> FirewallState:
+        """All but what is about the network with that number, or about these interfaces; its zone chain stays."""
+        named = set(interfaces)
+        if zone is not None:
+            named |= {name for name, mark in self._marks.items() if mark & NETWORK_MASK == zone}
+        ports = {self._marks[name] >> PORT_SHIFT for name in named & self._marks.keys()} - {0}
+        owners = (*named, *ports, *(((zone,),) if zone is not None else ()))
+        gone = frozenset(element for owner in owners for element in self._owned.get(owner, ()))
+        rest = replace(
             self,
-            elements=frozenset(e for e in self.elements if not e.concerns(zone, marks.keys(), ports)),
-            chains=frozenset(chain for chain in self.chains if chain.zone != zone),
-            sets=frozenset(name for name in self.sets if zone_of_members(name) != zone),
+            elements=self.elements - gone,
+            chains=frozenset(chain for chain in self.chains if zone is None or chain.zone != zone),
+            sets=frozenset(name for name in self.sets if zone is None or zone_of_members(name) != zone),
         )
+        dropped = set(owners)
+        return _known(
+            rest,
+            {owner: found for owner, found in self._owned.items() if owner not in dropped},
+            {name: mark for name, mark in self._marks.items() if name not in named},
+        )
+
+    def having(self, zone: int, elements: frozenset[Element], chains: Set[Chain], sets: Set[str]) -> FirewallState:
+        """What is here, and what another network needs, of which nothing is here; under these fixed rules."""
+        added = FirewallState(elements=elements)
+        joined = FirewallState(
+            BASE, self.elements | elements, self.zones | {zone}, self.chains | chains, self.sets | sets
+        )
+        return _known(joined, self._owned | added._owned, self._marks | added._marks)
 
     def free_zone(self) -> int:
         """The lowest number that no network has."""
@@ -163,6 +197,12 @@ class FirewallState:
         used = {mark >> PORT_SHIFT for mark in marks.values()}
         free = (number for number in range(1, NETWORK_MASK + 1) if number not in used)
         return {name: marks.get(name, 0) >> PORT_SHIFT or next(free) for name in interfaces}
+
+
+def _known(state: FirewallState, owned: dict[Owner, list[Element]], marks: dict[str, int]) -> FirewallState:
+    """Give the state what it need not find out anew: a network is small, and a host large."""
+    state.__dict__.update(_owned=owned, _marks=marks)
+    return state
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kumulus_agent.network import link
 from kumulus_agent.network.errors import netlink_errors
-from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError, ndmsg
+from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError
 
 PORT = 4789
 """UDP port of VXLAN (RFC 7348)."""
@@ -125,11 +125,11 @@ async def _forget(ipr: AsyncIPRoute, name: str, mac: str, what: str, flags: int)
                 raise
 
 
-def is_fixed(entry: ndmsg.ndmsg) -> bool:
-    """Whether a forwarding entry is one of `ensure_forward`'s."""
-    return bool(entry["flags"] & NTF_STICKY)
+def is_fixed(flags: int) -> bool:
+    """Whether a forwarding entry with these flags is one of `ensure_forward`'s."""
+    return bool(flags & NTF_STICKY)
 
 
-def is_noted(entry: ndmsg.ndmsg) -> bool:
-    """Whether a forwarding entry is one of `ensure_neighbour`'s."""
-    return bool(entry["flags"] & NTF_EXT_LEARNED)
+def is_noted(flags: int) -> bool:
+    """Whether a forwarding entry with these flags is one of `ensure_neighbour`'s."""
+    return bool(flags & NTF_EXT_LEARNED)

@@ -22,6 +22,7 @@ from kumulus_agent.networks.members import groups_desired
 from kumulus_agent.networks.pauses import restart_pause
 from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts
 from kumulus_agent.networks.port_settings import PortsHere
+from kumulus_agent.networks.ports_of_instances import PortsOfInstances
 from kumulus_agent.networks.reach import overlay_obstacle, uplink_of
 from kumulus_agent.networks.routed import NoRouters, Routed
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
@@ -65,7 +66,7 @@ class CarriedNetworks:
         self._client = client
         self._datapath = datapath
         self._here = here
-        self._ports: dict[str, dict[str, tuple[NetworkKey, PortDesired]]] = {}
+        self._ports = PortsOfInstances()
         self._carried: dict[int, Carried] = {}
         self._groups = WatchedGroups(client, self._changed_group)
         self.routed: Routed = NoRouters()
@@ -75,13 +76,13 @@ class CarriedNetworks:
     @property
     def with_ports(self) -> frozenset[int]:
         """VNIs of the networks that guests here have a port in."""
-        return frozenset(key.vni for held in self._ports.values() for key, _ in held.values())
+        return self._ports.vnis
 
     def facts(self, vni: int) -> NetworkFacts | None:
         """Give what routers have to know of a network; None if it has not been applied."""
         carried = self._carried.get(vni)
         applied = carried.applied if carried is not None else None
-        return network_facts(applied.mtu, carried.slices.values(), self._ports_on(vni)) if carried and applied else None
+        return network_facts(applied.mtu, carried.slices.values(), self._ports.on(vni)) if carried and applied else None
 
     async def leave(self, vni: int) -> None:
         """Let go of a network if neither a port here nor a router uses it; a NetworkError asks to be called again."""
@@ -99,15 +100,15 @@ class CarriedNetworks:
     def hold(self, instance_id: str, hostname: str, ports: Iterable[DesiredPort]) -> None:
         """Count the ports of an instance as being here; nothing is changed yet."""
         ports = tuple(ports)
-        self._held.hold(self._ports.get(instance_id, ()), ports)
+        self._held.hold(self._ports.of(instance_id), ports)
         held = {port.tap: (port.network, port_desired(instance_id, hostname, port)) for port in ports}
-        self._ports[instance_id] = held
+        self._ports.put(instance_id, held)
         self._follow_groups()
         self.routed.ports_changed()
 
     def held(self, instance_id: str) -> dict[str, HeldPort]:
         """Give the ports that are held for an instance, by tap."""
-        found = self._ports.get(instance_id, {})
+        found = self._ports.of(instance_id)
         return {
             tap: HeldPort(key.name, port.mac, self._held.name(tap), port.groups) for tap, (key, port) in found.items()
         }
@@ -135,9 +136,6 @@ class CarriedNetworks:
             NetworkError: the datapath failed; call again.
         """
         await self.retain(instance_id, frozenset())
-        self._ports.pop(instance_id, None)
-        self._follow_groups()
-        self.routed.ports_changed()
 
     async def retain(self, instance_id: str, taps: Collection[str]) -> None:
         """Let go of an instance's ports but these, and of the networks that nothing here uses then.
@@ -145,11 +143,11 @@ class CarriedNetworks:
         Raises:
             NetworkError: the datapath failed; call again.
         """
-        held = self._ports.get(instance_id, {})
+        held = self._ports.of(instance_id)
         vnis = {key.vni for tap, (key, _) in held.items() if tap not in taps}
         if not vnis:
             return
-        self._ports[instance_id] = {tap: port for tap, port in held.items() if tap in taps}
+        self._ports.put(instance_id, {tap: port for tap, port in held.items() if tap in taps})
         self._held.forget(held.keys() - set(taps))
         self._follow_groups()
         self.routed.ports_changed()
@@ -166,7 +164,7 @@ class CarriedNetworks:
     def port_changed(self, namespace: str, name: str) -> None:
         """Have the networks looked at in which a Port says something else now."""
         taps = self._held.changed(namespace, name)
-        for vni in {held[tap][0].vni for held in self._ports.values() for tap in held.keys() & taps}:
+        for vni in self._ports.networks_of(taps):
             self.queue.add(vni)
 
     async def sweep(self) -> None:
@@ -258,7 +256,7 @@ class CarriedNetworks:
 
     async def _apply(self, carried: Carried) -> None:
         vni = carried.key.vni
-        ports = await self._held.settled(self._ports_on(vni))
+        ports = await self._held.settled(self._ports.on(vni))
         network = Network.model_validate(carried.network) if carried.network is not None else None
         uplink = await self._uplink(carried, network)
         desired = replace(
@@ -286,7 +284,7 @@ class CarriedNetworks:
         joined = self.routed.joined(vni)
         found = (self._carried[number] for number in (vni, *sorted(joined)) if number in self._carried)
         slices = [body for carried in found for body in carried.slices.values()]
-        behind = await self._held.settled([port for number in sorted(joined) for port in self._ports_on(number)])
+        behind = await self._held.settled([port for number in sorted(joined) for port in self._ports.on(number)])
         return groups_desired(slices, ports, self._groups.rules, behind)
 
     async def _uplink(self, carried: Carried, network: Network | None) -> Uplink | None:
@@ -327,13 +325,9 @@ class CarriedNetworks:
     def _used(self, vni: int) -> bool:
         return vni in self.with_ports or self.routed.uses(vni)
 
-    def _ports_on(self, vni: int) -> list[PortDesired]:
-        return [port for held in self._ports.values() for key, port in held.values() if key.vni == vni]
-
     def _follow_groups(self) -> None:
         """Watch the groups that ports here are in: read while all else of a server is made ready."""
-        ports = (port for held in self._ports.values() for _, port in held.values())
-        self._groups.follow({key for port in ports for key in port.groups or ()})
+        self._groups.follow(self._ports.groups)
 
     async def _read_groups(self, vni: int, seconds: float) -> None:
         """Wait for the groups of a network's ports.
@@ -342,12 +336,11 @@ class CarriedNetworks:
             TimeoutError: the API does not tell.
         """
         async with asyncio.timeout(seconds):
-            await self._groups.read({key for port in self._ports_on(vni) for key in port.groups or ()})
+            await self._groups.read({key for port in self._ports.on(vni) for key in port.groups or ()})
 
     def _changed_group(self, group: GroupKey) -> None:
         """Have the networks looked at that have a port in a group, whose rules are others now."""
-        held = (item for ports in self._ports.values() for item in ports.values())
-        for vni in {key.vni for key, port in held if group in (port.groups or ())}:
+        for vni in self._ports.in_group(group):
             self.queue.add(vni)
 
     def _watch(self, carried: Carried) -> None:

@@ -141,12 +141,10 @@ class Observer:
         return (Claim.DELETING if live.deleting else Claim.OURS), live
 
     async def _plugged(self, desired: Desired | None, power: Power) -> frozenset[str]:
-        # A new instance has no taps, and reading the whole datapath costs more than any other look.
-        if desired is None or not desired.all_ports or power is Power.ABSENT:
+        # A new instance has no taps.
+        if desired is None or power is Power.ABSENT:
             return frozenset()
-        links = (await self.datapath.observe()).links
-        taps = {port.tap for port in desired.all_ports if port.tap in links}
-        return frozenset(tap for tap in taps if links[tap].master is not None)
+        return frozenset([port.tap for port in desired.all_ports if await self.datapath.plugged(port.tap)])
 
     def _revoked(self, instance_id: str, epoch: int) -> bool:
         host = self.store.get(Host, self.settings.node_name)

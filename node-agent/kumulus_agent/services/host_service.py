@@ -91,7 +91,7 @@ class HostServices:
 
     async def ensure(self, spec: ServiceSpec, *, restart: bool = False) -> bool:
         """Have the service run as specified; one that runs otherwise is restarted. False if nothing was to do."""
-        record = self.observe().get(spec.unit)
+        record = self._running(spec.unit)
         if record is not None and record.spec == spec and not restart:
             self.exits.watch(spec.unit, record.process)
             return False
@@ -110,8 +110,11 @@ class HostServices:
 
     def runs(self, unit: str) -> bool:
         """Whether the unit's process is alive."""
+        return self._running(unit) is not None
+
+    def _running(self, unit: str) -> ServiceRecord | None:
         record = self._read(self._directory / f"{unit}.json")
-        return record is not None and self._runs(record)
+        return record if record is not None and self._runs(record) else None
 
     async def absent(self, unit: str) -> bool:
         """End the service; returns when it has exited. False if there was none."""
@@ -130,7 +133,7 @@ class HostServices:
 
     def reload(self, unit: str) -> bool:
         """Send SIGHUP; False if the service does not run."""
-        record = self.observe().get(unit)
+        record = self._running(unit)
         return record is not None and process.send(record.process, signal.SIGHUP)
 
     def _read(self, file: Path) -> ServiceRecord | None:

@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -504,6 +504,23 @@ async def test_a_flood_starves_nobody(answering):
     assert len(accepted) - asked <= (burst + rate * (seconds + 1))
     assert slowest < 1
     assert len(host.datapath._metadata._served[BLUE].talks) <= CONNECTIONS + 1
+
+
+async def test_bursts_of_two_leave_room_for_a_third(answering):
+    """Two guests begin as many connections as they may while the agent has no time: a third's is taken at once."""
+    (host, _), _ = answering
+    ports = [make_port(number) for number in (11, 12, 13)]
+    await host.datapath.ensure_network(make_network(host, ports))
+    *crowd, third = [await boot(host, port) for port in ports]
+    for guest in (*crowd, third):
+        assert await uuid_told(guest)
+    with ExitStack() as stack:
+        # No turn of the event loop in here: the agent's part stands still.
+        for guest in crowd * metadata_link.CONNECTIONS[1]:
+            stack.enter_context(guest_socket(guest)).connect_ex(ADDRESS)
+        asking = stack.enter_context(guest_socket(third))
+        asking.settimeout(0.5)
+        asking.connect(ADDRESS)
 
 
 async def test_requests_and_connections_are_bounded(answering):
