@@ -73,6 +73,8 @@ class FloatingIPAssignment(Model):
     host: HostName | None = None
     """Where the address is translated: the host of the port's server where that reaches the external network, else the
     router's gateway host; of one with port forwardings always that."""
+    standby: HostName | None = None
+    """Of one that is translated on the gateway's host: where it is when that is taken over."""
     fixed_address: IPAddressText | None = None
     """What it is translated to; None if it leads nowhere, or if only ports of it lead somewhere."""
     forwardings: Annotated[list[AssignedForwarding], Field(max_length=64)] = Field(default_factory=list)
@@ -163,7 +165,7 @@ class FloatingIP(Kind):
             Column("Host", ".spec.assignment.host", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
-        selectable=(".spec.assignment.host",),
+        selectable=(".spec.assignment.host", ".spec.assignment.standby"),
     )
 
     spec: FloatingIPSpec

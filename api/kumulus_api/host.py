@@ -199,6 +199,10 @@ class ConsoleEndpoint(Model):
     """SHA-256 of the certificate that it shows there, in DER."""
 
 
+FAILOVER_PACKAGE = "keepalived"
+"""Of `HostStatus.missing_packages` the one without which a host is Ready: it has no part in takeovers then."""
+
+
 class HostStatus(Status):
     """What the agent found; renewed once a minute."""
 
@@ -224,6 +228,8 @@ class HostStatus(Status):
     unclaimed_instances: Annotated[
         list[UnclaimedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID"))
     ] = Field(default_factory=list)
+    taken_over: Annotated[list[UUIDText], Field(max_length=16384)] = Field(default_factory=list)
+    """Routers, by `routerID`, that lead out here though they are assigned to another host, which was not heard of."""
     observed_revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)

@@ -84,6 +84,24 @@ class AssignedInterface(Model):
     """The router's addresses there, each with the prefix length of its subnet."""
 
 
+class AssignedStandby(Model):
+    """The host that leads out when the gateway's host is heard of no more."""
+
+    host: HostName
+    tunnel_address: IPAddressText
+    """Where the other hosts reach it."""
+
+
+class AssignedTakeover(Model):
+    """How a gateway goes over to another host without the API; its hosts have MACs of their own outside."""
+
+    priority: Annotated[int, Field(ge=1, le=253)]
+    """Of the gateway's host in VRRP (RFC 5798); the standby's is one more. It grows when the hosts change, so that of
+    two that led out apart the one stays that did so last."""
+    standby: AssignedStandby | None = None
+    """None while no other host can lead out."""
+
+
 class AssignedGateway(Model):
     """The way out as the operator has decided it."""
 
@@ -96,9 +114,11 @@ class AssignedGateway(Model):
     """The external subnet's own gateways, one for each family."""
     snat: bool = Field(alias="enableSNAT")
     host: HostName
-    """The host that has `addresses`: what has no floating address leaves there."""
+    """The host that has `addresses`: what has no floating address leaves there, unless the standby has taken over."""
     tunnel_address: IPAddressText
     """Where the other hosts reach it."""
+    takeover: AssignedTakeover | None = None
+    """None where the gateway moves by the API alone."""
 
 
 class RouterAssignment(Model):
@@ -174,6 +194,7 @@ class Router(Kind):
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("External", ".spec.assignment.gateway.addresses[0]"),
             Column("Gateway-Host", ".spec.assignment.gateway.host", priority=1),
+            Column("Standby", ".spec.assignment.gateway.takeover.standby.host", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
     )

@@ -14,6 +14,7 @@ WANTED = (
     "ethtool",
     "iproute2",
     "iptables",  # kubelet asks for it at its start
+    "keepalived",
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-driver-qemu",

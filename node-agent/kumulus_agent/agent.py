@@ -37,8 +37,7 @@ from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.passthrough.source import HostDeviceSource
-from kumulus_agent.routers.here import RoutersHere
-from kumulus_agent.routers.paths import RouterPaths
+from kumulus_agent.routers.here import routers_of
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
 from kumulus_agent.servers.capacity import Capacity, capacity_of
@@ -112,7 +111,8 @@ class Agent:
         self._physical = PhysicalNetworks(self._datapath, lambda: self._host.mappings, self._physical_changed)
         ports = PortsHere(client, self._store)
         self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look, ports)
-        self._routers = RoutersHere(client, RouterPaths(self._datapath), self._networks, here)
+        self._routers = routers_of(client, self._datapath, self._networks, here, settings.run_dir)
+        self._routers.taken_over_changed = self._taken_over_changed
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -139,6 +139,7 @@ class Agent:
             self._physical.look,
             self._host_devices,
         )
+        self._host.taken_over = lambda: self._routers.taken_over
         self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
             settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
@@ -379,6 +380,11 @@ class Agent:
 
     def _host_changed(self) -> None:
         self._hosts.add(self._settings.node_name)
+
+    def _taken_over_changed(self) -> None:
+        told = (self._store.get(Host, self._settings.node_name) or {}).get("status") or {}
+        if list(self._routers.taken_over) != (told.get("takenOver") or []):
+            self._host_changed()
 
     def _physical_changed(self) -> None:
         self._host_changed()

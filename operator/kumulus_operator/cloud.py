@@ -34,7 +34,7 @@ from kumulus_operator.seen import Seen
 from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key
-from kumulus_operator.waiting import CAPACITY, Need, Waiters
+from kumulus_operator.waiting import CAPACITY, STANDBY, Need, Waiters
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import Conflict, NotFound
 from kumulus_runtime.events import EventRecorder
@@ -233,7 +233,7 @@ class Cloud(Seen):
         """Note that a host renews its Lease (again)."""
         self.queues.hosts.add(("", name))
         self.ledger.more_room()
-        self.wake(CAPACITY, ("Host", "", name))
+        self.wake(CAPACITY, STANDBY, ("Host", "", name))
 
     def wake(self, *needs: Need) -> None:
         """Have everything looked at again that waits for one of the needs."""

@@ -136,6 +136,7 @@ def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
     if status is not None:
         able = (status.inventory, status.devices, status.traits, status.architecture)
         facts = (*able, status.tunnel_address, status.physical_networks, status.unclaimed_instances)
+        facts += (status.missing_packages, status.taken_over)
     return (host.spec, host.metadata.labels, sorted(conditions), facts)
 
 

@@ -12,6 +12,8 @@ Need = tuple[str, str, str]
 
 CAPACITY: Need = ("Capacity", "", "")
 """Room on some host."""
+STANDBY: Need = ("Standby", "", "")
+"""A host that may share a router's gateway."""
 
 
 def quota(namespace: str) -> Need:

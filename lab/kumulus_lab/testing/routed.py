@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 from typing import Any
 
+from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.network.command import run
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.groups import GroupKey, SecurityGroup
@@ -21,8 +22,10 @@ from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.routers.here import RoutersHere
+from kumulus_agent.routers.members import GatewayMembers
 from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
@@ -56,6 +59,7 @@ class Node:
     datapath: Any = None
     networks: Any = None
     routers: Any = None
+    keepalived: Any = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     @property
@@ -69,7 +73,11 @@ class Node:
         physical = PhysicalNetworks(self.host.datapath, lambda: {"physnet1": "phys"}, lambda: None)
         here = Here(self.host.name, self.host.address, 1450)
         self.networks = CarriedNetworks(self.api, self.datapath, here, physical.look)  # type: ignore[arg-type]
-        self.routers = RoutersHere(self.api, RouterPaths(self.host.datapath, self.prefix), self.networks, here)  # type: ignore[arg-type]
+        services = HostServices(self.host.directory / "vrrp-services", init_pid=None)
+        paths = RouterPaths(self.host.datapath, self.prefix)
+        self.keepalived = Keepalived(services, self.host.directory / "vrrp")
+        members = GatewayMembers(self.keepalived, paths, here)
+        self.routers = RoutersHere(self.api, paths, self.networks, here, members)  # type: ignore[arg-type]
         for instance, port in (held or {}).items():
             self.networks.hold(instance, instance, [port])
         self.tasks = [
@@ -149,6 +157,8 @@ class RoutedCloud:
     networks: dict[str, tuple[NetworkKey, str]] = field(default_factory=dict)
     external: NetworkKey = EXTERNAL
     """Where routers lead that are made from now on."""
+    priority: int = 100
+    """Of the gateways' hosts that are assigned from now on."""
     outer: list[tuple[NetworkKey, Any]] = field(default_factory=list)
     """Endpoints of routers and floating addresses in an external overlay."""
 
@@ -224,7 +234,7 @@ class RoutedCloud:
         routes: tuple[tuple[str, str], ...] = (),
         hosts: tuple[int, ...] = (),
     ) -> str:
-        """Make a router between networks; `gateway` is the host that leads outside."""
+        """Make a router between networks; `gateway` leads outside: "a", or "a/b" where b may take over."""
         router_id = f"00000000-0000-4000-8000-{sum(name.encode()):012d}"
         interfaces = []
         for number, network in enumerate(networks):
@@ -244,7 +254,8 @@ class RoutedCloud:
         assignment: dict[str, Any] = {"routerID": router_id, "interfaces": interfaces}
         assignment["routes"] = [{"destination": to, "nextHop": hop} for to, hop in routes]
         if gateway is not None:
-            host = self.node(gateway).host
+            leading, _, waiting = gateway.partition("/")
+            host = self.node(leading).host
             assignment["gateway"] = {
                 "network": self.external.name,
                 "networkNamespace": self.external.namespace,
@@ -256,6 +267,10 @@ class RoutedCloud:
                 "host": host.name,
                 "tunnelAddress": host.address,
             }
+            if waiting:
+                other = self.node(waiting).host
+                spare = {"host": other.name, "tunnelAddress": other.address}
+                assignment["gateway"]["takeover"] = {"priority": self.priority, "standby": spare}
         self.api.put("Router", name, {"assignment": assignment})
         return router_id
 
@@ -269,7 +284,8 @@ class RoutedCloud:
         fixed: str | None = None,
         forwardings: tuple[tuple[str, int, str, int], ...] = (),
     ) -> None:
-        """Make a floating address, translated on a host."""
+        """Make a floating address, translated on a host: "a", or "a/b" where b may take over."""
+        leading, _, waiting = host.partition("/")
         assignment = {
             "floatingIPID": "00000000-0000-4000-8000-0000000000ff",
             "address": address,
@@ -278,7 +294,8 @@ class RoutedCloud:
             "networkNamespace": self.external.namespace,
             "vni": self.external.vni,
             "routerID": router_id,
-            "host": self.node(host).host.name,
+            "host": self.node(leading).host.name,
+            "standby": self.node(waiting).host.name if waiting else None,
             "fixedAddress": fixed,
             "forwardings": [
                 {"protocol": protocol, "externalPort": port, "address": to, "internalPort": to_port}
@@ -335,6 +352,8 @@ async def routed_cloud(prefix: str, hosts: tuple[Any, ...]) -> AsyncIterator[Rou
             machine.hang_up()
         for node in cloud.nodes:
             await node.stop()
+            for name in node.keepalived.names():
+                await node.keepalived.absent(name)
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

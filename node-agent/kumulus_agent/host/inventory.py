@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_api.host import FAILOVER_PACKAGE
 
 HOST_ROOT: Final = Path("/proc/1/root")
 """The host's own file system, seen from a pod in the host's PID namespace."""
@@ -19,6 +20,7 @@ _EXECUTABLE_FOLDERS: Final = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/s
 _NEEDED: Final = {
     "dnsmasq": "dnsmasq-base",
     "ip": "iproute2",
+    "keepalived": FAILOVER_PACKAGE,
     "libvirtd": "libvirt-daemon",
     "nft": "nftables",
     "nsenter": "util-linux",

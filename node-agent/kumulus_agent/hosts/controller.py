@@ -54,6 +54,7 @@ class HostController:
         missing_packages: looks for what is not installed.
         requeue: asks for the Servers of instances to be looked at, by instance id.
         physical: looks which physical networks are reached; None before that can be told.
+        taken_over: gives the routers that lead out here instead of on the host that they are assigned to.
         console: where the guests' consoles are served; None where they cannot be.
         adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
     """
@@ -68,6 +69,7 @@ class HostController:
     requeue: Callable[[str], None]
     physical: Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
     host_devices: HostDeviceSource
+    taken_over: Callable[[], tuple[str, ...]] = tuple
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
@@ -157,6 +159,7 @@ class HostController:
             dedicated=len(self.processors.dedicated),
             physical=await self._physical(old),
             devices=devices,
+            taken_over=self.taken_over(),
         )
 
     async def _physical(self, old: dict[str, Any]) -> tuple[PhysicalNetwork, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kumulus_agent.compute.abilities import Abilities
 from kumulus_api.host import (
+    FAILOVER_PACKAGE,
     ConsoleEndpoint,
     HostConditionType,
     HostStatus,
@@ -84,6 +85,7 @@ class Facts:
         dedicated: how many CPUs are set aside for servers with CPUs of their own.
         physical: the physical networks that are mapped here.
         devices: what there is of those that servers may be given; None if there may be none.
+        taken_over: routers that lead out here instead of on the host that they are assigned to.
     """
 
     machine: Machine
@@ -100,6 +102,7 @@ class Facts:
     dedicated: int = 0
     physical: tuple[PhysicalNetwork, ...] = ()
     devices: FoundDevices | None = None
+    taken_over: tuple[str, ...] = ()
 
 
 def acknowledged(
@@ -141,6 +144,7 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         devices=facts.devices,
         versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
         missing_packages=list(facts.missing_packages),
+        taken_over=list(facts.taken_over),
         unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),
         observed_revoked=sorted(facts.gone, key=lambda instance: (instance.instance_id, instance.epoch)),
     ).dump()
@@ -191,6 +195,8 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         ),
     }
     bad = [(kind, part) for kind, part in parts.items() if part[0] is not True]
+    if set(missing) == {FAILOVER_PACKAGE}:
+        bad = [(kind, part) for kind, part in bad if kind is not HostConditionType.PACKAGES_PRESENT]
     if not facts.tunnel_address:
         bad.append((HostConditionType.READY, (False, "NoTunnelAddress", "neither node IP nor tunnel address is set")))
     if bad:

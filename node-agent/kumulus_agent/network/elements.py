@@ -140,6 +140,10 @@ def _of_checks(port: PortDesired) -> Iterator[Element]:
 def _of_routers(desired: NetworkDesired, zone: int) -> Iterator[Element]:
     for port in desired.routers:
         yield Element(ZONES, (port.name,), zone)
+    leading = {mac for mac, _ in desired.transits} | {port.mac for port in desired.routers if not port.distributed}
+    for guest in desired.ports:
+        if guest.lenient:
+            yield from (Element("transitmacs", (guest.tap, mac)) for mac in leading)
     distributed = [port for port in desired.routers if port.distributed]
     for port in distributed:
         yield Element("gateways", (port.name,))

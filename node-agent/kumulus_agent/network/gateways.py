@@ -14,8 +14,12 @@ SETS: Final[dict[str, list[str]]] = {
     "outward": ["ifname"],
     "gatewaymacs": ["ifname", "ether_addr"],
     "localmacs": ["ifname", "ether_addr"],
+    "transitmacs": ["ifname", "ether_addr"],
 }
-"""Links to routers; bridges' ports towards other hosts, and with these the MACs of gateways and of the guests here."""
+"""Links to routers; bridges' ports towards other hosts, and with these the MACs of gateways and of the guests here;
+guests' ports that may send by MACs of their choice, but not by these."""
+TRANSIT_ADDRESS: Final = "169.254.0.1"
+"""A router's gateway as other hosts see it; never asked for, its MAC is noted, and the hosts hear when it moves."""
 SOURCES: Final = "sources"
 """The map of a port towards other hosts to the MAC that routers' frames have there."""
 
@@ -44,15 +48,18 @@ _ASKED: Final = tuple(
 
 
 def entering() -> list[list[Any]]:
-    """What comes from another host neither is from a gateway nor is meant for one."""
-    return [[_is({"concat": [_IN, mac]}, "@gatewaymacs"), _DROP] for mac in (_SOURCE, _DESTINATION)]
+    """What comes from another host neither is from a gateway nor is meant for one; no guest is one."""
+    stolen = _is({"concat": [_IN, _SOURCE]}, "@transitmacs")
+    return [[stolen, _DROP], *([_is({"concat": [_IN, mac]}, "@gatewaymacs"), _DROP] for mac in (_SOURCE, _DESTINATION))]
 
 
 def crossing() -> list[list[Any]]:
     """What goes to a gateway, and what comes from it."""
     from_gateway, outward = _is(_IN, "@gateways"), _is(_OUT, "@outward")
     receiver = {"concat": [_OUT, _DESTINATION]}
+    moved = _is({"payload": {"protocol": "arp", "field": "saddr ip"}}, TRANSIT_ADDRESS)
     return [
+        [_is(_OUT, "@guests"), moved, _DROP],
         *([from_gateway, outward, question, _DROP] for question in _QUESTIONS),
         *([_is(_IN, "@outward"), _is(_OUT, "@gateways"), question, _DROP] for question in _QUESTIONS),
         *([from_gateway, question, _ACCEPT] for question in _QUESTIONS),

@@ -241,6 +241,8 @@ def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
     local = {port.mac for port in desired.ports}
     noted = desired.neighbours | desired.transits
     wanted = {(mac, peer) for mac, peer in noted if mac not in local and peer != desired.underlay_address}
+    heard = neighbours & desired.taken
+    wanted = {(mac, peer) for mac, peer in wanted if mac not in {moved for moved, _ in heard}} | heard
     for peer in sorted(flood - peers):
         yield RemovePeer(name, "carries the network no longer", peer)
     for peer in sorted(peers - flood):

@@ -202,7 +202,7 @@ class NetworkDesired:
     """A network as it should be on this host.
 
     Attributes:
-        vni: the network's number, 1 … 2^24 - 1; the VXLAN network identifier of an overlay.
+        vni: the network's number, 1 … 2^24 - 1, and 0 of the hosts' own; the VXLAN network identifier of an overlay.
         mtu: bytes of a guest's packet: in an overlay the underlay's less 50.
         underlay_address: this host's tunnel address.
         peers: tunnel addresses of the other hosts that carry the network.
@@ -216,6 +216,7 @@ class NetworkDesired:
         groups: the security groups of its ports here, and those that these speak of.
         routers: links to the namespaces of routers, which the routers' own plan makes.
         transits: on which other host routers' gateways are reached through this network.
+        taken: where they may be instead, as this host has heard.
     """
 
     vni: int
@@ -232,10 +233,11 @@ class NetworkDesired:
     groups: Groups = field(default_factory=dict)
     routers: tuple[RouterPort, ...] = ()
     transits: frozenset[Neighbour] = frozenset()
+    taken: frozenset[Neighbour] = frozenset()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.vni < 1 << 24:
-            raise ValueError(f"VNI {self.vni} is not within 1 and {(1 << 24) - 1}")
+        if not 0 <= self.vni < 1 << 24:
+            raise ValueError(f"VNI {self.vni} is not within 0 and {(1 << 24) - 1}")
         for mac, _ in self.neighbours:
             _check(MAC, mac, "a unicast MAC address in lower case")
         if self.domain:

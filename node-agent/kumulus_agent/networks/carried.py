@@ -20,7 +20,7 @@ from kumulus_agent.networks.held import HeldPort, PortsOfTaps, port_desired
 from kumulus_agent.networks.known import Carried
 from kumulus_agent.networks.members import groups_desired
 from kumulus_agent.networks.pauses import restart_pause
-from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts
+from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts, tunnels
 from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.networks.ports_of_instances import PortsOfInstances
 from kumulus_agent.networks.reach import overlay_obstacle, uplink_of
@@ -259,11 +259,14 @@ class CarriedNetworks:
         ports = await self._held.settled(self._ports.on(vni))
         network = Network.model_validate(carried.network) if carried.network is not None else None
         uplink = await self._uplink(carried, network)
+        found = network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink)
         desired = replace(
-            network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink),
+            found,
+            peers=found.peers | self._audience(vni),
             groups=await self._members(vni, ports),
             routers=self.routed.ports(vni),
             transits=self.routed.transits(vni),
+            taken=self.routed.taken(vni),
         )
         if desired == carried.applied and not carried.altered:
             return
@@ -278,6 +281,11 @@ class CarriedNetworks:
         metrics.NETWORKS.set(len(self._carried))
         for step in steps:
             _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)
+
+    def _audience(self, vni: int) -> frozenset[str]:
+        """Give the other hosts that have ports behind routers, and have to hear where these lead out."""
+        numbers = self.routed.audience(vni) & self._carried.keys()
+        return tunnels((body for number in numbers for body in self._carried[number].slices.values()), self._here)
 
     async def _members(self, vni: int, ports: list[PortDesired]) -> dict[GroupKey, SecurityGroup]:
         """Give the groups of a network's ports here; of other networks a member is one where a router leads there."""

@@ -43,6 +43,13 @@ def network_facts(mtu: int, slices: Iterable[dict[str, Any]], ports: Iterable[Po
     return NetworkFacts(mtu, frozenset(found.items()))
 
 
+def tunnels(slices: Iterable[dict[str, Any]], here: Here) -> frozenset[str]:
+    """Give the tunnel addresses of the other hosts that endpoints are on."""
+    endpoints = (endpoint for body in slices for endpoint in body["spec"].get("endpoints") or ())
+    found = (endpoint.get("tunnelAddress") for endpoint in endpoints if endpoint["host"] != here.host)
+    return frozenset(address for address in found if address) - {here.underlay_address}
+
+
 def network_desired(
     vni: int,
     network: Network | None,

@@ -20,6 +20,12 @@ class Routed(Protocol):
     def transits(self, vni: int, /) -> frozenset[Neighbour]:
         """Give where gateways are that are reached through the network."""
 
+    def taken(self, vni: int, /) -> frozenset[Neighbour]:
+        """Give where they may be instead, as hosts hear by themselves."""
+
+    def audience(self, vni: int, /) -> frozenset[int]:
+        """Give the other networks whose hosts hear through the network where gateways are that may be here."""
+
     def uses(self, vni: int, /) -> bool:
         """Tell whether a router here needs the network."""
 
@@ -46,6 +52,14 @@ class NoRouters:
 
     def transits(self, _vni: int, /) -> frozenset[Neighbour]:
         """Give no gateways."""
+        return frozenset()
+
+    def taken(self, _vni: int, /) -> frozenset[Neighbour]:
+        """Give no gateways."""
+        return frozenset()
+
+    def audience(self, _vni: int, /) -> frozenset[int]:
+        """Give no networks."""
         return frozenset()
 
     def uses(self, _vni: int, /) -> bool:

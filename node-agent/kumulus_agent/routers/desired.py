@@ -12,19 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2s
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address, ip_interface, ip_network
 
 from kumulus_agent.network import names
+from kumulus_agent.network.gateways import TRANSIT_ADDRESS
 from kumulus_agent.network.state import Neighbour as Forward
 from kumulus_agent.network.state import RouterPort
 from kumulus_agent.networks.plan import Here, NetworkFacts
+from kumulus_agent.routers.pair import NETWORK, Pair, mac_of, pair_of
 from kumulus_agent.routers.state import (
+    PEER_ADDRESS,
     PREFERENCE_DEFAULT,
     PREFERENCE_FLOATING,
+    PREFERENCE_LEADING,
+    PREFERENCE_SHARED_FLOATING,
+    PREFERENCE_WAITING,
     TABLE_OUT,
     TABLE_TRANSIT,
-    TRANSIT_ADDRESS,
     Address,
     Floating,
     Forwarding,
@@ -50,7 +54,7 @@ class HereRouter:
     Attributes:
         here: this host.
         assignment: the router as the operator has decided it.
-        floating: floating addresses that are translated here.
+        floating: floating addresses that are translated here, always or when this host leads out.
     """
 
     here: Here
@@ -58,10 +62,15 @@ class HereRouter:
     floating: tuple[FloatingIPAssignment, ...] = ()
 
     @property
+    def pair(self) -> Pair | None:
+        """This host as one of two, of which one leads out."""
+        return pair_of(self.assignment.router_id, self.assignment.gateway, self.here.host)
+
+    @property
     def leads(self) -> bool:
-        """Whether the gateway is here."""
+        """Whether the gateway is here, or may come here at any time."""
         gateway = self.assignment.gateway
-        return gateway is not None and gateway.host == self.here.host
+        return gateway is not None and (gateway.host == self.here.host or self.pair is not None)
 
     @property
     def out(self) -> bool:
@@ -81,12 +90,21 @@ class HereRouter:
 
     @property
     def external_mac(self) -> str:
-        """The router's MAC in the external network: one of this host's where the gateway is not."""
+        """The router's MAC in the external network: one of this host's, unless the gateway is here for good."""
         gateway = self.assignment.gateway
-        if gateway is not None and self.leads:
+        if gateway is not None and self.leads and gateway.takeover is None:
             return gateway.mac
-        digest = blake2s(f"{self.assignment.router_id}/{self.here.host}".encode(), digest_size=5).digest()
-        return "02:" + ":".join(f"{byte:02x}" for byte in digest)
+        return mac_of(self.assignment.router_id, self.here.host)
+
+    @property
+    def moving(self) -> tuple[FloatingIPAssignment, ...]:
+        """Floating addresses that are where the router leads out."""
+        return tuple(item for item in self.floating if self.pair is not None and item.standby is not None)
+
+    @property
+    def staying(self) -> tuple[FloatingIPAssignment, ...]:
+        """Floating addresses that are here whoever leads out."""
+        return tuple(item for item in self.floating if item not in self.moving)
 
     def networks(self) -> frozenset[NetworkKey]:
         """Give the networks that the router needs here."""
@@ -105,12 +123,21 @@ class HereRouter:
             yield gateway.vni, RouterPort(self.link("external"), self.external_mac, distributed=False)
         if gateway is not None and self.leads and self.first is not None:
             yield self.first.vni, RouterPort(self.link("transit"), gateway.mac, distributed=False)
+        if self.pair is not None:
+            yield NETWORK, self.pair.port()
 
     def transit(self) -> Iterator[tuple[int, Forward]]:
         """Yield where the gateway's MAC is, with the number of the network through which it is reached."""
         gateway = self.assignment.gateway
         if gateway is not None and not self.leads and self.first is not None:
             yield self.first.vni, (gateway.mac, gateway.tunnel_address)
+
+    def taken(self) -> Iterator[tuple[int, Forward]]:
+        """Yield where the gateway's MAC is if it was taken over, as `transit` does; hosts hear of it by themselves."""
+        gateway = self.assignment.gateway
+        takeover = gateway.takeover if gateway is not None else None
+        if gateway is not None and takeover is not None and takeover.standby is not None:
+            yield from ((vni, (mac, takeover.standby.tunnel_address)) for vni, (mac, _) in self.transit())
 
 
 def routers_here(
@@ -131,13 +158,19 @@ def routers_here(
     bound: dict[str, list[FloatingIPAssignment]] = {}
     for item in floating:
         router = known.get(item.router_id or "")
-        if router is not None and router.gateway is not None and router.gateway.vni == item.vni and item.host:
+        if (
+            router is not None
+            and router.gateway is not None
+            and router.gateway.vni == item.vni
+            and _here(item, router, here)
+        ):
             bound.setdefault(router.router_id, []).append(item)
     needed = {
         router_id
         for router_id, item in known.items()
         if router_id in bound
         or (item.gateway is not None and item.gateway.host == here.host)
+        or pair_of(router_id, item.gateway, here.host) is not None
         or any(interface.vni in with_ports for interface in item.interfaces)
     }
     needed = _with_next_hops(needed, known)
@@ -147,6 +180,12 @@ def routers_here(
         )
         for router_id in sorted(needed)
     }
+
+
+def _here(floating: FloatingIPAssignment, router: RouterAssignment, here: Here) -> bool:
+    """Whether a floating address is translated here, at least when this host leads its router out."""
+    paired = pair_of(router.router_id, router.gateway, here.host) is not None
+    return floating.host == here.host or (floating.standby == here.host and paired)
 
 
 def _with_next_hops(needed: set[str], known: Mapping[str, RouterAssignment]) -> set[str]:
@@ -174,7 +213,8 @@ def router_desired(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> 
         router: the router.
         networks: by number, all that `router.networks` names.
     """
-    assignment = router.assignment
+    assignment, pair = router.assignment, router.pair
+    networks = {NETWORK: NetworkFacts(router.here.mtu), **networks}
     joins = frozenset(Join(port.name, names.bridge(vni), port.mac, networks[vni].mtu) for vni, port in router.ports())
     return RouterDesired(
         router_id=assignment.router_id,
@@ -185,6 +225,7 @@ def router_desired(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> 
         routes=frozenset({(route.table, route.destination): route for route in _routes(router)}.values()),
         policy=frozenset(_policy(router)),
         translation=_translation(router),
+        failover=pair.member(_virtual(router), _leading(router)) if pair is not None else None,
     )
 
 
@@ -195,10 +236,37 @@ def _own(router: HereRouter) -> Iterator[Address]:
 
 
 def _outside(router: HereRouter) -> set[str]:
-    """Give the addresses that are this host's in the external network."""
+    """Give the addresses that are this host's in the external network, whatever others do."""
+    own = _gateway(router) if router.leads and router.pair is None else set()
+    return own | ({item.address for item in router.staying if "." in item.address} if router.out else set())
+
+
+def _gateway(router: HereRouter) -> set[str]:
+    """Give the router's own addresses in the external network."""
     gateway = router.assignment.gateway
-    own = {str(address.ip) for address in _ipv4(gateway.addresses)} if gateway and router.leads else set()
-    return own | ({item.address for item in router.floating if "." in item.address} if router.out else set())
+    return {str(address.ip) for address in _ipv4(gateway.addresses)} if gateway is not None else set()
+
+
+def _shared(router: HereRouter) -> set[str]:
+    """Give the addresses of which one of two hosts has all."""
+    if router.pair is None:
+        return set()
+    return _gateway(router) | {item.address for item in router.moving if "." in item.address}
+
+
+def _virtual(router: HereRouter) -> Iterator[Address]:
+    yield from (Address(router.link("external"), f"{address}/32") for address in _shared(router))
+    if router.first is not None:
+        # It is announced, too: so other hosts hear where the gateway is.
+        yield Address(router.link("transit"), f"{TRANSIT_ADDRESS}/32")
+
+
+def _leading(router: HereRouter) -> Iterator[PolicyRule]:
+    """Yield the rules by which one of two hosts leads out."""
+    yield PolicyRule(PREFERENCE_LEADING, TABLE_OUT)
+    for source in {item.fixed_address for item in router.moving if item.fixed_address} | _shared(router):
+        if "." in source:
+            yield PolicyRule(PREFERENCE_SHARED_FLOATING, TABLE_OUT, source)
 
 
 def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Iterator[Neighbour]:
@@ -211,6 +279,8 @@ def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Ite
     gateway = router.assignment.gateway
     if gateway is not None and not router.leads and router.first is not None:
         yield Neighbour(router.link(router.first), TRANSIT_ADDRESS, gateway.mac)
+    if router.pair is not None:
+        yield from router.pair.neighbours()
 
 
 def _routes(router: HereRouter) -> Iterator[Route]:
@@ -228,7 +298,9 @@ def _routes(router: HereRouter) -> Iterator[Route]:
 
 
 def _by_transit(router: HereRouter, destination: str) -> Iterator[Route]:
-    if router.assignment.gateway is not None and not router.leads and router.first is not None:
+    if router.pair is not None:
+        yield Route(TABLE_TRANSIT, destination, router.pair.link, PEER_ADDRESS)
+    elif router.assignment.gateway is not None and not router.leads and router.first is not None:
         yield Route(TABLE_TRANSIT, destination, router.link(router.first), TRANSIT_ADDRESS)
 
 
@@ -251,11 +323,13 @@ def _through(router: HereRouter, hop: IPv4Address | IPv6Address) -> str | None:
 
 def _policy(router: HereRouter) -> Iterator[PolicyRule]:
     if router.out:
-        leaving = {item.fixed_address for item in router.floating if item.fixed_address} | _outside(router)
+        leaving = {item.fixed_address for item in router.staying if item.fixed_address} | _outside(router)
         for source in leaving:
             if "." in source:
                 yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source)
-    if router.leads:
+    if router.pair is not None:
+        yield PolicyRule(PREFERENCE_WAITING, TABLE_TRANSIT)
+    elif router.leads:
         yield PolicyRule(PREFERENCE_DEFAULT, TABLE_OUT)
     elif router.assignment.gateway is not None and router.first is not None:
         yield PolicyRule(PREFERENCE_DEFAULT, TABLE_TRANSIT)
@@ -272,6 +346,7 @@ def _translation(router: HereRouter) -> Translation:
         internal=tuple(str(network) for network in sorted(subnets)),
         source=own if router.leads else "",
         hairpin=own,
+        shared=router.pair is not None,
         floating=frozenset(
             Floating(item.address, item.fixed_address)
             for item in router.floating

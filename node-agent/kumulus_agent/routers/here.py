@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import structlog
 
+from kumulus_agent.failover.keepalived import Keepalived
+from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import Neighbour, RouterPort
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here, NetworkFacts
 from kumulus_agent.routers.desired import HereRouter, router_desired, routers_here
+from kumulus_agent.routers.members import GatewayMembers
+from kumulus_agent.routers.pair import NETWORK, Pair
 from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.routers.state import RouterDesired
 from kumulus_agent.servers.desired import NetworkKey
+from kumulus_agent.services.host_service import HostServices
 from kumulus_api.floating_ip import FloatingIP, FloatingIPAssignment
 from kumulus_api.router import Router, RouterAssignment
 from kumulus_runtime.api_client import KubeClient
@@ -25,6 +31,7 @@ from kumulus_runtime.workqueue import Retry, WorkQueue
 _log = structlog.stdlib.get_logger(__name__)
 _COMPARE_SECONDS = 120.0
 _RETRY_SECONDS = 5.0
+_CHANGING_SECONDS = 2.0
 _Object = tuple[str, str]
 
 
@@ -38,16 +45,22 @@ class RoutersHere:
         paths: the actuator.
         networks: those of this host, which ask what routers need of them.
         here: this host.
+        members: this host's part in gateways that two hosts share.
     """
 
-    def __init__(self, client: KubeClient, paths: RouterPaths, networks: CarriedNetworks, here: Here) -> None:
+    def __init__(
+        self, client: KubeClient, paths: RouterPaths, networks: CarriedNetworks, here: Here, members: GatewayMembers
+    ) -> None:
         self._here = here
+        self._members = members
         self._client = client
         self._paths = paths
         self._networks = networks
         self._routers: dict[_Object, RouterAssignment] = {}
         self._floating: dict[_Object, FloatingIPAssignment] = {}
-        self._synced = {Router: asyncio.Event(), FloatingIP: asyncio.Event()}
+        self._spare: dict[_Object, FloatingIPAssignment] = {}
+        """Floating addresses that come here when this host takes over."""
+        self._synced = [asyncio.Event() for _ in range(3)]
         self._needed: dict[str, HereRouter] = {}
         self._with_ports: frozenset[int] = frozenset()
         self._applied: dict[str, RouterDesired] = {}
@@ -55,7 +68,23 @@ class RoutersHere:
         """By router, networks that were carried for it."""
         self.known = asyncio.Event()
         self.queue: WorkQueue[str] = WorkQueue("routers")
+        self.taken_over_changed: Callable[[], None] = lambda: None
+        """Called when `taken_over` may be another."""
+        members.changed = self._role_changed
         networks.routed = self
+
+    @property
+    def taken_over(self) -> tuple[str, ...]:
+        """Routers that lead out here though they are assigned to another host."""
+        return self._members.leading(self._pairs())
+
+    def _pairs(self) -> list[Pair]:
+        return [router.pair for router in self._needed.values() if router.pair is not None]
+
+    def _role_changed(self, router_id: str) -> None:
+        self._applied.pop(router_id, None)
+        self.queue.add(router_id)
+        self.taken_over_changed()
 
     def ports(self, vni: int) -> tuple[RouterPort, ...]:
         """Give the links of routers to the network."""
@@ -67,8 +96,25 @@ class RoutersHere:
             forward for router in self._needed.values() for number, forward in router.transit() if number == vni
         )
 
+    def taken(self, vni: int) -> frozenset[Neighbour]:
+        """Give where they may be instead."""
+        return frozenset(
+            forward for router in self._needed.values() for number, forward in router.taken() if number == vni
+        )
+
+    def audience(self, vni: int) -> frozenset[int]:
+        """Give the other networks whose hosts hear through the network where gateways are that may be here."""
+        found = (
+            {item.vni for item in router.assignment.interfaces}
+            for router in self._needed.values()
+            if router.pair is not None and router.first is not None and router.first.vni == vni
+        )
+        return frozenset(number for numbers in found for number in numbers - {vni})
+
     def uses(self, vni: int) -> bool:
         """Tell whether a router here needs the network; as long as that is not known, one may."""
+        if vni == NETWORK:
+            return not self.known.is_set() or bool(self._pairs())
         return not self.known.is_set() or any(vni in _numbers(router.networks()) for router in self._needed.values())
 
     def joined(self, vni: int) -> frozenset[int]:
@@ -86,13 +132,15 @@ class RoutersHere:
         if not self.known.is_set():
             return
         former, self._with_ports = self._needed, self._networks.with_ports
-        self._needed = routers_here(self._routers.values(), self._floating.values(), self._with_ports, self._here)
+        floating = [*self._floating.values(), *self._spare.values()]
+        self._needed = routers_here(self._routers.values(), floating, self._with_ports, self._here)
         for router_id in former.keys() | self._needed.keys():
             before, now = former.get(router_id), self._needed.get(router_id)
             if before != now:
                 for vni in _changed_networks(before, now):
                     self._networks.queue.add(vni)
                 self.queue.add(router_id)
+        self.taken_over_changed()
 
     def network_changed(self, vni: int) -> None:
         """Have the routers of a network looked at, whose ports are others now."""
@@ -102,12 +150,17 @@ class RoutersHere:
 
     async def follow(self) -> None:
         """Watch routers, and the floating addresses of this host; never returns."""
-        selector = f"spec.assignment.host={self._here.host}"
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow(Router, "", self._routers, RouterAssignment))
-            group.create_task(self._follow(FloatingIP, selector, self._floating, FloatingIPAssignment))
-            group.create_task(self._keep_comparing())
-            group.create_task(self._paths.keep_advertising())
+        own, spare = (f"spec.assignment.{field}={self._here.host}" for field in ("host", "standby"))
+        routers, floating, spares = self._synced
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(Router, "", self._routers, RouterAssignment, routers))
+                group.create_task(self._follow(FloatingIP, own, self._floating, FloatingIPAssignment, floating))
+                group.create_task(self._follow(FloatingIP, spare, self._spare, FloatingIPAssignment, spares))
+                group.create_task(self._keep_comparing())
+                group.create_task(self._paths.keep_advertising())
+        finally:
+            self._members.close()
 
     async def reconcile(self, router_id: str) -> None:
         """Make one router as it should be, or remove it.
@@ -128,7 +181,11 @@ class RoutersHere:
         desired = router_desired(_within(router, facts), facts)
         if desired != self._applied.get(router_id):
             former = self._applied.pop(router_id, None)
+            await self._members.connect(self._pairs())
+            if desired.failover is None:
+                await self._members.leave(router_id)
             steps = await self._paths.ensure(desired, former)
+            await self._members.join(desired, steps)
             self._paths.advertise(desired, again=former is None and bool(steps))
             self._applied[router_id] = desired
             # Neighbours are as many as ports: one line tells of all.
@@ -144,16 +201,19 @@ class RoutersHere:
         """Remove what is left of routers that nothing on this host uses."""
         if not self.known.is_set():
             return
+        await self._members.sweep(self._needed.keys())
         for name in await self._paths.sweep(self._needed.keys()):
             _log.info("removed a router that nothing here uses", namespace=name)
 
     async def _remove(self, router_id: str) -> None:
         self._applied.pop(router_id, None)
+        await self._members.leave(router_id)
         if await self._paths.remove(router_id):
             _log.info("removed a router that nothing here uses", router=router_id)
         for vni in self._joined.get(router_id, frozenset()):
             await self._networks.leave(vni)
         self._joined.pop(router_id, None)
+        await self._members.connect(self._pairs())
 
     async def _carry(self, wanted: Iterable[NetworkKey], router_id: str) -> list[str]:
         """Have the networks here; return why some cannot be."""
@@ -177,19 +237,28 @@ class RoutersHere:
         selector: str,
         found: dict[_Object, Any],
         model: type[RouterAssignment | FloatingIPAssignment],
+        synced: asyncio.Event,
     ) -> None:
         async for event, body in self._client.watch(kind, field_selector=selector):
             if event == "SYNCED":
-                self._synced[kind].set()
-                if all(synced.is_set() for synced in self._synced.values()):
+                synced.set()
+                if all(each.is_set() for each in self._synced):
                     self.known.set()
             else:
                 key = (body["metadata"].get("namespace") or "", body["metadata"]["name"])
                 assignment = (body.get("spec") or {}).get("assignment")
-                if event == "DELETED" or assignment is None:
+                if event == "DELETED" and getattr(found.get(key), "standby", None) is not None:
+                    # Where host and standby change places each leaves one watch and enters the other.
+                    asyncio.get_running_loop().call_later(_CHANGING_SECONDS, self._forget, found, key, found[key])
+                elif event == "DELETED" or assignment is None:
                     found.pop(key, None)
                 else:
                     found[key] = model.model_validate(assignment)
+            self._look()
+
+    def _forget(self, found: dict[_Object, Any], key: _Object, known: object) -> None:
+        if found.get(key) is known:
+            del found[key]
             self._look()
 
     async def _keep_comparing(self) -> None:
@@ -197,8 +266,18 @@ class RoutersHere:
         while True:
             await asyncio.sleep(_COMPARE_SECONDS * random.uniform(0.75, 1.25))  # noqa: S311 - spread, no secret
             self._applied.clear()
+            self._members.compare()
             for router_id in self._needed:
                 self.queue.add(router_id)
+
+
+def routers_of(
+    client: KubeClient, datapath: Datapath, networks: CarriedNetworks, here: Here, run_dir: Path
+) -> RoutersHere:
+    """Give the routers of this host; `run_dir` is the same path on the host."""
+    paths = RouterPaths(datapath)
+    keepalived = Keepalived(HostServices(run_dir / "vrrp-services"), run_dir / "vrrp")
+    return RoutersHere(client, paths, networks, here, GatewayMembers(keepalived, paths, here))
 
 
 def _numbers(keys: Iterable[NetworkKey]) -> frozenset[int]:
@@ -213,7 +292,7 @@ def _changed_networks(before: HereRouter | None, now: HereRouter | None) -> froz
 
 def _joining(router: HereRouter | None) -> frozenset[tuple[int, Any]]:
     """What a router asks of networks."""
-    return frozenset([*router.ports(), *router.transit()]) if router is not None else frozenset()
+    return frozenset([*router.ports(), *router.transit(), *router.taken()]) if router is not None else frozenset()
 
 
 def _within(router: HereRouter, facts: dict[int, NetworkFacts]) -> HereRouter:

@@ -8,19 +8,22 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any
 
-from kumulus_agent.network import link, namespace, vxlan
+from kumulus_agent.network import link, names, namespace, vxlan
 from kumulus_agent.network.command import run
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError, netlink_errors
 from kumulus_agent.network.names import TAP_DIGITS, router_namespace
 from kumulus_agent.network.netlink import AsyncIPRoute
+from kumulus_agent.network.state import NetworkDesired
 from kumulus_agent.routers import plan, rules
 from kumulus_agent.routers.advertise import Advertised, Advertisers
 from kumulus_agent.routers.announce import announce
 from kumulus_agent.routers.observe import observe
+from kumulus_agent.routers.pair import NETWORK
 from kumulus_agent.routers.plan import Step
 from kumulus_agent.routers.state import (
     Address,
@@ -103,6 +106,28 @@ class RouterPaths:
         finally:
             self._advertisers.close()
 
+    async def ensure_hosts_network(self, desired: NetworkDesired) -> None:
+        """Have the network by which the hosts of gateways hear each other; without any link it goes.
+
+        Raises:
+            NetworkError: the kernel refused.
+        """
+        if desired.routers:
+            await self._datapath.ensure_network(desired)
+        else:
+            await self._datapath.remove_network(desired.vni)
+
+    async def end_shared(self, desired: RouterDesired) -> None:
+        """End the connections of the addresses that another host has now."""
+        for item in desired.virtual:
+            if isinstance(item, Address):
+                address = item.text.partition("/")[0]
+                await _end(self._namespace(desired.router_id), Floating(address, ""))
+
+    def netns(self, router_id: str) -> Path:
+        """Give the file of a router's namespace."""
+        return namespace.path(self._namespace(router_id))
+
     async def remove(self, router_id: str) -> bool:
         """Remove the router, its connections and its links; False if it was not here."""
         self._advertisers.end(self._namespace(router_id))
@@ -162,6 +187,10 @@ async def _create(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute, join: Joi
         await outer.link("add", ifname=join.name, kind="veth", mtu=join.mtu, peer=peer)
         await inner.link("set", index=await link.present(inner, join.name), state="up")
     await link.configure(outer, join.name, join.mtu, join.bridge)
+    if join.bridge == names.bridge(NETWORK):
+        # One router's never reaches another's, and each has the address that the kernel makes of its MAC.
+        await outer.brport("set", index=await link.present(outer, join.name), isolated=1)
+        namespace.enable_ipv6_on(name, join.name)
     await vxlan.ensure_forward(outer, join.name, join.mac)
 
 

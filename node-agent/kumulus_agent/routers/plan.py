@@ -113,7 +113,7 @@ def _steps(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
     observed = _lost(desired, observed)
     kept = {join.name for join in desired.joins & observed.joins}
     wanted = desired.addresses | desired.external
-    for address in sorted(observed.addresses - wanted):
+    for address in sorted(observed.addresses - wanted - desired.virtual):
         if address.link in kept:
             yield Remove("not the router's here", address)
     for name in sorted(observed.links - kept):
@@ -142,7 +142,7 @@ def _lost(desired: RouterDesired, observed: Observed) -> Observed:
 
 
 def _removed(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
-    for rule in sorted(observed.policy - desired.policy):
+    for rule in sorted(observed.policy - desired.policy - desired.virtual):
         yield Remove("leads elsewhere", rule)
     kept = {(route.table, route.destination) for route in desired.routes}
     for route in sorted(observed.routes - desired.routes):

@@ -85,7 +85,7 @@ def _objects(wanted: Translation) -> list[Command]:
     objects.append(_add("chain", name=_FORWARDED))
     # Rules, as nft's JSON has no map to an address and a port.
     objects += [_add("rule", chain=_FORWARDED, expr=_forwarded(item)) for item in sorted(wanted.forwardings)]
-    objects += _chain("incoming", "nat", "prerouting", -100, _incoming())
+    objects += _chain("incoming", "nat", "prerouting", -100, _incoming(shared=wanted.shared))
     if wanted.external:
         objects += _chain("outgoing", "nat", "postrouting", 100, _outgoing(wanted))
         # What belongs to no connection is not translated, and so not let out; nor is what is meant for a link.
@@ -93,9 +93,11 @@ def _objects(wanted: Translation) -> list[Command]:
     return objects
 
 
-def _incoming() -> list[list[Any]]:
+def _incoming(*, shared: bool) -> list[list[Any]]:
     floating = {"map": {"key": _field("ip", "daddr"), "data": f"@{_FLOATING}"}}
-    return [[{"jump": {"target": _FORWARDED}}], [{"dnat": {"addr": floating}}]]
+    elsewhere = _is({"fib": {"result": "type", "flags": ["daddr"]}}, "local", "!=")
+    first = [[elsewhere, {"accept": None}]] if shared else []
+    return [*first, [{"jump": {"target": _FORWARDED}}], [{"dnat": {"addr": floating}}]]
 
 
 def _forwarded(item: Forwarding) -> list[Any]:

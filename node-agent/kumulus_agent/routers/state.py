@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kumulus_agent.failover.config import Instance
+
 TABLE_OUT = 10
 """Routing table of what leaves by the external network here."""
 TABLE_TRANSIT = 20
@@ -11,8 +13,11 @@ TABLE_TRANSIT = 20
 PREFERENCE_FLOATING = 33000
 """Preferences behind 32766, the main table's: what the router's own networks need not lead out."""
 PREFERENCE_DEFAULT = 34000
-TRANSIT_ADDRESS = "169.254.0.1"
-"""The gateway's host as other hosts see it; never asked for, its MAC is noted."""
+PREFERENCE_SHARED_FLOATING, PREFERENCE_LEADING = 33500, 34500
+"""Of rules that of two hosts only the one has that leads out now."""
+PREFERENCE_WAITING = 35000
+PEER_ADDRESS = "169.254.0.2"
+"""The other of the two as each sees it; its MAC is noted."""
 
 
 @dataclass(frozen=True, order=True)
@@ -96,6 +101,7 @@ class Translation:
         internal: networks whose servers find each other by floating addresses, too.
         source: what everything else leaves as; "" if it keeps its address or leaves elsewhere.
         hairpin: what a server without floating address has as source when it speaks to a floating address here.
+        shared: another host may lead out instead: a floating address is translated only while it is here.
     """
 
     external: str = ""
@@ -104,6 +110,7 @@ class Translation:
     hairpin: str = ""
     floating: frozenset[Floating] = frozenset()
     forwardings: frozenset[Forwarding] = frozenset()
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class RouterDesired:
         joins: links to bridges.
         addresses: those in its own networks.
         external: those of the external network, which are announced there.
+        failover: this host's part in VRRP, if another may lead out instead.
     """
 
     router_id: str
@@ -125,6 +133,16 @@ class RouterDesired:
     routes: frozenset[Route] = frozenset()
     policy: frozenset[PolicyRule] = frozenset()
     translation: Translation = field(default_factory=Translation)
+    failover: Instance | None = None
+
+    @property
+    def virtual(self) -> frozenset[Address | PolicyRule]:
+        """What comes and goes by VRRP, without the agent."""
+        if self.failover is None:
+            return frozenset()
+        addresses = (Address(item.link, f"{item.address}/32") for item in self.failover.of_family(own=False))
+        rules = (PolicyRule(item.preference, item.table, item.source) for item in self.failover.rules)
+        return frozenset([*addresses, *rules])
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Leads:
     Attributes:
         router: which leads there.
         host: where it is translated.
+        standby: where it is when another host takes over the router's gateway; None if that does not concern it.
         fixed: what all of it is translated to.
         forwardings: what its ports are translated to.
     """
@@ -45,6 +46,7 @@ class Leads:
     fixed: str | None = None
     forwardings: tuple[dict[str, Any], ...] = ()
     faults: tuple[Refusal, ...] = ()
+    standby: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,10 @@ def _whole(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> L
         message = f"port: port {name} is used by no server that has a host; transient: goes on when one is"
         refusal = Refusal(FloatingIPReason.NO_HOST.value, message)
         return Leads(router, None, target.address, faults=(refusal,))
-    host = server_host if world.reached(server_host) else _gateway_host(router)
-    return Leads(router, host, target.address)
+    if world.reached(server_host):
+        return Leads(router, server_host, target.address)
+    host, standby = _gateway_hosts(router)
+    return Leads(router, host, target.address, standby=standby)
 
 
 def _by_ports(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> Leads:
@@ -186,7 +190,8 @@ def _by_ports(floating: FloatingIP, given: FloatingIPAssignment, world: World) -
         )
     if router is None:
         return Leads(faults=tuple(faults))
-    return Leads(router, _gateway_host(router), None, tuple(forwardings), tuple(faults))
+    host, standby = _gateway_hosts(router)
+    return Leads(router, host, None, tuple(forwardings), tuple(faults), standby)
 
 
 def _part(item: PortForwarding) -> str:
@@ -229,9 +234,13 @@ def _joins(router: Router, port: Port | None, target: Target) -> bool:
     )
 
 
-def _gateway_host(router: Router) -> str | None:
+def _gateway_hosts(router: Router) -> tuple[str | None, str | None]:
+    """Give where a router leads out, and which host takes over."""
     way = router.spec.assignment.gateway if router.spec.assignment is not None else None
-    return way.host if way is not None else None
+    if way is None:
+        return None, None
+    standby = way.takeover.standby if way.takeover is not None else None
+    return way.host, standby.host if standby is not None else None
 
 
 def _no_router(floating: FloatingIP, given: FloatingIPAssignment, part: str, target: Target) -> Refused:
@@ -257,6 +266,7 @@ def assignment_of(given: FloatingIPAssignment, leads: Leads) -> FloatingIPAssign
         "router": router.metadata.name if router is not None else None,
         "routerID": routing.router_id if routing is not None else None,
         "host": leads.host if somewhere else None,
+        "standby": leads.standby if somewhere else None,
         "fixedAddress": leads.fixed,
         "forwardings": list(leads.forwardings),
     }

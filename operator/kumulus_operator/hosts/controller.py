@@ -44,7 +44,7 @@ class HostController:
             self._silent.add(name)
             _LOG.warning("host is silent", host=name)
             enqueue(cloud.queues.servers, cloud.servers_on[name])
-            enqueue(cloud.queues.routers, cloud.edges.routers_on.get(name, ()))
+            enqueue(cloud.queues.routers, cloud.edges.gateways_on(name))
             enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
         if given_up:
             enqueue(cloud.queues.ports, (port.key for port in cloud.ports_on(name)))

@@ -24,6 +24,7 @@ from kumulus_operator.routers.plan import (
     ranges_of,
     reachable_routes,
     router_status,
+    standby_needed,
     with_prefix,
 )
 from kumulus_operator.routers.way_out import WayOut
@@ -69,7 +70,7 @@ class RouterController:
                 router, faults = await self._bring(router)
         finally:
             cloud.edges.choosing.pop(key, None)
-        needs = {need for fault in faults for need in fault.needs}
+        needs = {need for fault in faults for need in fault.needs} | standby_needed(router)
         cloud.router_waiters.wait(key, needs)
         if router.deleting and (needing := self._needed(router).all()):
             faults = [in_use("deletion", needing), *faults]

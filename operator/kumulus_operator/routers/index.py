@@ -23,6 +23,8 @@ class Edges:
     def __init__(self) -> None:
         self.routers_on: defaultdict[str, set[Key]] = defaultdict(set)
         """Routers that lead out on a host."""
+        self.waiting_on: defaultdict[str, set[Key]] = defaultdict(set)
+        """Routers that a host leads out when their gateway's host is heard of no more."""
         self.choosing: dict[Key, str] = {}
         """Hosts that were just chosen for routers: others choose before the watch shows it."""
         self.routers_in: defaultdict[Key, set[Key]] = defaultdict(set)
@@ -35,6 +37,10 @@ class Edges:
         """Floating IPs whose spec names a port."""
         self.floating_at: defaultdict[Spot, set[Key]] = defaultdict(set)
         """Floating IPs that lead to an address as a whole."""
+
+    def gateways_on(self, host: str) -> frozenset[Key]:
+        """Give the routers that lead out on a host, or may."""
+        return frozenset(self.routers_on.get(host, ())) | frozenset(self.waiting_on.get(host, ()))
 
     def led_out(self) -> dict[str, int]:
         """Give how many routers lead out on each host, those included for which it was just chosen."""
@@ -50,6 +56,7 @@ class Edges:
         if item is None:
             return
         _move(self.routers_on, item.key, _gateway_hosts(former), _gateway_hosts(new))
+        _move(self.waiting_on, item.key, _standby_hosts(former), _standby_hosts(new))
         _move(self.routers_in, item.key, networks_of(former), networks_of(new))
 
     def floating_ip(self, former: FloatingIP | None, new: FloatingIP | None) -> None:
@@ -98,6 +105,12 @@ def ports_of(floating: FloatingIP | None) -> set[Key]:
 def _gateway_hosts(router: Router | None) -> set[str]:
     given = router.spec.assignment if router is not None else None
     return {given.gateway.host} if given is not None and given.gateway is not None else set()
+
+
+def _standby_hosts(router: Router | None) -> set[str]:
+    given = router.spec.assignment if router is not None else None
+    takeover = given.gateway.takeover if given is not None and given.gateway is not None else None
+    return {takeover.standby.host} if takeover is not None and takeover.standby is not None else set()
 
 
 def _network(floating: FloatingIP | None) -> set[Key]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kumulus_api import AddressClaim, FloatingIP, Host, Router
 from kumulus_operator.routers.index import networks_of
 from kumulus_operator.views import Key
-from kumulus_operator.waiting import quota
+from kumulus_operator.waiting import STANDBY, quota
 
 if TYPE_CHECKING:
     from kumulus_operator.cloud import Cloud
@@ -89,10 +89,11 @@ def ports_moved(cloud: Cloud, ports: Iterable[Key]) -> None:
 
 
 def host_changed(cloud: Cloud, former: Host | None, new: Host | None) -> None:
-    """Have what leads out on a host looked at."""
+    """Have what leads out on a host looked at, or may do so."""
     name = (new or former).metadata.name  # type: ignore[union-attr]
-    for router in cloud.edges.routers_on.get(name, ()):
+    for router in cloud.edges.gateways_on(name):
         cloud.queues.routers.add(router)
+    cloud.wake(STANDBY)
     if _ways(former) != _ways(new):
         for server in cloud.servers_on.get(name, ()):
             ports_moved(cloud, cloud.ports_of(server))

@@ -17,7 +17,7 @@ from kumulus_operator.ipam.plan import fixed_address_fault
 from kumulus_operator.refusal import Refusal, Refused, refuse
 from kumulus_operator.servers.resolve import Catalog, ready_network
 from kumulus_operator.views import Key
-from kumulus_operator.waiting import CAPACITY, Need, quota
+from kumulus_operator.waiting import CAPACITY, STANDBY, Need, quota
 
 Range = IPv4Network | IPv6Network
 
@@ -311,6 +311,13 @@ def reachable_routes(
     return routes, faults
 
 
+def standby_needed(router: Router) -> set[Need]:
+    """Give what a router waits for whose gateway no other host can take over."""
+    gateway = router.spec.assignment.gateway if router.spec.assignment is not None else None
+    takeover = gateway.takeover if gateway is not None else None
+    return {STANDBY} if takeover is not None and takeover.standby is None else set()
+
+
 def router_status(router: Router, faults: Sequence[Refusal], now: datetime) -> dict[str, Any] | None:
     """Give the status to write, or None if it says so already.
 
@@ -330,4 +337,6 @@ def _shown(router: Router) -> str:
     text = f"joins {count} subnet{'' if count == 1 else 's'}"
     if given is None or given.gateway is None:
         return text
-    return f"{text}, leads out on host {given.gateway.host}"
+    standby = given.gateway.takeover.standby if given.gateway.takeover is not None else None
+    behind = f", host {standby.host} takes over" if standby is not None else ""
+    return f"{text}, leads out on host {given.gateway.host}{behind}"

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-import structlog
-
 from kumulus_api import Network, Router
 from kumulus_api.router import AssignedGateway, RouterReason
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.holding import Claimant, hold_address
 from kumulus_operator.refusal import Refusal, Refused
+from kumulus_operator.routers.gateway_hosts import GatewayHosts, HostsOfGateways
 from kumulus_operator.routers.plan import Needed, Range, Way, gateway_needed, lead_out, network_of, with_prefix
-from kumulus_operator.routers.ways import least_used, objection
 from kumulus_operator.servers.interfaces import mac_of
 from kumulus_operator.waiting import CAPACITY
-
-_LOG = structlog.stdlib.get_logger(__name__)
 
 
 class WayOut:
@@ -29,6 +25,7 @@ class WayOut:
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
+        self._hosts = HostsOfGateways(cloud)
 
     async def find(
         self, router: Router, router_id: str, inside: Collection[Range], needed: Needed
@@ -57,8 +54,9 @@ class WayOut:
         self, router: Router, router_id: str, way: Way, given: AssignedGateway | None
     ) -> tuple[AssignedGateway | None, list[Refusal]]:
         network = way.network
-        host, fault = self._host(router, network, given)
-        if host is None:
+        hosts = self._hosts.find(router, router_id, network, given)
+        fault = _no_host(network, hosts)
+        if hosts.host is None:
             return None, [fault] if fault is not None else []
         claimant, addresses = Claimant(router, router_id, "gateway"), []
         for subnet, wanted in way.wanted:
@@ -73,8 +71,9 @@ class WayOut:
                 "addresses": addresses,
                 "nextHops": [subnet.gateway for subnet, _ in way.wanted if subnet.gateway is not None],
                 "enableSNAT": way.snat,
-                "host": host,
-                "tunnelAddress": self._tunnel(host) or (given.tunnel_address if given is not None else None),
+                "host": hosts.host,
+                "tunnelAddress": hosts.tunnel,
+                "takeover": hosts.takeover.dump() if hosts.takeover is not None else None,
             }
         )
         return gateway, [fault] if fault is not None else []
@@ -86,55 +85,21 @@ class WayOut:
         network = self._cloud.networks.get(given.network_namespace, given.network)
         if network is None:
             return given, faults
-        host, fault = self._host(router, network, given)
-        host = host or given.host
-        where = {"host": host, "tunnel_address": self._tunnel(host) or given.tunnel_address}
+        assigned = router.spec.assignment
+        hosts = self._hosts.find(router, assigned.router_id if assigned is not None else "", network, given)
+        fault = _no_host(network, hosts)
+        where = {"host": hosts.host, "tunnel_address": hosts.tunnel, "takeover": hosts.takeover}
         return given.model_copy(update=where), faults + ([fault] if fault is not None else [])
 
-    def _host(
-        self, router: Router, network: Network, given: AssignedGateway | None
-    ) -> tuple[str | None, Refusal | None]:
-        """Give the host to lead out on, and why it is not a good one.
 
-        A host is kept while it is good, so that connections go on; where no other is good either, it is kept as well.
-        """
-        cloud = self._cloud
-        current = given.host if given is not None else None
-        why = "not chosen" if current is None else self._objection(current, network)
-        if current is not None and why is None:
-            return current, None
-        objections = Counter[str]()
-        able = []
-        for host in cloud.hosts:
-            found = self._objection(host.metadata.name, network)
-            if found is None and cloud.host_fresh(host.metadata.name):
-                able.append(host.metadata.name)
-            else:
-                objections[found or "silent"] += 1
-        chosen = least_used(able, cloud.edges.led_out())
-        if chosen is None:
-            return current, _no_host(network, current, why, objections)
-        cloud.edges.choosing[router.key] = chosen
-        if current is not None:
-            _LOG.info(
-                "gateway moves", namespace=router.key[0], name=router.key[1], source=current, target=chosen, why=why
-            )
-        return chosen, None
-
-    def _objection(self, name: str, network: Network) -> str | None:
-        if self._cloud.host_silent(name):
-            return "silent"
-        return objection(self._cloud.hosts.get("", name), network)
-
-    def _tunnel(self, name: str) -> str | None:
-        host = self._cloud.hosts.get("", name)
-        return host.status.tunnel_address if host is not None and host.status is not None else None
-
-
-def _no_host(network: Network, current: str | None, why: str | None, objections: Counter[str]) -> Refusal:
+def _no_host(network: Network, hosts: GatewayHosts) -> Refusal | None:
+    """Say why no host is a good one, if none is."""
+    if hosts.why is None:
+        return None
+    objections = hosts.objections or Counter[str]()
     told = ", ".join(f"{count} {text}" for text, count in sorted(objections.items()))
     found = f"of {objections.total()} hosts none can ({told})" if objections else "there is no host"
-    stays = f"; host {current}, which is {why}, keeps it meanwhile" if current is not None else ""
+    stays = f"; host {hosts.host}, which is {hosts.why}, keeps it meanwhile" if hosts.host is not None else ""
     message = (
         f"gateway: a host is asked for that leads out into network {network.metadata.name}, {found}{stays}; "
         "transient: goes on when a host can"

@@ -20,7 +20,7 @@ from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
 
-TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "busybox", "dhclient")
+TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "keepalived", "busybox", "dhclient")
 MTU = 1450
 
 
@@ -108,24 +108,46 @@ async def hosts(prefix: str, tmp_path: Path) -> AsyncIterator[tuple[SimulatedHos
             await ip("netns", "add", name)
         cable = ("type", "veth", "peer", "name", "under", "netns", names[1])
         await ip("-netns", names[0], "link", "add", "under", *cable)
-        hosts = []
-        for number, name in enumerate(names, 1):
-            address = f"192.0.2.{number}"
-            await ip("-netns", name, "address", "add", f"{address}/24", "dev", "under")
-            await ip("-netns", name, "link", "set", "under", "up")
-            services = HostServices(tmp_path / name / "services", init_pid=None)
-            datapath = Datapath(
-                services,
-                tmp_path / name / "dns",
-                namespace=f"{name}-dp",
-                host_namespace=name,
-                service_prefix=f"{name}-kd",
-            )
-            stack.push_async_callback(_stop_services, services)
-            stack.push_async_callback(datapath.close)
-            await datapath.start()
-            hosts.append(SimulatedHost(name, address, datapath, services, tmp_path / name))
+        hosts = [await _host(stack, name, f"192.0.2.{number}", tmp_path / name) for number, name in enumerate(names, 1)]
         yield hosts[0], hosts[1]
+
+
+@pytest.fixture
+async def three_hosts(prefix: str, tmp_path: Path) -> AsyncIterator[tuple[SimulatedHost, ...]]:
+    """Three hosts on a switch."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(_remove_namespaces, prefix)
+        switch = f"{prefix}-under"
+        await ip("netns", "add", switch)
+        await ip("-netns", switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
+        await ip("-netns", switch, "link", "set", "switch", "up")
+        names = [f"{prefix}-{letter}" for letter in "abc"]
+        for name in names:
+            await ip("netns", "add", name)
+            end = f"to-{name[-1]}"
+            cable = ("type", "veth", "peer", "name", "under", "netns", name)
+            await ip("-netns", switch, "link", "add", end, *cable)
+            await ip("-netns", switch, "link", "set", end, "master", "switch", "up")
+        hosts = [await _host(stack, name, f"192.0.2.{number}", tmp_path / name) for number, name in enumerate(names, 1)]
+        yield tuple(hosts)
+
+
+async def _host(stack: AsyncExitStack, name: str, address: str, directory: Path) -> SimulatedHost:
+    """Make a host of a namespace that has a cable."""
+    await ip("-netns", name, "address", "add", f"{address}/24", "dev", "under")
+    await ip("-netns", name, "link", "set", "under", "up")
+    services = HostServices(directory / "services", init_pid=None)
+    datapath = Datapath(
+        services,
+        directory / "dns",
+        namespace=f"{name}-dp",
+        host_namespace=name,
+        service_prefix=f"{name}-kd",
+    )
+    stack.push_async_callback(_stop_services, services)
+    stack.push_async_callback(datapath.close)
+    await datapath.start()
+    return SimulatedHost(name, address, datapath, services, directory)
 
 
 @pytest.fixture

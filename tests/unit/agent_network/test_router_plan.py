@@ -9,6 +9,7 @@ import pytest
 
 from kumulus_agent.network import names
 from kumulus_agent.network.elements import elements
+from kumulus_agent.network.gateways import TRANSIT_ADDRESS
 from kumulus_agent.network.rules import Element
 from kumulus_agent.network.state import NetworkDesired, PortDesired, RouterPort
 from kumulus_agent.networks.plan import Here, NetworkFacts, network_facts
@@ -20,7 +21,6 @@ from kumulus_agent.routers.rules import transaction, version
 from kumulus_agent.routers.state import (
     TABLE_OUT,
     TABLE_TRANSIT,
-    TRANSIT_ADDRESS,
     Address,
     Floating,
     Forwarding,

@@ -63,6 +63,15 @@ def test_host_status_is_stable_and_survives_a_new_agent() -> None:
     assert remembered_self_test(status, "another boot") is None
 
 
+def test_a_host_without_keepalived_says_so_and_serves() -> None:
+    """What only takeovers need is named as missing, and keeps the host from nothing else."""
+    for missing, ready in ((("keepalived",), "True"), (("dnsmasq-base", "keepalived"), "False")):
+        status = host_status(1, {}, replace(FACTS, missing_packages=missing))
+        found = {item["type"]: item["status"] for item in status["conditions"]}
+        assert status["missingPackages"] == list(missing)
+        assert (found["PackagesPresent"], found["Ready"]) == ("False", ready)
+
+
 def test_a_self_test_says_how_guests_run() -> None:
     """Guests run as they were seen to; where KVM is asked for, emulation is a failure that says why."""
     failures = {"kvm": "silent", "qemu": "no binary"}
