@@ -22,6 +22,7 @@ from kumulus_api.floating_ip import FloatingIP
 from kumulus_api.host import Host
 from kumulus_api.image import Image
 from kumulus_api.network import Network, NetworkEndpoints
+from kumulus_api.network_trace import NetworkTrace
 from kumulus_api.port import Port
 from kumulus_api.router import Router
 from kumulus_api.security_group import SecurityGroup
@@ -44,6 +45,7 @@ KINDS: tuple[type[Kind], ...] = (
     SecurityGroup,
     Router,
     FloatingIP,
+    NetworkTrace,
     Volume,
     Server,
     ServerAction,
@@ -82,6 +84,7 @@ __all__ = [
     "Network",
     "NetworkEndpoints",
     "NetworkIDClaim",
+    "NetworkTrace",
     "Port",
     "Project",
     "Reference",

@@ -303,6 +303,7 @@ class Server(Kind):
             Column("Address", ".status.addresses[0].address"),
             Column("Reason", ".status.conditions[?(@.type=='Ready')].reason"),
             Column("Host", ".spec.assignment.host"),
+            Column("Floating", ".status.floatingIPs[0].address", priority=1),
             Column("Flavor", ".spec.flavor.name", priority=1),
             Column("Image", ".spec.image.name", priority=1),
             Column("OS", ".status.guestAgent.os.name", priority=1),

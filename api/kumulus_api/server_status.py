@@ -19,6 +19,7 @@ from kumulus_api.base import (
     Timestamp,
     UUIDText,
     list_map,
+    whole,
 )
 from kumulus_api.passthrough import GivenDevice
 
@@ -47,6 +48,20 @@ class ServerAddress(Model):
     network: ObjectName
     address: IPAddressText
     mac: MACAddress
+
+
+class FloatingAddress(Model):
+    """An address that leads to the server from outside (of type `floating` among Nova's addresses)."""
+
+    name: ObjectName
+    """The FloatingIP."""
+    network: ObjectName
+    """The external network."""
+    address: IPAddressText
+    fixed_address: IPAddressText
+    """The server's own that it is translated to."""
+
+    model_config = whole()
 
 
 class StartDuration(Model):
@@ -131,6 +146,10 @@ class ServerStatus(Status):
     """Of a guest that is in memory, there or on the disk."""
     power_state: ObservedPowerState | None = None
     addresses: Annotated[list[ServerAddress], Field(max_length=64)] = Field(default_factory=list)
+    floating_ips: Annotated[list[FloatingAddress], Field(max_length=64, alias="floatingIPs")] = Field(
+        default_factory=list
+    )
+    """Written by the operator."""
     start_durations: Annotated[list[StartDuration], Field(max_length=16, json_schema_extra=list_map("step"))] = Field(
         default_factory=list
     )

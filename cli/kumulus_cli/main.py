@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from kumulus_cli.kubectl import KubectlError
 from kumulus_cli.stream import ConsoleError
 
 app = typer.Typer(name="kubectl kumulus", no_args_is_help=True, add_completion=True)
+
+net = typer.Typer(help="Look into networks.", no_args_is_help=True)
+app.add_typer(net, name="net")
 
 Name = Annotated[str, typer.Argument(help="The Server.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The server's namespace.")]
@@ -98,8 +102,38 @@ def explain_placement(
         typer.echo(explain.explain_placement(name, namespace), nl=False)
 
 
+@net.callback()
+def about_networks() -> None:
+    """Look into networks."""
+
+
+@net.command("trace")
+def net_trace(  # noqa: PLR0917 - as many as a packet has
+    source: Annotated[str, typer.Argument(help="A Server or Port: NAME, server/NAME or port/NAME.")],
+    destination: Annotated[str, typer.Argument(help="The same, floatingip/NAME, or any address.")],
+    protocol: Annotated[str | None, typer.Option("--proto", help="tcp, udp or icmp.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Of the destination.")] = None,
+    namespace: Namespace = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
+) -> None:
+    """Say hop by hop why a packet passes (exit code 0) or is dropped (1), by what the hosts' kernels have now."""
+    from kumulus_cli import trace  # noqa: PLC0415 - its models are others' too, but not all commands'
+
+    with _errors(2):
+        if output not in ("table", "json"):
+            raise KubectlError(f"asked for output {output!r}: there is table and json")
+        try:
+            found = trace.run(source, destination, protocol, port, namespace)
+        except trace.TraceError as error:
+            raise KubectlError(str(error)) from error
+        typer.echo(
+            trace.text_of(found) if output == "table" else json.dumps(trace.json_of(found), indent=2) + "\n", nl=False
+        )
+        raise typer.Exit(trace.exit_code(found))
+
+
 @contextlib.contextmanager
-def _errors() -> Iterator[None]:
+def _errors(code: int = 1) -> Iterator[None]:
     """Tell errors as such; Ctrl-C is none. What we have started ends with us, however we are ended."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
@@ -107,7 +141,7 @@ def _errors() -> Iterator[None]:
         yield
     except (KubectlError, ConsoleError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(code) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -55,6 +55,8 @@ from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.direct_io import cache_mode
 from kumulus_agent.storage.image_cache import ImageCache
+from kumulus_agent.tracing.controller import Traces
+from kumulus_agent.tracing.world import LiveWorld
 from kumulus_agent.volumes.controller import VolumeController
 from kumulus_agent.watching import build_registry
 from kumulus_api import Host, Image, Port, Server, ServerAction, Volume
@@ -113,6 +115,8 @@ class Agent:
         self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look, ports)
         self._routers = routers_of(client, self._datapath, self._networks, here, settings.run_dir)
         self._routers.taken_over_changed = self._taken_over_changed
+        world = LiveWorld(self._datapath.namespace, self._networks, self._routers)
+        self._traces = Traces(client, settings.node_name, world)
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -173,6 +177,7 @@ class Agent:
         finally:
             queues: tuple[WorkQueue[Any], ...] = (
                 self._servers, self._volumes, self._images, self._hosts, self._networks.queue, self._routers.queue,
+                self._traces.queue,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -237,6 +242,8 @@ class Agent:
             group.create_task(self._networks.keep_comparing())
             group.create_task(self._physical.follow())
             group.create_task(self._routers.follow())
+            group.create_task(self._traces.follow())
+            group.create_task(self._traces.queue.run(self._traces.reconcile, 1))
             group.create_task(self._settle())
             self._ready = ""
 

@@ -52,6 +52,8 @@ class Queues:
         self.security_groups: WorkQueue[Key] = WorkQueue("security-groups")
         self.routers: WorkQueue[Key] = WorkQueue("routers")
         self.floating_ips: WorkQueue[Key] = WorkQueue("floating-ips")
+        self.floating_told: WorkQueue[Key] = WorkQueue("floating-told")
+        self.traces: WorkQueue[Key] = WorkQueue("network-traces")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")

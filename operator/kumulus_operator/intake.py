@@ -23,6 +23,7 @@ from kumulus_api import (
     Network,
     NetworkEndpoints,
     NetworkIDClaim,
+    NetworkTrace,
     Port,
     Project,
     Router,
@@ -37,6 +38,7 @@ from kumulus_operator.dns import book as names
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
 from kumulus_operator.security_groups.intake import port_in_groups, security_group_seen
+from kumulus_operator.traces.plan import is_open
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
@@ -325,6 +327,15 @@ def _action(cloud: Cloud, former: ServerAction | None, new: ServerAction | None)
             cloud.queues.actions.add(other.key)
 
 
+def _trace(cloud: Cloud, former: NetworkTrace | None, new: NetworkTrace | None) -> None:
+    key = (new or former).key  # type: ignore[union-attr]
+    cloud.queues.traces.add(key)
+    if former is not None and is_open(former) and (new is None or not is_open(new)):
+        # The next one of the project may be due.
+        for other in cloud.traces.in_namespace(key[0]):
+            cloud.queues.traces.add(other.key)
+
+
 def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
     old = former.spec.assignment if former is not None else None
     now = new.spec.assignment if new is not None else None
@@ -349,7 +360,10 @@ def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> No
     item = new or former
     if item is not None:
         given = [*(old.ports if old is not None else ()), *(now.ports if now is not None else ())]
-        ports_moved(cloud, {(item.key[0], port.port) for port in given})
+        ports = {(item.key[0], port.port) for port in given}
+        ports_moved(cloud, ports)
+        if ports & cloud.edges.floating_to.keys():
+            cloud.queues.floating_told.add(item.key)
 
 
 _TAKERS: dict[type[Kind], Taker] = {
@@ -365,6 +379,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     SecurityGroup: security_group_seen,
     Router: take_router,
     FloatingIP: take_floating_ip,
+    NetworkTrace: _trace,
     Volume: _volume,
     Server: _server,
     ServerAction: _action,

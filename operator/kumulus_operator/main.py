@@ -20,6 +20,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.dns.controller import RecordController, ZoneController
 from kumulus_operator.dns.pods import NameServerController
 from kumulus_operator.floating_ips.controller import FloatingIPController
+from kumulus_operator.floating_ips.told import FloatingToldController
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
@@ -36,6 +37,7 @@ from kumulus_operator.routers.controller import RouterController
 from kumulus_operator.security_groups.controller import SecurityGroupController
 from kumulus_operator.servers.controller import ServerController
 from kumulus_operator.settings import OperatorSettings
+from kumulus_operator.traces.controller import TraceController
 from kumulus_operator.views import Key
 from kumulus_operator.vitals import Stage, Vitals
 from kumulus_operator.volumes.controller import VolumeController
@@ -140,6 +142,8 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.security_groups, SecurityGroupController(cloud).reconcile),
         (queues.routers, RouterController(cloud).reconcile),
         (queues.floating_ips, FloatingIPController(cloud).reconcile),
+        (queues.floating_told, FloatingToldController(cloud).reconcile),
+        (queues.traces, TraceController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),

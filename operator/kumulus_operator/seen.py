@@ -19,6 +19,7 @@ from kumulus_api import (
     Network,
     NetworkEndpoints,
     NetworkIDClaim,
+    NetworkTrace,
     Port,
     Project,
     Router,
@@ -47,6 +48,7 @@ class Seen:
         self.security_groups = View(SecurityGroup)
         self.routers = View(Router)
         self.floating_ips = View(FloatingIP)
+        self.traces = View(NetworkTrace)
         self.volumes = View(Volume)
         self.servers = View(Server)
         self.actions = View(ServerAction)

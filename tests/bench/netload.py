@@ -12,7 +12,7 @@ import asyncio
 import json
 import tempfile
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -94,7 +94,8 @@ async def speed(names: list[str]) -> float:
         argv = ("iperf3", "--client", "10.0.0.2", "--time", str(SECONDS), "--omit", "1", "--json")
         told = json.loads(await inside(source, *argv))
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):  # it ends with its client
+            server.terminate()
         await server.communicate()
     if "error" in told:
         raise RuntimeError(f"iperf3: {told['error']}")

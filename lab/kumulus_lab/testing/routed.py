@@ -46,8 +46,9 @@ class JudgingDatapath:
 
     async def ensure_network(self, desired: NetworkDesired) -> list[Any]:
         """Make the network, its ports judged."""
-        ports = tuple(replace(port, groups=self.of_port.get(port.tap)) for port in desired.ports)
-        return await self._datapath.ensure_network(replace(desired, ports=ports, groups=self.groups))
+        ports = tuple(replace(port, groups=self.of_port.get(port.tap, port.groups or None)) for port in desired.ports)
+        groups = {**desired.groups, **self.groups}
+        return await self._datapath.ensure_network(replace(desired, ports=ports, groups=groups))
 
 
 @dataclass
@@ -186,6 +187,7 @@ class RoutedCloud:
                 "host": guest.node.host.name,
                 "tunnelAddress": guest.node.host.address,
                 "hostname": name,
+                "groups": [group for _, group in guest.port.groups],
             }
             for name, guest in sorted(self.guests.items())
             if guest.port.network == key
@@ -195,12 +197,24 @@ class RoutedCloud:
             "NetworkEndpoints", f"{key.name}-1", {"network": {"name": key.name}, "vni": key.vni, "endpoints": endpoints}
         )
 
-    async def boot(self, name: str, host: str, network: str, *addresses: str) -> Guest:
-        """Start a guest with a port of an IPv4 address, and perhaps of IPv6 addresses in a network of 64 bits."""
+    async def boot(
+        self, name: str, host: str, network: str, *addresses: str, groups: tuple[str, ...] = (), project: str = "red"
+    ) -> Guest:
+        """Start a guest with a port of an IPv4 address, and perhaps of IPv6 addresses in a network of 64 bits.
+
+        Without groups of its project it takes and makes every connection.
+        """
         address, *more = addresses
         node, (key, cidr), number = self.node(host), self.networks[network], len(self.guests) + 1
         port = DesiredPort(
-            "eth0", name, key, f"02:00:00:{key.vni & 255:02x}:00:{number:02x}", addresses, f"kt{number:011x}"
+            "eth0",
+            name,
+            key,
+            f"02:00:00:{key.vni & 255:02x}:00:{number:02x}",
+            addresses,
+            f"kt{number:011x}",
+            groups=tuple((project, group) for group in groups),
+            namespace=project,
         )
         node.networks.hold(name, name, [port])
         await node.networks.ensure([key])

@@ -21,6 +21,7 @@ from kumulus_api import (
     Image,
     Kind,
     Network,
+    NetworkTrace,
     Port,
     Project,
     Router,
@@ -243,7 +244,7 @@ class Site:
         await asyncio.gather(*self._beats.values(), return_exceptions=True)
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
-        kinds: tuple[type[Kind], ...] = (FloatingIP, Router, Volume, Image)
+        kinds: tuple[type[Kind], ...] = (NetworkTrace, FloatingIP, Router, Volume, Image)
         for kind in kinds:
             for body in (await self.client.list(kind, self.name))[0]:
                 await self.client.delete(kind, body["metadata"]["name"], self.name)

@@ -34,6 +34,7 @@ class Guest:
         flavor: name, or empty.
         image: digest of the image that its root disk was made from, or empty.
         root: the guest's name of its root disk, or empty.
+        public: the floating address that leads to it, or empty.
         password: what it has told as its password, or empty.
     """
 
@@ -42,6 +43,7 @@ class Guest:
     flavor: str = ""
     image: str = ""
     root: str = ""
+    public: str = ""
     password: str = ""
 
 
@@ -58,6 +60,7 @@ def meta_data(guest: Guest) -> Tree:
         "local-hostname": seed.hostname,
         "local-ipv4": guest.address,
         "public-hostname": seed.hostname,
+        "public-ipv4": guest.public,
         "reservation-id": _number("r", seed.instance_id.replace("-", "")),
     }
     tree: dict[str, Tree | str] = {name: value for name, value in plain.items() if value}

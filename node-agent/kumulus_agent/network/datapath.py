@@ -308,17 +308,19 @@ class Datapath:
         bridge = await link.seen(self._datapath, master)
         if bridge is None:
             raise NetworkAbsent(f"asked to plug {name}: bridge {master} is not there; ensure the network first")
-        moved = await link.move(self._host, name, self._namespace)
         found = await link.seen(self._datapath, name)
+        if found is None and await link.move(self._host, name, self._namespace):
+            found = await link.seen(self._datapath, name)
         if found is None:
             raise NetworkAbsent(f"asked to plug {name}: there is no such tap; prepare it and start the domain first")
-        if not moved and found == replace(found, master=bridge.index, mtu=bridge.mtu, up=True):
+        wanted = replace(found, master=bridge.index, mtu=bridge.mtu, up=True)
+        if found == wanted:
             return False
         limited = self._limited.get(vni, {}).get(name)
         if limited is not None:
             async with self._changing:
                 await self._apply(tuple(bandwidth.shaping(limited, await self.observe())))
-        await link.configure(self._datapath, name, bridge.mtu, master)
+        await link.become(self._datapath, wanted)
         return True
 
     async def plugged(self, name: str) -> bool:

@@ -132,6 +132,15 @@ def permits(keys: Iterable[GroupKey], groups: Groups, direction: Direction, flow
     return any(_matches(rule, groups, flow, remote) for rule in rules_of(keys, groups, direction))
 
 
+def permitting(
+    keys: Iterable[GroupKey], groups: Groups, direction: Direction, flow: Flow
+) -> tuple[GroupKey, GroupRule] | None:
+    """Give the first rule that lets the connection through, with its group; None if none does."""
+    remote = flow.source if direction == "ingress" else flow.destination
+    found = ((key, rule) for key in sorted(keys) for rule in rules_of([key], groups, direction))
+    return next((item for item in found if _matches(item[1], groups, flow, remote)), None)
+
+
 def _matches(rule: GroupRule, groups: Groups, flow: Flow, remote: IPv4Address | IPv6Address) -> bool:
     if remote.version != rule.family or rule.protocol not in (None, flow.protocol):
         return False

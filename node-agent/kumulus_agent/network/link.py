@@ -50,6 +50,12 @@ async def present(ipr: AsyncIPRoute, name: str) -> int:
     return number
 
 
+async def become(ipr: AsyncIPRoute, wanted: Seen) -> None:
+    """Set MTU and bridge of the interface of that index, and bring it up."""
+    with netlink_errors(f"set interface {wanted.index} to mtu {wanted.mtu}, bridge {wanted.master}, up"):
+        await ipr.link("set", index=wanted.index, mtu=wanted.mtu, master=wanted.master, state="up")
+
+
 async def configure(ipr: AsyncIPRoute, name: str, mtu: int, master: str | None) -> None:
     """Set MTU in bytes and bridge (None: of no bridge), and bring the interface up."""
     with netlink_errors(f"set {name} to mtu {mtu}, bridge {master}, up"):

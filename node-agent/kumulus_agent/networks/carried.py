@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,14 +14,14 @@ from kumulus_agent import metrics
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.network.groups import GroupKey, SecurityGroup
-from kumulus_agent.network.state import PortDesired, Uplink
+from kumulus_agent.network.state import NetworkDesired, PortDesired, Uplink
 from kumulus_agent.networks.groups import WatchedGroups
 from kumulus_agent.networks.held import HeldPort, PortsOfTaps, port_desired
 from kumulus_agent.networks.known import Carried
 from kumulus_agent.networks.members import groups_desired
 from kumulus_agent.networks.pauses import restart_pause
 from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts, tunnels
-from kumulus_agent.networks.port_settings import PortsHere
+from kumulus_agent.networks.port_settings import PortKey, PortsHere
 from kumulus_agent.networks.ports_of_instances import PortsOfInstances
 from kumulus_agent.networks.reach import overlay_obstacle, uplink_of
 from kumulus_agent.networks.routed import NoRouters, Routed
@@ -83,6 +83,16 @@ class CarriedNetworks:
         carried = self._carried.get(vni)
         applied = carried.applied if carried is not None else None
         return network_facts(applied.mtu, carried.slices.values(), self._ports.on(vni)) if carried and applied else None
+
+    @property
+    def applied(self) -> dict[int, tuple[NetworkKey, NetworkDesired]]:
+        """The networks that are here, by number, as they were applied last."""
+        return {vni: (item.key, item.applied) for vni, item in self._carried.items() if item.applied is not None}
+
+    @property
+    def ports_of_taps(self) -> Mapping[str, PortKey]:
+        """By tap, namespace and name of its Port, and its MAC."""
+        return self._held.keys
 
     async def leave(self, vni: int) -> None:
         """Let go of a network if neither a port here nor a router uses it; a NetworkError asks to be called again."""

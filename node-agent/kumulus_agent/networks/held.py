@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -61,6 +61,11 @@ class PortsOfTaps:
     def name(self, tap: str) -> str:
         """Give the name of a tap's Port."""
         return self._keys[tap][1]
+
+    @property
+    def keys(self) -> Mapping[str, PortKey]:
+        """By tap, namespace and name of its Port, and its MAC."""
+        return self._keys
 
     def changed(self, namespace: str, name: str) -> frozenset[str]:
         """Give the taps of a Port if that says something else now."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ _COMPARE_SECONDS = 120.0
 _RETRY_SECONDS = 5.0
 _CHANGING_SECONDS = 2.0
 _Object = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterLink:
+    """A link to a router: the Router's namespace and name, its network namespace, and whether the link leads out."""
+
+    router: _Object
+    namespace: str
+    external: bool
 
 
 class RoutersHere:
@@ -121,6 +131,18 @@ class RoutersHere:
         """Give the other networks that routers here join to the network."""
         interfaces = ({item.vni for item in router.assignment.interfaces} for router in self._needed.values())
         return frozenset(number for found in interfaces if vni in found for number in found - {vni})
+
+    def links(self) -> dict[str, RouterLink]:
+        """Give the links of the routers here, by name."""
+        named = {assignment.router_id: key for key, assignment in self._routers.items()}
+        return {
+            port.name: RouterLink(
+                named[router_id], self._paths.namespace(router_id), port.name == router.link("external")
+            )
+            for router_id, router in self._needed.items()
+            if router_id in named
+            for _, port in router.ports()
+        }
 
     def ports_changed(self) -> None:
         """Take note that other networks than before have ports here."""

@@ -59,7 +59,7 @@ class RouterPaths:
     async def observe(self, desired: RouterDesired) -> Observed:
         """Read the router as it is."""
         wanted = {join.name for join in desired.joins}
-        return await observe(self._namespace(desired.router_id), wanted, await self._datapath.observe_links())
+        return await observe(self.namespace(desired.router_id), wanted, await self._datapath.observe_links())
 
     async def ensure(self, desired: RouterDesired, applied: RouterDesired | None = None) -> list[Step]:
         """Make the router as desired; its networks are here already. Return the steps that were needed.
@@ -76,7 +76,7 @@ class RouterPaths:
         observed = plan.assumed(applied) if applied is not None and known else await self.observe(desired)
         steps = plan.plan(desired, observed)
         if steps:
-            await self._apply(self._namespace(desired.router_id), steps)
+            await self._apply(self.namespace(desired.router_id), steps)
         return list(steps)
 
     def advertise(self, desired: RouterDesired, *, again: bool) -> None:
@@ -85,7 +85,7 @@ class RouterPaths:
         Raises:
             NetworkError: a link is gone; ensure the router first.
         """
-        name = self._namespace(desired.router_id)
+        name = self.namespace(desired.router_id)
         joins = {join.name: join for join in desired.joins}
         links = {
             address.link: Advertised(joins[address.link].mac, joins[address.link].mtu)
@@ -122,20 +122,20 @@ class RouterPaths:
         for item in desired.virtual:
             if isinstance(item, Address):
                 address = item.text.partition("/")[0]
-                await _end(self._namespace(desired.router_id), Floating(address, ""))
+                await _end(self.namespace(desired.router_id), Floating(address, ""))
 
     def netns(self, router_id: str) -> Path:
         """Give the file of a router's namespace."""
-        return namespace.path(self._namespace(router_id))
+        return namespace.path(self.namespace(router_id))
 
     async def remove(self, router_id: str) -> bool:
         """Remove the router, its connections and its links; False if it was not here."""
-        self._advertisers.end(self._namespace(router_id))
-        return await namespace.absent(self._namespace(router_id))
+        self._advertisers.end(self.namespace(router_id))
+        return await namespace.absent(self.namespace(router_id))
 
     async def sweep(self, kept: Collection[str]) -> list[str]:
         """Remove all routers but these; return the names of their namespaces."""
-        names = {self._namespace(router_id) for router_id in kept}
+        names = {self.namespace(router_id) for router_id in kept}
         size = len(self._prefix) + TAP_DIGITS
         found = await asyncio.to_thread(lambda: sorted(namespace.DIRECTORY.glob(f"{self._prefix}*")))
         gone = [file.name for file in found if len(file.name) == size and file.name not in names]
@@ -143,7 +143,8 @@ class RouterPaths:
             await namespace.absent(name)
         return gone
 
-    def _namespace(self, router_id: str) -> str:
+    def namespace(self, router_id: str) -> str:
+        """Name a router's namespace."""
         return router_namespace(router_id, self._prefix)
 
     async def _apply(self, name: str, steps: Sequence[Step]) -> None:

@@ -222,7 +222,7 @@ def same(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return all(old.get(name) == value for name, value in new.items()) and not set(old) - set(new) - _KEPT
 
 
-_KEPT = frozenset({"migration", "console", "guestPassword"})
+_KEPT = frozenset({"migration", "console", "guestPassword", "floatingIPs"})
 """Fields of a status that are not written with the rest, and not removed."""
 
 

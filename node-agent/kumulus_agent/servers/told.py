@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kumulus_agent.metadata.ec2 import Guest
 from kumulus_agent.servers.desired import Desired, DesiredPort, Key, read_desired
@@ -86,8 +86,9 @@ class Told:
         except (OSError, ValueError):
             return None
         if desired is not None and desired.instance_id == instance_id:
-            password = str((body.get("status") or {}).get("guestPassword", "")) if body is not None else ""
-            found = replace(guest_of(seed, desired, self._settings.guest_mtu), password=password)
+            status = (body.get("status") or {}) if body is not None else {}
+            password, public = str(status.get("guestPassword", "")), _public(status)
+            found = replace(guest_of(seed, desired, self._settings.guest_mtu), password=password, public=public)
         else:
             found = unclaimed(seed, *(record or (key or ("", ""), ())))
         self._answers[instance_id] = (version, found)
@@ -142,6 +143,12 @@ def unclaimed(seed: Seed, key: Key, ports: Sequence[DesiredPort]) -> Guest:
 
 def _first_address(ports: Iterable[DesiredPort]) -> str:
     addresses = (address for port in ports for address in port.addresses)
+    return next((address for address in addresses if ip_address(address).version == 4), "")
+
+
+def _public(status: Mapping[str, Any]) -> str:
+    """Give the first floating address of IPv4, as Nova does."""
+    addresses = (str(item["address"]) for item in status.get("floatingIPs") or ())
     return next((address for address in addresses if ip_address(address).version == 4), "")
 
 

@@ -157,6 +157,19 @@ class ZoneController:
                     if (port.network_namespace, port.network) == network:
                         name = server_name(key, network, zone.spec.domain)
                         out.append(HostName(name, tuple(port.addresses)))
+            out += self._floating(network, zone.spec.domain)
+        return out
+
+    def _floating(self, network: Key, domain: str) -> list[HostName]:
+        """Give the names of servers that floating addresses of an external network lead to."""
+        cloud, out = self._cloud, []
+        for key in cloud.edges.floating_in.get(network, ()):
+            item = cloud.floating_ips.get(*key)
+            given = item.spec.assignment if item is not None and not item.deleting else None
+            port = item.spec.port if item is not None else None
+            holder = cloud.ledger.held_by(("Port", key[0], port.name)) if port is not None else None
+            if given is not None and given.fixed_address is not None and holder is not None:
+                out.append(HostName(server_name((key[0], holder), network, domain), (given.address,)))
         return out
 
     def _not_ready(self, record: Key, reason: DNSZoneReason) -> Verdict:

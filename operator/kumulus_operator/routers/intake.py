@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kumulus_api import AddressClaim, FloatingIP, Host, Router
-from kumulus_operator.routers.index import networks_of
+from kumulus_operator.dns.book import servers_changed
+from kumulus_operator.routers.index import networks_of, ports_of
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import STANDBY, quota
 
@@ -50,6 +51,12 @@ def take_floating_ip(cloud: Cloud, former: FloatingIP | None, new: FloatingIP | 
         for router in {one.router for one in (was, now) if one is not None and one.router is not None}:
             cloud.queues.routers.add((item.key[0], router))
         cloud.wake(("FloatingIP", *item.key))
+        for network in networks:
+            servers_changed(cloud, network)
+    for port in ports_of(former) | ports_of(new):
+        holder = cloud.ledger.held_by(("Port", *port))
+        if holder is not None:
+            cloud.queues.floating_told.add((port[0], holder))
     if new is None:
         cloud.counted_floating_ips.withdraw(item.key)
         cloud.wake(quota(item.key[0]), ("FloatingIP", *item.key))
@@ -63,6 +70,14 @@ def _released(cloud: Cloud, gone: Router | FloatingIP) -> None:
         networks.add((claim.spec.network.namespace or "", claim.spec.network.name))
     for network in networks:
         cloud.unused(network)
+
+
+def names_changed(cloud: Cloud, floating: Key) -> None:
+    """Have the names looked at that a floating IP gives in its external network's zone."""
+    item = cloud.floating_ips.get(*floating)
+    given = item.spec.assignment if item is not None else None
+    if given is not None:
+        servers_changed(cloud, (given.network_namespace, given.network))
 
 
 def _endpoints_of(cloud: Cloud, networks: Iterable[Key]) -> None:
@@ -86,6 +101,7 @@ def ports_moved(cloud: Cloud, ports: Iterable[Key]) -> None:
     for port in ports:
         for floating in cloud.edges.floating_to.get(port, ()):
             cloud.queues.floating_ips.add(floating)
+            names_changed(cloud, floating)
 
 
 def host_changed(cloud: Cloud, former: Host | None, new: Host | None) -> None:

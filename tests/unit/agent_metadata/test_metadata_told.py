@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kumulus_agent.metadata.ec2 import meta_data
 from kumulus_agent.servers.desired import read_desired
 from kumulus_agent.servers.guest_password import GuestPasswords
 from kumulus_agent.servers.instance_files import instance_files
@@ -152,3 +153,18 @@ async def test_a_password_is_told_back(site: Site) -> None:
     assert await site.told.keep_password(site.id, "RUZH") == 409
     assert await site.told.keep_password(site.id, "no base64") == 400
     assert await site.told.keep_password("00000000-0000-4000-8000-00000000beef", "RUZH") == 503
+
+
+async def test_the_public_address_is_the_floating_one(site: Site) -> None:
+    """EC2's public-ipv4 is the first floating address of IPv4, follows the Server's status, and is absent without."""
+    await site.start()
+    for number, (addresses, wanted) in enumerate(
+        (((), None), (("2001:db8::9", "203.0.113.9", "203.0.113.8"), "203.0.113.9"), (("203.0.113.7",), "203.0.113.7"))
+    ):
+        body = body_of()
+        led = {"name": "f", "network": "public", "fixedAddress": "10.0.0.5"}
+        body["status"] = {"floatingIPs": [led | {"address": address} for address in addresses]}
+        site.see(body, str(number + 2))
+        found = await site.told.guest(site.id)
+        assert found is not None
+        assert meta_data(found).get("public-ipv4") == wanted

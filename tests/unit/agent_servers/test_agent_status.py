@@ -38,6 +38,15 @@ def test_equal_server_status_is_not_written_again() -> None:
     assert not same(server_status(DESIRED, written, off), written)
 
 
+def test_what_others_write_is_left_alone() -> None:
+    """Floating addresses, which the operator writes, neither are removed nor have the agent write again."""
+    found = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING)
+    written = server_status(DESIRED, {}, found)
+    seen = written | {"floatingIPs": [{"address": "203.0.113.9"}]}
+    assert same(server_status(DESIRED, seen, found), seen)
+    assert "floatingIPs" not in server_status(DESIRED, seen, found)
+
+
 def test_what_a_guest_says_is_told_while_it_runs() -> None:
     """A guest's word is kept while nothing is known, replaced by news with the time of the first, and dropped."""
     running = Found(ObservedPowerState.RUNNING, ReadyReason.RUNNING)
