@@ -21,6 +21,7 @@ from kumulus_api.flavor import Flavor
 from kumulus_api.floating_ip import FloatingIP
 from kumulus_api.host import Host
 from kumulus_api.image import Image
+from kumulus_api.load_balancer import LoadBalancer
 from kumulus_api.network import Network, NetworkEndpoints
 from kumulus_api.network_trace import NetworkTrace
 from kumulus_api.port import Port
@@ -45,6 +46,7 @@ KINDS: tuple[type[Kind], ...] = (
     SecurityGroup,
     Router,
     FloatingIP,
+    LoadBalancer,
     NetworkTrace,
     Volume,
     Server,
@@ -81,6 +83,7 @@ __all__ = [
     "Image",
     "KeyPair",
     "Kind",
+    "LoadBalancer",
     "Network",
     "NetworkEndpoints",
     "NetworkIDClaim",

@@ -21,8 +21,8 @@ FINALIZER = f"{GROUP}/agent"
 """On every Server, Volume and user-made Port from creation; goes when the host has been cleaned up."""
 
 IN_USE = f"{GROUP}/in-use"
-"""On every Network, SecurityGroup (but `default`), Router, FloatingIP and Project from creation; goes when nothing uses
-it, or is in it."""
+"""On every Network, SecurityGroup (but `default`), Router, FloatingIP, LoadBalancer and Project from creation;
+goes when nothing uses it, or is in it."""
 
 PUBLIC_NAMESPACE = "kumulus-public"
 """Images and Networks here are readable by the members of all projects."""

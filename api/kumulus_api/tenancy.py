@@ -65,6 +65,7 @@ class Quota(Model):
     security_group_rules: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     routers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     floating_ips: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(default=None, alias="floatingIPs")
+    load_balancers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 
 class ProjectSpec(Model):
@@ -92,6 +93,7 @@ class QuotaUsage(Model):
     security_group_rules: int = 0
     routers: int = 0
     floating_ips: int = Field(default=0, alias="floatingIPs")
+    load_balancers: int = 0
 
 
 class QuotaShown(Model):
@@ -108,6 +110,7 @@ class QuotaShown(Model):
     security_group_rules: Annotated[str, Field(max_length=64)] = ""
     routers: Annotated[str, Field(max_length=64)] = ""
     floating_ips: Annotated[str, Field(max_length=64)] = Field(default="", alias="floatingIPs")
+    load_balancers: Annotated[str, Field(max_length=64)] = ""
 
 
 class ProjectStatus(Status):
@@ -139,6 +142,7 @@ class Project(Kind):
             Column("Rules", ".status.quota.securityGroupRules"),
             Column("Floating-IPs", ".status.quota.floatingIPs"),
             Column("Routers", ".status.quota.routers", priority=1),
+            Column("Load-Balancers", ".status.quota.loadBalancers", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         in_all=False,

@@ -19,6 +19,7 @@ from kumulus_api import (
     Image,
     KeyPair,
     Kind,
+    LoadBalancer,
     Network,
     NetworkEndpoints,
     NetworkIDClaim,
@@ -39,6 +40,7 @@ INSTANCE_ID = "00000000-0000-4000-8000-000000000001"
 PORT_ID = "00000000-0000-4000-8000-000000000002"
 ROUTER_ID = "00000000-0000-4000-8000-000000000004"
 FLOATING_IP_ID = "00000000-0000-4000-8000-000000000005"
+LOAD_BALANCER_ID = "00000000-0000-4000-8000-000000000006"
 VOLUME_ID = "00000000-0000-4000-8000-000000000003"
 MAC = "52:54:00:00:00:01"
 DIGEST = "sha256:" + "0" * 64
@@ -113,6 +115,39 @@ _SPECS: dict[type[Kind], Object] = {
         "routes": [{"destination": "198.51.100.0/24", "nextHop": "10.0.0.20"}],
     },
     FloatingIP: {"network": {"name": "public", "namespace": "kumulus-public"}, "port": {"name": "web-eth0"}},
+    LoadBalancer: {
+        "network": {"name": "private"},
+        "address": "10.0.0.30",
+        "securityGroups": [{"name": "web"}],
+        "listeners": [
+            {
+                "name": "web",
+                "protocol": "HTTP",
+                "port": 80,
+                "connectionLimit": 2000,
+                "allowedCIDRs": ["192.0.2.0/24"],
+                "timeouts": {"clientSeconds": 50, "connectSeconds": 5, "memberSeconds": 50},
+                "pool": {
+                    "algorithm": "RoundRobin",
+                    "members": [
+                        {"name": "web", "server": {"name": "web"}, "port": 8080, "weight": 10, "backup": False},
+                        {"name": "sorry", "address": "192.0.2.80", "port": 80, "weight": 1, "backup": True},
+                    ],
+                    "memberSelector": {"matchLabels": {"app": "web"}, "port": 8080, "weight": 1},
+                    "healthCheck": {
+                        "type": "HTTP",
+                        "path": "/healthz",
+                        "expectedCodes": "200-299",
+                        "intervalSeconds": 5,
+                        "timeoutSeconds": 3,
+                        "rise": 2,
+                        "fall": 3,
+                    },
+                    "sessionPersistence": {"type": "HTTPCookie", "cookieName": "WEB"},
+                },
+            }
+        ],
+    },
     Volume: {"size": "1Gi"},
     Server: {
         "flavor": {"name": "tiny"},
@@ -169,6 +204,28 @@ _ASSIGNMENTS: dict[type[Kind], Object] = {
     },
     Volume: {"volumeID": VOLUME_ID},
     Port: {"portID": PORT_ID, "mac": MAC, "addresses": ["10.0.0.10"]},
+    LoadBalancer: {
+        "loadBalancerID": LOAD_BALANCER_ID,
+        "port": "example-vip",
+        "portID": PORT_ID,
+        "mac": MAC,
+        "addresses": ["10.0.0.30/24"],
+        "nextHops": ["10.0.0.1"],
+        "network": "private",
+        "networkNamespace": NAMESPACE,
+        "vni": 4096,
+        "standby": "h2",
+        "listeners": [
+            {
+                "name": "web",
+                "protocol": "HTTP",
+                "port": 80,
+                "algorithm": "RoundRobin",
+                "members": [{"name": "web", "address": "10.0.0.10", "port": 8080}, {"name": "new", "port": 8080}],
+                "healthCheck": {"type": "HTTP", "path": "/healthz"},
+            }
+        ],
+    },
     FloatingIP: {
         "floatingIPID": FLOATING_IP_ID,
         "address": "203.0.113.5",
@@ -228,5 +285,5 @@ def make_object(kind: type[Kind], name: str = "example", /, **overrides: Any) ->
 
 
 def make_assigned(kind: type[Kind], name: str, host: str) -> Object:
-    """Give a Server, a Volume, a Port or a FloatingIP as the operator has put it on a host."""
+    """Give a Server, a Volume, a Port, a FloatingIP or a LoadBalancer as the operator has put it on a host."""
     return make_object(kind, name, assignment=copy.deepcopy(_ASSIGNMENTS[kind]) | {"host": host})

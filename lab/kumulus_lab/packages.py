@@ -12,6 +12,7 @@ WANTED = (
     "debootstrap",  # the base of the container images
     "dnsmasq-base",
     "ethtool",
+    "haproxy",  # load balancers
     "iproute2",
     "iptables",  # kubelet asks for it at its start
     "keepalived",

@@ -25,6 +25,10 @@ from kumulus_agent.images.controller import ImageController
 from kumulus_agent.images.copies import DiskCopies
 from kumulus_agent.images.exchange import ImageExchange, digests_of
 from kumulus_agent.images.held import HeldImages
+from kumulus_agent.load_balancers.certificates import CertificateSource
+from kumulus_agent.load_balancers.haproxy import HAProxies
+from kumulus_agent.load_balancers.here import LoadBalancersHere
+from kumulus_agent.load_balancers.place import Places
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.migration.controller import MigrationController
 from kumulus_agent.migration.credentials import Credentials
@@ -117,6 +121,14 @@ class Agent:
         self._routers.taken_over_changed = self._taken_over_changed
         world = LiveWorld(self._datapath.namespace, self._networks, self._routers)
         self._traces = Traces(client, settings.node_name, world)
+        self._balancers = LoadBalancersHere(
+            client,
+            Places(self._datapath),
+            HAProxies(HostServices(settings.run_dir / "services"), settings.run_dir / "lb"),
+            self._networks,
+            settings.node_name,
+            certificates=CertificateSource(client, boot_data_source(settings)).fetch,
+        )
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -178,6 +190,7 @@ class Agent:
             queues: tuple[WorkQueue[Any], ...] = (
                 self._servers, self._volumes, self._images, self._hosts, self._networks.queue, self._routers.queue,
                 self._traces.queue,
+                self._balancers.queue,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -189,6 +202,7 @@ class Agent:
             await asyncio.wait(self._workers, timeout=_DRAIN_SECONDS)
         await self._closing.aclose()
         await self._networks.close()
+        await self._balancers.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -231,6 +245,7 @@ class Agent:
                 group.create_task(self._images.run(images.reconcile, 2)),
                 group.create_task(self._networks.queue.run(self._networks.reconcile, NETWORKS_AT_ONCE)),
                 group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
+                group.create_task(self._balancers.queue.run(self._balancers.reconcile, 4)),
             ]
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
@@ -244,6 +259,7 @@ class Agent:
             group.create_task(self._routers.follow())
             group.create_task(self._traces.follow())
             group.create_task(self._traces.queue.run(self._traces.reconcile, 1))
+            group.create_task(self._balancers.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -309,6 +325,7 @@ class Agent:
         while True:
             try:
                 await self._routers.sweep()
+                await self._balancers.sweep()
                 await self._networks.sweep()
                 await asyncio.sleep(_REFRESH_SECONDS)
                 await self._adoption.refresh()

@@ -27,6 +27,7 @@ from kumulus_operator.ledger.counted import Counted
 from kumulus_operator.ledger.groups import GroupBook
 from kumulus_operator.ledger.ledger import Ledger
 from kumulus_operator.ledger.plan import Usage
+from kumulus_operator.load_balancers.index import Balancers
 from kumulus_operator.placement.facts import HostFacts
 from kumulus_operator.placement.inventory import host_facts
 from kumulus_operator.routers.index import Edges
@@ -54,6 +55,7 @@ class Queues:
         self.floating_ips: WorkQueue[Key] = WorkQueue("floating-ips")
         self.floating_told: WorkQueue[Key] = WorkQueue("floating-told")
         self.traces: WorkQueue[Key] = WorkQueue("network-traces")
+        self.load_balancers: WorkQueue[Key] = WorkQueue("load-balancers")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
@@ -98,15 +100,22 @@ class Cloud(Seen):
         self.counted_floating_ips = Counted(
             "floating IPs", lambda name: self.quota_of(name).floating_ips, self.usage_changed
         )
+        self.counted_load_balancers = Counted(
+            "load balancers", lambda name: self.quota_of(name).load_balancers, self.usage_changed
+        )
         self.edges = Edges()
+        self.balancers = Balancers()
         self.server_waiters = Waiters()
         self.port_waiters = Waiters()
         self.group_waiters = Waiters()
         self.router_waiters = Waiters()
         self.floating_ip_waiters = Waiters()
+        self.load_balancer_waiters = Waiters()
         self.image_waiters = Waiters()
         self.volume_waiters = Waiters()
         self.user_data = UserDataWatch(client, self.wake)
+        self.certificates = UserDataWatch(client, self.wake)
+        """Of load balancers, as long as they are there."""
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
         self.users_of_group: dict[Key, set[Key]] = defaultdict(set)
@@ -210,6 +219,7 @@ class Cloud(Seen):
             group_rules=rules,
             routers=self.counted_routers.count(namespace),
             floating_ips=self.counted_floating_ips.count(namespace),
+            load_balancers=self.counted_load_balancers.count(namespace),
             dns_zones=len(domains_of(self, namespace)),
         )
 
@@ -245,6 +255,7 @@ class Cloud(Seen):
             (self.group_waiters, self.queues.security_groups),
             (self.router_waiters, self.queues.routers),
             (self.floating_ip_waiters, self.queues.floating_ips),
+            (self.load_balancer_waiters, self.queues.load_balancers),
             (self.image_waiters, self.queues.images),
             (self.volume_waiters, self.queues.volumes),
         ):

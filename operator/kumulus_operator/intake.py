@@ -20,6 +20,7 @@ from kumulus_api import (
     Image,
     KeyPair,
     Kind,
+    LoadBalancer,
     Network,
     NetworkEndpoints,
     NetworkIDClaim,
@@ -35,6 +36,7 @@ from kumulus_api import (
 )
 from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
 from kumulus_operator.dns import book as names
+from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
 from kumulus_operator.security_groups.intake import port_in_groups, security_group_seen
@@ -105,6 +107,7 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     if _placement_facts(former) != _placement_facts(new):
         cloud.wake(CAPACITY, ("Host", "", name))
         host_changed(cloud, former, new)
+        host_in_balancers(cloud, name)
     if _tunnel(former) != _tunnel(new):
         for network, servers in cloud.users_of_network.items():
             if servers & cloud.servers_on[name]:
@@ -184,7 +187,7 @@ def _network(cloud: Cloud, former: Network | None, new: Network | None) -> None:
     cloud.wake(("Network", *item.key))
     if former is None or new is None:
         cloud.wake(any_of("Network", item.key[0]))
-    if cloud.users_of_network.get(item.key):
+    if cloud.users_of_network.get(item.key) or cloud.balancers.in_network.get(item.key):
         cloud.queues.endpoints.add(item.key)
     names.network_changed(cloud, former, new)
     for router in cloud.edges.routers_in.get(item.key, ()):
@@ -208,7 +211,8 @@ def _port(cloud: Cloud, former: Port | None, new: Port | None) -> None:
     port_in_groups(cloud, former, new)
     ports_moved(cloud, [item.key])
     reference = item.spec.network
-    if told_by(former) != told_by(new) and cloud.ledger.held_by(("Port", *item.key)) is not None:
+    held = cloud.ledger.held_by(("Port", *item.key)) is not None or item.key in cloud.balancers.of_port
+    if told_by(former) != told_by(new) and held:
         cloud.queues.endpoints.add((reference.namespace or item.key[0], reference.name))
     if new is not None:
         cloud.ledger.port_seen(new)
@@ -289,6 +293,7 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
         return
     cloud.queues.servers.add(item.key)
     _index_server(cloud, former, new)
+    server_in_balancers(cloud, former, new)
     if new is not None:
         if former is not None and former.metadata.uid != new.metadata.uid:
             cloud.ledger.server_gone(former.key)
@@ -380,6 +385,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Router: take_router,
     FloatingIP: take_floating_ip,
     NetworkTrace: _trace,
+    LoadBalancer: take_load_balancer,
     Volume: _volume,
     Server: _server,
     ServerAction: _action,

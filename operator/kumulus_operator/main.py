@@ -25,6 +25,7 @@ from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
 from kumulus_operator.images.controller import ImageController
 from kumulus_operator.kinds import KINDS, MANY
+from kumulus_operator.load_balancers.controller import LoadBalancerController
 from kumulus_operator.metrics import WAITING_SERVERS, WATCHES
 from kumulus_operator.migration.certificates import HostCertificates
 from kumulus_operator.networks.controller import NetworkController
@@ -115,6 +116,7 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
             for work in (
                 cloud.ledger.run(),
                 cloud.user_data.run(stop),
+                cloud.certificates.run(stop),
                 _watch_leases(cloud),
                 _watch_role_bindings(cloud),
                 serve_boot_data(cloud),
@@ -144,6 +146,7 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.floating_ips, FloatingIPController(cloud).reconcile),
         (queues.floating_told, FloatingToldController(cloud).reconcile),
         (queues.traces, TraceController(cloud).reconcile),
+        (queues.load_balancers, LoadBalancerController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),

@@ -16,6 +16,7 @@ from kumulus_api import (
     Image,
     KeyPair,
     Kind,
+    LoadBalancer,
     Network,
     NetworkEndpoints,
     NetworkIDClaim,
@@ -49,6 +50,7 @@ class Seen:
         self.routers = View(Router)
         self.floating_ips = View(FloatingIP)
         self.traces = View(NetworkTrace)
+        self.load_balancers = View(LoadBalancer)
         self.volumes = View(Volume)
         self.servers = View(Server)
         self.actions = View(ServerAction)

@@ -17,14 +17,29 @@ class WatchedObjects:
     """Objects by kind, namespace and name; a watch shows those of its kind, namespace and field selector."""
 
     objects: dict[_Key, Body] = field(default_factory=dict)
+    statuses: list[Body] = field(default_factory=list)
+    """All that were written."""
+    withheld: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Kinds of which nothing is told before an event."""
     watchers: list[tuple[str, str | None, str, asyncio.Queue[tuple[str, Body]]]] = field(default_factory=list)
 
     def put(self, kind: str, name: str, spec: Body, namespace: str = "red") -> None:
         """Create or replace an object."""
-        key, body = (kind, namespace, name), {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+        key = (kind, namespace, name)
         former = self.objects.get(key)
+        metadata = {"name": name, "namespace": namespace, "uid": f"{kind}/{namespace}/{name}"}
+        body = {"metadata": metadata, "spec": spec, "status": (former or {}).get("status", {})}
         self.objects[key] = body
         self._tell(key, former, body)
+
+    async def apply_status(self, kind: Any, body: Body, **_: Any) -> Body:
+        """Take a status of one writer, whose former one it replaces."""
+        key = (kind.__name__, body["metadata"]["namespace"], body["metadata"]["name"])
+        former = self.objects[key]
+        self.objects[key] = former | {"status": body["status"]}
+        self.statuses.append(body["status"])
+        self._tell(key, former, self.objects[key])
+        return self.objects[key]
 
     def delete(self, kind: str, name: str, namespace: str = "red") -> None:
         """Delete it."""
@@ -45,6 +60,8 @@ class WatchedObjects:
         self, kind: Any, *, namespace: str | None = None, field_selector: str = "", **_: Any
     ) -> AsyncIterator[tuple[str, Body]]:
         """List, then watch, as KubeClient does."""
+        if kind.__name__ in self.withheld:
+            await self.withheld[kind.__name__].wait()
         queue: asyncio.Queue[tuple[str, Body]] = asyncio.Queue()
         watcher = (kind.__name__, namespace, field_selector, queue)
         self.watchers.append(watcher)

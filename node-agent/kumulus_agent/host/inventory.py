@@ -19,6 +19,7 @@ HOST_ROOT: Final = Path("/proc/1/root")
 _EXECUTABLE_FOLDERS: Final = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/sbin", "usr/local/bin")
 _NEEDED: Final = {
     "dnsmasq": "dnsmasq-base",
+    "haproxy": "haproxy",
     "ip": "iproute2",
     "keepalived": FAILOVER_PACKAGE,
     "libvirtd": "libvirt-daemon",

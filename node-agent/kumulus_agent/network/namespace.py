@@ -58,6 +58,15 @@ SERVICE_SETTINGS = (
     "net.ipv4.conf.all.arp_ignore=0",
     "net.ipv4.conf.default.arp_ignore=0",
 )
+BALANCER_SETTINGS = (
+    "net.ipv4.ip_forward=0",
+    "net.ipv4.ip_nonlocal_bind=1",
+    "net.ipv4.conf.all.arp_ignore=1",
+    "net.ipv4.conf.default.arp_ignore=1",
+    # Each connection to a member takes a port of the load balancer's address.
+    "net.ipv4.ip_local_port_range=10240 65535",
+    "net.core.somaxconn=4096",
+)
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 
 IPV6 = (
@@ -182,6 +191,11 @@ def enable_ipv6(name: str) -> None:
 def configure_services(name: str) -> None:
     """Set what the namespace of a network's servers needs, whatever it has inherited from the host."""
     _write(name, *SERVICE_SETTINGS)
+
+
+def configure_balancer(name: str, *, ipv6: bool) -> None:
+    """Set what the namespace of a load balancer needs: it forwards nothing, and may listen before it has addresses."""
+    _write(name, *BALANCER_SETTINGS, *(IPV6 if ipv6 else NO_IPV6))
 
 
 def _write(name: str, *settings: str) -> None:

@@ -13,7 +13,7 @@ import structlog
 from kumulus_agent import metrics
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.network.groups import GroupKey, SecurityGroup
+from kumulus_agent.network.groups import GroupKey, GroupRule, SecurityGroup
 from kumulus_agent.network.state import NetworkDesired, PortDesired, Uplink
 from kumulus_agent.networks.groups import WatchedGroups
 from kumulus_agent.networks.held import HeldPort, PortsOfTaps, port_desired
@@ -70,6 +70,8 @@ class CarriedNetworks:
         self._carried: dict[int, Carried] = {}
         self._groups = WatchedGroups(client, self._changed_group)
         self.routed: Routed = NoRouters()
+        self.awaited: list[asyncio.Event] = []
+        """Set when others who have ports here have told of those that they had: no network is applied before."""
         self.queue: WorkQueue[int] = WorkQueue("networks")
         datapath.on_server_exit(self._lost_server)
 
@@ -107,12 +109,26 @@ class CarriedNetworks:
         """VNIs of the networks that have been applied."""
         return frozenset(vni for vni, carried in self._carried.items() if carried.applied is not None)
 
-    def hold(self, instance_id: str, hostname: str, ports: Iterable[DesiredPort]) -> None:
-        """Count the ports of an instance as being here; nothing is changed yet."""
+    def hold(
+        self,
+        instance_id: str,
+        hostname: str,
+        ports: Iterable[DesiredPort],
+        rules: Mapping[GroupKey, frozenset[GroupRule]] | None = None,
+    ) -> None:
+        """Count the ports of an instance as being here; nothing is changed yet.
+
+        Args:
+            instance_id: which.
+            hostname: the name that DNS answers for.
+            ports: all that it has.
+            rules: of groups of these ports that no object stands for.
+        """
         ports = tuple(ports)
         self._held.hold(self._ports.of(instance_id), ports)
         held = {port.tap: (port.network, port_desired(instance_id, hostname, port)) for port in ports}
         self._ports.put(instance_id, held)
+        self._groups.give(rules or {})
         self._follow_groups()
         self.routed.ports_changed()
 
@@ -249,7 +265,7 @@ class CarriedNetworks:
         try:
             # Both first lists are awaited: applying less than the API knows would cut off the guests that run.
             async with asyncio.timeout(_SYNC_SECONDS):
-                for event in (*carried.synced, self.routed.known):
+                for event in (*carried.synced, self.routed.known, *self.awaited):
                     await event.wait()
             await self._read_groups(key.vni, _SYNC_SECONDS)
         except TimeoutError as error:

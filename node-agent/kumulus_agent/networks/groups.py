@@ -6,7 +6,7 @@ Of the groups that rules speak of nothing is watched: their members' addresses s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -86,15 +86,26 @@ class WatchedGroups:
         self._client = client
         self._changed = changed
         self._watched: dict[GroupKey, _Watched] = {}
+        self._given: dict[GroupKey, Rules] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def rules(self) -> dict[GroupKey, Rules]:
         """The rules of the groups that were read."""
-        return {key: found.rules for key, found in self._watched.items() if found.rules is not None}
+        read = {key: found.rules for key, found in self._watched.items() if found.rules is not None}
+        return read | self._given
+
+    def give(self, rules: Mapping[GroupKey, Rules]) -> None:
+        """Take the rules of groups that are no objects: these have no namespace, and go when nobody follows them."""
+        for key, said in rules.items():
+            if self._given.get(key) != said:
+                self._given[key] = said
+                self._changed(key)
 
     def follow(self, keys: Collection[GroupKey]) -> None:
-        """Watch these groups and no others."""
+        """Watch these groups and no others, as far as they are objects."""
+        self._given = {key: said for key, said in self._given.items() if key in keys}
+        keys = {key for key in keys if key[0]}
         for key in self._watched.keys() - keys:
             watch = self._watched.pop(key).watch
             if watch is not None:

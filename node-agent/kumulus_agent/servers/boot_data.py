@@ -1,4 +1,4 @@
-"""User-data and passwords from Secrets and ConfigMaps, which the operator hands out: agents may not read them."""
+"""What Secrets and ConfigMaps hold for this host, which the operator hands out: agents may not read them."""
 
 from __future__ import annotations
 
@@ -81,6 +81,27 @@ async def fetch_password(client: KubeClient, source: BootDataSource, action: tup
     if not isinstance(password, str) or not password:
         raise _unexpected()
     return password
+
+
+async def fetch_certificates(client: KubeClient, source: BootDataSource, balancer: tuple[str, str]) -> dict[str, str]:
+    """Ask the operator for the certificates of a load balancer that this host has.
+
+    Args:
+        client: to reach the API server.
+        source: where to ask.
+        balancer: namespace and name of the LoadBalancer.
+
+    Returns:
+        Certificate chain and key, as PEM, by the name of the listener; those that cannot be had are not in it.
+
+    Raises:
+        BootDataRefused: it is not for this host.
+        StepFailed: the operator cannot be asked now.
+    """
+    found = (await _fetch(client, source, f"certificates/{balancer[0]}/{balancer[1]}")).get("certificates")
+    if not isinstance(found, dict) or not all(isinstance(pem, str) for pem in found.values()):
+        raise _unexpected()
+    return found
 
 
 async def _fetch(client: KubeClient, source: BootDataSource, path: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -133,8 +133,20 @@ class HostServices:
 
     def reload(self, unit: str) -> bool:
         """Send SIGHUP; False if the service does not run."""
+        return self.send(unit, signal.SIGHUP)
+
+    def send(self, unit: str, number: signal.Signals) -> bool:
+        """Send a signal; False if the service does not run."""
         record = self._running(unit)
-        return record is not None and process.send(record.process, signal.SIGHUP)
+        return record is not None and process.send(record.process, number)
+
+    async def run(self, argv: Sequence[str]) -> bytes:
+        """Run a program of the host's to its end, and return what it printed.
+
+        Raises:
+            CommandFailed: it could not be started, or ended badly.
+        """
+        return await run((*self._host_prefix(), *argv))
 
     def _read(self, file: Path) -> ServiceRecord | None:
         try:

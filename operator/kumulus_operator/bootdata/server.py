@@ -1,4 +1,4 @@
-"""The TLS server from which node agents fetch the boot data, and the passwords, of the servers that they have."""
+"""The TLS server from which node agents fetch servers' boot data and passwords, and load balancers' certificates."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from kumulus_api import KeyPair, Server, ServerAction
+from kumulus_api import KeyPair, LoadBalancer, Server, ServerAction
 from kumulus_api.server_action import ActionPhase, ActionReason
 from kumulus_operator.actions.password import password_of
 from kumulus_operator.bodies import MANAGER
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.load_balancers.certificates import certificate_of
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
@@ -59,6 +60,10 @@ class BootData:
     async def handle_password(self, request: web.Request) -> web.Response:
         """Answer a request for a password."""
         return await self._answer(request, self.password)
+
+    async def handle_certificates(self, request: web.Request) -> web.Response:
+        """Answer a request for a load balancer's certificates."""
+        return await self._answer(request, self.certificates)
 
     async def _answer(
         self, request: web.Request, give: Callable[[str, str, str], Awaitable[dict[str, Any]]]
@@ -134,6 +139,31 @@ class BootData:
             status = HTTPStatus.UNPROCESSABLE_ENTITY if invalid else HTTPStatus.NOT_FOUND
             raise Denied(status, error.refusal.message) from None
 
+    async def certificates(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give the certificates, with their keys, of a load balancer that a node has or is to take over.
+
+        Returns:
+            `certificates`: PEM by the name of the listener; those that cannot be had are in `faults`, with the reason.
+
+        Raises:
+            Denied: 403 if the load balancer is not that node's (whether it exists is not told).
+        """
+        found = await self._client.get(LoadBalancer, name, namespace)
+        given = LoadBalancer.model_validate(found).spec.assignment if found is not None else None
+        if given is None or node not in (given.host, given.standby):
+            raise Denied(HTTPStatus.FORBIDDEN, f"load balancer {namespace}/{name} is not assigned to node {node}")
+        certificates, faults = {}, {}
+        for listener in given.listeners:
+            if listener.tls is None:
+                continue
+            part = f"listener {listener.name}"
+            try:
+                certificate = await certificate_of(self._client, namespace, listener.tls.secret.name, part)
+                certificates[listener.name] = certificate.pem
+            except Refused as refused:
+                faults[listener.name] = refused.refusal.message
+        return {"certificates": certificates, "faults": faults}
+
     async def _server(self, namespace: str, name: str) -> Server | None:
         body = await self._client.get(Server, name, namespace)
         return Server.model_validate(body) if body is not None else None
@@ -174,6 +204,7 @@ def application(client: KubeClient) -> web.Application:
     app = web.Application()
     served = BootData(client)
     app.router.add_get("/v1/boot-data/{namespace}/{name}", served.handle)
+    app.router.add_get("/v1/certificates/{namespace}/{name}", served.handle_certificates)
     app.router.add_get("/v1/passwords/{namespace}/{name}", served.handle_password)
     return app
 

@@ -21,6 +21,7 @@ from kumulus_operator.floating_ips.plan import (
     lead,
 )
 from kumulus_operator.ipam.holding import Claimant, earlier_claims, hold_address, release_rest
+from kumulus_operator.load_balancers.intake import host_of_port
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.routers.index import Spot
 from kumulus_operator.routers.ways import reaches
@@ -157,6 +158,9 @@ class FloatingIPController:
         network = cloud.networks.get(given.network_namespace, given.network)
 
         def host_of(port: str) -> str | None:
+            balancing = host_of_port(cloud, (namespace, port))
+            if balancing is not None:
+                return balancing
             user = cloud.ledger.held_by(("Port", namespace, port))
             server = cloud.servers.get(namespace, user) if user is not None else None
             assigned = server.spec.assignment if server is not None else None

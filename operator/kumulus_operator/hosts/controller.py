@@ -30,7 +30,8 @@ class HostController:
         cloud, name = self._cloud, key[1]
         host = cloud.hosts.get(*key)
         given_up = host is None or host.spec.decommissioned
-        if host is None and not cloud.ports_on(name) and not cloud.servers_on[name]:
+        unused = not cloud.ports_on(name) and not cloud.servers_on[name] and not cloud.balancers.on_host.get(name)
+        if host is None and unused:
             self._silent.discard(name)
             return None
         now = time.monotonic()
@@ -45,6 +46,7 @@ class HostController:
             _LOG.warning("host is silent", host=name)
             enqueue(cloud.queues.servers, cloud.servers_on[name])
             enqueue(cloud.queues.routers, cloud.edges.gateways_on(name))
+            enqueue(cloud.queues.load_balancers, cloud.balancers.on_host.get(name, ()))
             enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
         if given_up:
             enqueue(cloud.queues.ports, (port.key for port in cloud.ports_on(name)))

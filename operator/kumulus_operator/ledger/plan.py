@@ -34,6 +34,7 @@ class Usage:
     group_rules: int = 0
     routers: int = 0
     floating_ips: int = 0
+    load_balancers: int = 0
 
 
 @dataclass(frozen=True)

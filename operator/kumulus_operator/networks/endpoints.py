@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from kumulus_api import FloatingIP, Host, Network, NetworkEndpoints, Router, Server
+from kumulus_api import FloatingIP, Host, LoadBalancer, Network, NetworkEndpoints, Router, Server
 from kumulus_api.network import NETWORK_LABEL
 from kumulus_operator.bodies import MANAGER, owner_reference
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
-from kumulus_operator.networks.plan import edge_endpoints, endpoints_of, plan_slices, tunnel_of
+from kumulus_operator.networks.plan import balancer_endpoints, edge_endpoints, endpoints_of, plan_slices, tunnel_of
 from kumulus_operator.pacing import Turns
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Forbidden, Invalid, NotFound
@@ -44,7 +44,7 @@ class EndpointsController:
             self._written_at.pop(key, None)
             self._turns.done(key)
             return None
-        if network.deleting and not users:
+        if network.deleting and not users and not cloud.balancers.in_network.get(key):
             return None  # It goes, and they with it.
         quiet = self._written_at.get(key, 0.0) + cloud.settings.endpoints_debounce
         wait = self._turns.wait(key, time.monotonic(), quiet)
@@ -53,6 +53,7 @@ class EndpointsController:
         self._turns.done(key)
         servers = [server for user in sorted(users) if (server := cloud.servers.get(*user)) is not None]
         wanted = endpoints_of(key, servers, self._hosts_of(servers), cloud.ports.get)
+        wanted |= balancer_endpoints(key, self._balancers_in(key), self._tunnel, cloud.ports.get)
         if network.spec.external and network.spec.provider is None:
             wanted |= edge_endpoints(key, *self._edges_of(key))
         plan = plan_slices(wanted, self._found(key))
@@ -71,6 +72,14 @@ class EndpointsController:
         floating = (cloud.floating_ips.get(*at) for at in cloud.edges.floating_in.get(key, ()))
         tunnels = {host.metadata.name: tunnel for host in cloud.hosts if (tunnel := tunnel_of(host)) is not None}
         return [item for item in leading if item], [item for item in floating if item], tunnels
+
+    def _balancers_in(self, key: Key) -> list[LoadBalancer]:
+        found = (self._cloud.load_balancers.get(*at) for at in self._cloud.balancers.in_network.get(key, ()))
+        return [balancer for balancer in found if balancer is not None]
+
+    def _tunnel(self, name: str) -> str | None:
+        host = self._cloud.hosts.get("", name)
+        return tunnel_of(host) if host is not None else None
 
     def _hosts_of(self, servers: Iterable[Server]) -> dict[str, Host]:
         """Give the hosts that the servers are on; looking at all of them would cost more than the rest."""

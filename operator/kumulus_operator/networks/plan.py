@@ -8,8 +8,9 @@ from datetime import datetime
 from random import Random
 from typing import Any
 
-from kumulus_api import FloatingIP, Host, Network, Port, Router, Server
+from kumulus_api import FloatingIP, Host, LoadBalancer, Network, Port, Router, Server
 from kumulus_api.network import NetworkReason
+from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_operator.bodies import counted
 from kumulus_operator.ipam.plan import gateway_fault, pools_fault
 from kumulus_operator.security_groups.plan import given_groups
@@ -140,6 +141,42 @@ def endpoints_of(
                 "groups": [group if own == network[0] else f"{own}/{group}" for group in given_groups(port)],
                 **told_by(ports(own, port.port)),
             }
+    return out
+
+
+def balancer_endpoints(
+    network: Key,
+    balancers: Iterable[LoadBalancer],
+    tunnel: Callable[[str], str | None],
+    ports: Callable[[str, str], Port | None],
+) -> dict[str, dict[str, Any]]:
+    """Give the endpoints of load balancers, which are ports as servers' are, by their names.
+
+    Args:
+        network: namespace and name.
+        balancers: those with an address in it.
+        tunnel: gives where a host is reached.
+        ports: finds a Port by namespace and name.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for balancer in balancers:
+        given, own = balancer.spec.assignment, balancer.key[0]
+        where = tunnel(given.host) if given is not None else None
+        if given is None or where is None or (given.network_namespace, given.network) != network:
+            continue
+        foreign = own != network[0]
+        name = f"{own}.{given.port}" if foreign else given.port
+        groups = given.security_groups or [DEFAULT_GROUP]
+        out[name] = {
+            "port": name,
+            "mac": given.mac,
+            "addresses": [item.partition("/")[0] for item in given.addresses],
+            "host": given.host,
+            "tunnelAddress": where,
+            "hostname": balancer.metadata.name,
+            "groups": [f"{own}/{group}" if foreign else group for group in groups],
+            **told_by(ports(own, given.port)),
+        }
     return out
 
 

@@ -128,6 +128,7 @@ def usage_status(project: Project, usage: Usage) -> dict[str, Any] | None:
         security_group_rules=usage.group_rules,
         routers=usage.routers,
         floatingIPs=usage.floating_ips,
+        load_balancers=usage.load_balancers,
     )
     status = project.status
     shown = _shown(used, limits)

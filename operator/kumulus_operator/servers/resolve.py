@@ -32,6 +32,8 @@ from kumulus_operator.security_groups.plan import names_of, need_of, require
 from kumulus_operator.views import View
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
 
+_OWNERS = {"Server": "another server", "LoadBalancer": "a load balancer"}
+"""Kinds whose objects have ports of their own."""
 _DEFAULT_INTERFACE = "default"
 
 
@@ -203,8 +205,9 @@ def _user_port(server: Server, name: str, catalog: Catalog) -> Port:
     if port is None or port.deleting:
         _missing(ScheduledReason.PORT_NOT_FOUND, f"port {name}", need)
     owners = port.metadata.owner_references
-    if any(item.kind == "Server" and item.uid != server.metadata.uid for item in owners):
-        message = f"port {name} belongs to another server; permanent: make a port of your own"
+    other = next((item for item in owners if item.uid != server.metadata.uid), None)
+    if other is not None and other.kind in _OWNERS:
+        message = f"port {name} belongs to {_OWNERS[other.kind]}; permanent: make a port of your own"
         raise refuse(ScheduledReason.PORT_IN_USE, message, need)
     if port.spec.assignment is None:
         message = f"network: port {name} has no address yet; transient: goes on when it has one"

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kumulus_api import FINALIZER, Server, ServerAction
+from kumulus_api import FINALIZER, LoadBalancer, Server, ServerAction
+from kumulus_api.testing import make_assigned
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_operator.bootdata.server import AUDIENCE, application
 from kumulus_runtime.api_client import KubeClient
@@ -138,3 +139,37 @@ async def test_a_password_is_given_while_its_action_is_open(client: KubeClient, 
     assert (await service.ask(right, path))[0] == 404
     await told("Succeeded")
     assert (await service.ask(right, path))[0] == 403
+
+
+async def test_certificates_are_given_to_the_hosts_of_a_load_balancer(client: KubeClient, service: Service) -> None:
+    """The host of a load balancer and its standby get the certificates of its listeners; no other host gets any."""
+    _, chain, key = await issue_apart(["lb.test"])
+    pair = secret("cert", "tls.crt", chain)
+    pair["data"] |= secret("cert", "tls.key", key)["data"]
+    await client.create(SECRET, pair)
+    body = make_assigned(LoadBalancer, "lb", "b1")
+    (listener,) = body["spec"]["assignment"]["listeners"]
+    ends = {"protocol": "HTTPS", "certificateVersion": "1"}
+    body["spec"]["assignment"]["listeners"] = [
+        listener,
+        listener | ends | {"name": "good", "port": 443, "tls": {"secret": {"name": "cert"}}},
+        listener | ends | {"name": "bad", "port": 444, "tls": {"secret": {"name": "absent"}}},
+    ]
+    body["spec"]["assignment"]["standby"] = "b2"
+    await client.create(LoadBalancer, body)
+    path = "certificates/demo/lb"
+    status, given = await service.ask(service.token("b1"), path)
+    assert status == 200
+    certificates, faults = given["certificates"], given["faults"]
+    assert certificates == {"good": f"{chain.decode().strip()}\n{key.decode().strip()}\n"}
+    assert isinstance(faults, dict)
+    assert "Secret absent was not found" in faults["bad"]
+    assert (await service.ask(service.token("b2"), path))[0] == 200
+    assert (await service.ask(service.token("b1", "other"), path))[0] == 401
+    assert (await service.ask("", path))[0] == 401
+    assert (await service.ask(service.token("b1"), "certificates/demo/absent"))[0] == 403
+    alone = {"spec": {"assignment": body["spec"]["assignment"] | {"host": "b2", "standby": None}}}
+    await client.patch_merge(LoadBalancer, "lb", alone, "demo")
+    assert (await service.ask(service.token("b1"), path))[0] == 403
+    await client.delete(LoadBalancer, "lb", "demo")
+    await client.delete(SECRET, "cert", "demo")

@@ -1,0 +1,1 @@
+"""Load balancers on this host: a namespace each, with HAProxy in it."""

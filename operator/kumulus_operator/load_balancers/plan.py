@@ -1,0 +1,262 @@
+"""Plan what a LoadBalancer leads to, and on which hosts it is (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from kumulus_api import Condition, LoadBalancer, Network, Server
+from kumulus_api.load_balancer import (
+    AssignedListener,
+    AssignedMember,
+    Listener,
+    ListenerProtocol,
+    LoadBalancerAssignment,
+    Pool,
+)
+from kumulus_api.load_balancer_status import LoadBalancerConditionType, LoadBalancerReason
+from kumulus_operator.faults import ready_status
+from kumulus_operator.ipam.plan import subnet_of
+from kumulus_operator.refusal import Refusal
+from kumulus_operator.views import Key
+from kumulus_operator.waiting import CAPACITY
+
+MOST_MEMBERS = 256
+"""Of a listener, those included that labels find."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """Where members are looked up.
+
+    Attributes:
+        network: of the load balancer, namespace and name.
+        version: of its first address: 4 or 6; members' addresses are of that family if they have one.
+        server: gives a Server of the project by its name.
+        servers: gives all Servers of the project.
+        own: the load balancer's addresses: they are no members.
+        certificates: by the names of listeners of protocol HTTPS, the versions of their certificates; one without is
+            left out.
+    """
+
+    network: Key
+    version: int
+    server: Callable[[str], Server | None]
+    servers: Callable[[], Iterable[Server]]
+    own: frozenset[str] = frozenset()
+    certificates: Mapping[str, str] = field(default_factory=dict)
+
+
+def listeners_of(balancer: LoadBalancer, found: Members) -> tuple[list[AssignedListener], list[Refusal]]:
+    """Give the listeners with the members that they have now, and what of them is left out."""
+    listeners, faults = [], []
+    for listener in balancer.spec.listeners:
+        if listener.protocol is ListenerProtocol.HTTPS and listener.name not in found.certificates:
+            continue
+        members = _members(listener.pool, found)
+        faults += [_itself(listener, member) for member in members if member.address in found.own]
+        members = [member for member in members if member.address not in found.own]
+        if len(members) > MOST_MEMBERS:
+            faults.append(_too_many(listener, len(members)))
+        listeners.append(_assigned(listener, members[:MOST_MEMBERS], found.certificates.get(listener.name)))
+    return listeners, faults
+
+
+def _assigned(listener: Listener, members: Sequence[AssignedMember], version: str | None) -> AssignedListener:
+    said = listener.model_dump(exclude={"pool"})
+    pool = listener.pool
+    return AssignedListener(
+        **said,
+        algorithm=pool.algorithm,
+        members=list(members),
+        health_check=pool.health_check,
+        session_persistence=pool.session_persistence,
+        certificate_version=version if listener.tls is not None else None,
+    )
+
+
+def former_version(balancer: LoadBalancer, listener: Listener) -> str | None:
+    """Give the version of the certificate that a listener serves with already; None if it has none of that Secret."""
+    given = balancer.spec.assignment
+    found = (item for item in given.listeners if item.name == listener.name) if given is not None else ()
+    return next((item.certificate_version for item in found if item.tls == listener.tls), None)
+
+
+def _too_many(listener: Listener, count: int) -> Refusal:
+    message = (
+        f"listener {listener.name}: {count} servers have the labels of its memberSelector, it has {MOST_MEMBERS} "
+        "members at most, the first by name; transient: goes on when there are fewer"
+    )
+    return Refusal(LoadBalancerReason.TOO_MANY_MEMBERS.value, message)
+
+
+def _itself(listener: Listener, member: AssignedMember) -> Refusal:
+    message = (
+        f"listener {listener.name}: member {member.name} is the load balancer itself, whose connections would "
+        "come back to it for ever; permanent: give the member another address"
+    )
+    return Refusal(LoadBalancerReason.MEMBER_INVALID.value, message)
+
+
+def _members(pool: Pool, found: Members) -> list[AssignedMember]:
+    members = [
+        AssignedMember(
+            name=member.name,
+            address=str(ip_address(member.address)) if member.address else _address_by_name(member.server, found),
+            port=member.port,
+            weight=member.weight,
+            backup=member.backup,
+        )
+        for member in pool.members
+    ]
+    named = {member.name for member in pool.members}
+    named |= {member.server.name for member in pool.members if member.server is not None}
+    return members + [member for member in _selected(pool, found) if member.name not in named]
+
+
+def _selected(pool: Pool, found: Members) -> Iterator[AssignedMember]:
+    selector = pool.member_selector
+    if selector is None:
+        return
+    for server in sorted(found.servers(), key=lambda item: item.metadata.name):
+        if matches(selector.match_labels, server):
+            address = _address(server, found)
+            yield AssignedMember(name=server.metadata.name, address=address, port=selector.port, weight=selector.weight)
+
+
+def matches(labels: Mapping[str, str], server: Server) -> bool:
+    """Give whether a server has all of the labels."""
+    return labels.items() <= server.metadata.labels.items()
+
+
+def _address_by_name(reference: Any, found: Members) -> str | None:
+    server = found.server(reference.name)
+    return _address(server, found) if server is not None else None
+
+
+def _address(server: Server, found: Members) -> str | None:
+    """Give a server's address in the load balancer's network; one that is being deleted gets no connections."""
+    given = server.spec.assignment
+    if given is None or server.deleting:
+        return None
+    ports = [port for port in given.ports if (port.network_namespace, port.network) == found.network]
+    addresses = [address for port in ports for address in port.addresses]
+    return min(addresses, key=lambda text: ip_address(text).version != found.version, default=None)
+
+
+def addresses_with(network: Network, addresses: Iterable[str]) -> list[str]:
+    """Give addresses of a network with the prefix lengths of their subnets; IPv4 first."""
+    out = []
+    for text in sorted(addresses, key=lambda item: ip_address(item).version):
+        subnet = subnet_of(network.spec.subnets, text)
+        length = ip_network(subnet.cidr).prefixlen if subnet is not None else ip_address(text).max_prefixlen
+        out.append(f"{text}/{length}")
+    return out
+
+
+def next_hops(network: Network, addresses: Iterable[str]) -> list[str]:
+    """Give the gateways of the subnets that addresses lie in: one for each family."""
+    found: dict[int, str] = {}
+    for text in addresses:
+        subnet = subnet_of(network.spec.subnets, text)
+        if subnet is not None and subnet.gateway is not None:
+            found.setdefault(ip_address(text).version, str(ip_address(subnet.gateway)))
+    return [found[version] for version in sorted(found)]
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Where a load balancer is.
+
+    Attributes:
+        host: has its addresses; None if no host can.
+        standby: is to take over; None if there is no other.
+    """
+
+    host: str | None
+    standby: str | None = None
+
+
+def choose_hosts(given: LoadBalancerAssignment | None, able: Sequence[str], counts: Mapping[str, int]) -> Hosts:
+    """Choose the hosts of a load balancer: those that it has are kept while they are able, so that connections last.
+
+    Args:
+        given: what it has; None if it is new.
+        able: hosts that are Ready, speak, and reach its network.
+        counts: how many load balancers each host has.
+
+    Returns:
+        The standby in the host's place if the host is able no more; where nobody is, the host as it is.
+    """
+    had = [given.host, given.standby] if given is not None else []
+    kept = [name for name in had if name is not None and name in able]
+    others = sorted((name for name in able if name not in kept), key=lambda name: (counts.get(name, 0), name))
+    chosen = [*kept, *others][:2]
+    if not chosen:
+        return Hosts(given.host, None) if given is not None else Hosts(None)
+    return Hosts(chosen[0], chosen[1] if len(chosen) > 1 else None)
+
+
+def no_host(network: str, current: str | None, objections: Counter[str]) -> Refusal:
+    """Say that no host can have a load balancer."""
+    told = ", ".join(f"{count} {text}" for text, count in sorted(objections.items()))
+    found = f"of {objections.total()} hosts none can ({told})" if objections else "there is no host"
+    stays = f"; host {current} keeps it meanwhile" if current is not None else ""
+    message = (
+        f"host: a Ready host is asked for that reaches network {network}, {found}{stays}; "
+        "transient: goes on when a host can"
+    )
+    return Refusal(LoadBalancerReason.NO_HOST.value, message, frozenset({CAPACITY}))
+
+
+def unheard(balancer: LoadBalancer) -> Refusal | None:
+    """Say that the host of a load balancer does not serve it as far as its agent has told, or None."""
+    given, status = balancer.spec.assignment, balancer.status
+    if given is None:
+        return None
+    told = _condition(status.conditions if status is not None else [], LoadBalancerConditionType.SERVING)
+    if told is None or status is None or status.host != given.host:
+        message = f"host: {given.host} has not told yet that it serves; transient: goes on when it has"
+        return Refusal(LoadBalancerReason.WAITING_FOR_HOST.value, message)
+    if told.status != "True":
+        return Refusal(LoadBalancerReason.NOT_SERVING.value, f"host: {given.host}: {told.message}")
+    return None
+
+
+def _condition(conditions: Iterable[Condition], name: str) -> Condition | None:
+    return next((item for item in conditions if item.type == name), None)
+
+
+def load_balancer_status(balancer: LoadBalancer, faults: Sequence[Refusal], now: datetime) -> dict[str, Any] | None:
+    """Give the operator's part of the status, or None if it says so already.
+
+    Args:
+        balancer: as it is, with its assignment.
+        faults: what is not as its spec says; the first is told.
+        now: the present.
+    """
+    found = _own_part(balancer)
+    wanted = ready_status(balancer, found, faults, (LoadBalancerReason.BALANCING, _shown(balancer)), now)
+    given = balancer.spec.assignment
+    if given is not None:
+        wanted["address"] = given.addresses[0].partition("/")[0]
+    return None if wanted == found else wanted
+
+
+def _own_part(balancer: LoadBalancer) -> dict[str, Any]:
+    """Give what the operator wrote of the status: the rest is the agent's."""
+    found = balancer.status.dump() if balancer.status is not None else {}
+    conditions = [item for item in found.get("conditions", []) if item["type"] == "Ready"]
+    own = {name: found[name] for name in ("observedGeneration", "address") if name in found}
+    return own | ({"conditions": conditions} if conditions else {})
+
+
+def _shown(balancer: LoadBalancer) -> str:
+    given = balancer.spec.assignment
+    count = len(given.listeners) if given is not None else 0
+    where = f" on host {given.host}" if given is not None else ""
+    return f"{count} listener{'' if count == 1 else 's'}{where}"
