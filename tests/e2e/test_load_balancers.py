@@ -16,7 +16,8 @@ ADDRESS = "10.50.0.30"
 MEMBERS = {"one": "h1", "two": "h2"}
 CLIENT = """#!/bin/sh
 (n=0; while :; do n=$((n+1))
- echo probe-$n from=$(wget -q -T 2 -O - http://{address}/ 2>/dev/null || echo nobody); usleep 200000
+ who=$(printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {address} 80 2>/dev/null | tail -n 1)
+ echo probe-$n from=${{who:-nobody}}; usleep 200000
 done) >/dev/ttyS0 2>&1 &
 """
 
@@ -47,6 +48,8 @@ async def test_requests_are_spread_over_servers(cloud: Cloud, project: str, lab:
         await cloud.server_ready(project, name)
     log = console.path(lab, await cloud.server_ready(project, "client"))
     await cloud.until(LoadBalancer, "lb", ready, namespace=project)
+    for name in MEMBERS:  # HAProxy takes a member for up until its first checks have failed: it may boot yet
+        await console.says(log, f"from={name}", 120)
     await cloud.until(LoadBalancer, "lb", lambda body: set(states(body).values()) == {"Up"}, namespace=project)
     assert await answerers(log, 6) == set(MEMBERS)
 

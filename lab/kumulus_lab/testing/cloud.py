@@ -17,12 +17,15 @@ from kumulus_api import (
     DNSRecord,
     DNSZone,
     Flavor,
+    FloatingIP,
     Image,
     KeyPair,
     Kind,
+    LoadBalancer,
     Network,
     Port,
     Project,
+    Router,
     Server,
     ServerAction,
     Volume,
@@ -41,7 +44,9 @@ PROJECTS = "t-"
 _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
 """How the names of projects begin; of those that this process makes, where tests run side by side."""
-_NAMESPACED: tuple[type[Kind], ...] = (Server, Volume, Port, Network, Image, KeyPair, DNSRecord, DNSZone)
+_NAMESPACED: tuple[type[Kind], ...] = (
+    Server, Volume, FloatingIP, LoadBalancer, Router, Port, Network, Image, KeyPair, DNSRecord, DNSZone,
+)  # fmt: skip
 
 
 class Breach(AssertionError):

@@ -229,12 +229,9 @@ async def test_a_guest_cannot_take_part(cloud):
     spy = await cloud.boot("spy", "c", RED1, "10.0.1.66")
     third = await cloud.boot("third", "c", RED2, "10.0.2.13")
     beside = await cloud.boot("beside", "b", RED1, "10.0.1.12")
-    cloud.node("c").networks._ports["spy"] = {
-        spy.port.tap: (
-            spy.port.network,
-            replace(cloud.node("c").networks._ports["spy"][spy.port.tap][1], secured=False, groups=None),
-        )
-    }
+    held = cloud.node("c").networks._ports
+    free = replace(held.of("spy")[spy.port.tap][1], secured=False, groups=None)
+    held.put("spy", {spy.port.tap: (spy.port.network, free)})
     router_id = await shared(cloud)
     cloud.node("c").networks.queue.add(spy.port.network.vni)
     await cloud.settled()
