@@ -54,7 +54,11 @@ def send(process: ProcessId, number: signal.Signals) -> bool:
 
 
 async def stop(process: ProcessId) -> bool:
-    """End the process, by force after STOP_SECONDS; False if it was gone. Returns when it has exited."""
+    """End the process, by force after STOP_SECONDS, and what it had started and left behind.
+
+    Returns when it has exited: False if it was gone before.
+    """
+    started = children(process.pid)
     if not send(process, signal.SIGTERM):
         return False
     try:
@@ -63,7 +67,18 @@ async def stop(process: ProcessId) -> bool:
     except TimeoutError:
         send(process, signal.SIGKILL)
         await _exited(process)
+    for child in started:
+        send(child, signal.SIGKILL)
     return True
+
+
+def children(pid: int) -> tuple[ProcessId, ...]:
+    """Give the running processes that a process has started; see proc(5)."""
+    try:
+        numbers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return tuple(found for number in numbers if (found := identify(int(number))) is not None)
 
 
 async def _exited(process: ProcessId) -> None:

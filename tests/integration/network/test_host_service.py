@@ -14,6 +14,7 @@ import pytest
 from kumulus_agent.network.command import run
 from kumulus_agent.services import process
 from kumulus_agent.services.host_service import HostServices, ServiceSpec
+from kumulus_lab.testing.routed import eventually
 
 
 @pytest.fixture
@@ -47,6 +48,24 @@ async def test_a_dead_service_is_started_again(services: HostServices, spec: Ser
     await process.stop(services.observe()[spec.unit].process)
     assert not services.observe()
     assert await services.ensure(spec)
+
+
+async def test_what_a_service_has_started_goes_with_it(services: HostServices, spec: ServiceSpec) -> None:
+    """A process that a service leaves behind, as a worker that hears no signal, does not stay when the service ends."""
+    await services.ensure(replace(spec, argv=("sh", "-c", "nohup sleep 602 & exec sleep 603")))
+    pid = services.observe()[spec.unit].process.pid
+
+    async def has_child() -> bool:
+        return bool(process.children(pid))
+
+    await eventually(has_child)
+    (child,) = process.children(pid)
+    await services.absent(spec.unit)
+
+    async def is_gone() -> bool:
+        return process.identify(child.pid) != child
+
+    await eventually(is_gone)
 
 
 async def test_a_service_outlives_the_process_that_started_it(
