@@ -94,10 +94,18 @@ class Flow:
 
 @dataclass(frozen=True, order=True)
 class Chain:
-    """A chain of ports, told from others by its name: what for, number of the network, digest of its rules."""
+    """A chain of ports, told from others by its name: what for, number of the network, digest of its rules.
+
+    The kernel lists rules otherwise than they were written, so those of one name are compared by how many they are: a
+    chain of which somebody has deleted some is another.
+    """
 
     name: str
     rules: tuple[Any, ...] = dataclasses.field(default=(), compare=False)
+    count: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "count", len(self.rules))
 
     @property
     def zone(self) -> int:

@@ -222,11 +222,12 @@ class FirewallChange:
         commands += [c for zone in sorted(result.zones - before.zones) for c in _zone_added(zone)]
         added = sorted(result.sets - before.sets)
         commands += [add("set", "inet", name=name, type=members_type(name)) for name in added]
-        commands += [c for chain in sorted(result.chains - before.chains) for c in _chain_added(chain)]
+        commands += _chains_made(before.chains, result.chains)
         commands += [_element("delete", e) for e in sorted(before.elements - result.elements, key=repr)]
         commands += [_element("add", e) for e in sorted(result.elements - before.elements, key=repr)]
         commands += forgotten(TABLE, before.marks(), result.marks())
-        commands += [c for chain in sorted(before.chains - result.chains) for c in _chain_removed(chain)]
+        kept = {chain.name for chain in result.chains}
+        commands += [c for chain in sorted(before.chains) if chain.name not in kept for c in _chain_removed(chain)]
         commands += [_deleted("set", name) for name in sorted(before.sets - result.sets)]
         commands += [c for zone in sorted(before.zones - result.zones) for c in _zone_removed(zone)]
         return {"nftables": commands}
@@ -366,9 +367,20 @@ def _chain_added(chain: Chain) -> list[Command]:
     return [add("chain", chain.family, name=chain.name), *rules]
 
 
+def _chains_made(before: Set[Chain], result: Set[Chain]) -> list[Command]:
+    """Make the chains that are missing, and those anew that are not whole."""
+    there = {chain.name for chain in before}
+    missing = sorted(result - before)
+    broken = [{"flush": {"chain": _named(chain)}} for chain in missing if chain.name in there]
+    return [*broken, *(command for chain in missing for command in _chain_added(chain))]
+
+
+def _named(chain: Chain) -> dict[str, str]:
+    return {"family": chain.family, "table": TABLE, "name": chain.name}
+
+
 def _chain_removed(chain: Chain) -> list[Command]:
-    named = {"family": chain.family, "table": TABLE, "name": chain.name}
-    return [{"flush": {"chain": named}}, {"delete": {"chain": named}}]
+    return [{"flush": {"chain": _named(chain)}}, {"delete": {"chain": _named(chain)}}]
 
 
 def _zone_parts(zone: int) -> tuple[Chain, Command]:

@@ -179,6 +179,22 @@ async def test_what_others_break_is_put_right(hosts, networks, guests, what: str
     await until(lambda: answers(guest), 20)
 
 
+async def test_a_ports_chain_that_is_emptied_is_filled_again(hosts, networks, guests):
+    """Rules that somebody deletes within a port's chain are found by the next comparison, and put right."""
+    host, (guest, other) = hosts[0], guests
+    before = await host.datapath.observe()
+    for chain in before.firewall.chains:
+        await run((*entering(host.namespace), "nft", "flush", "chain", chain.family, "kumulus", chain.name))
+    assert (await host.datapath.observe()).firewall != before.firewall
+    await networks[0].compare()
+
+    async def repaired() -> bool:
+        return (await host.datapath.observe()).firewall == before.firewall
+
+    await until(repaired, 20)
+    assert await guest.reaches(other.port.addresses[0])
+
+
 async def test_a_comparison_of_what_is_right_does_nothing(hosts, networks):
     """A datapath that is as it should be queues nothing."""
     await until(_is_empty(networks[0]), 5)

@@ -98,6 +98,15 @@ def test_ports_chains_survive_a_rebuild_with_their_rules() -> None:
     assert [rule["expr"] for rule in added if rule["chain"] == judged.name] == [[{"drop": None}]]
 
 
+def test_a_chain_that_lost_rules_is_filled_again() -> None:
+    """A port's chain of which somebody has deleted rules is emptied and filled by one transaction, and not removed."""
+    whole = Chain("ingress-7-aa", ([{"accept": None}], [{"drop": None}]))
+    before = replace(STATE, chains=frozenset({Chain(whole.name, ([{"drop": None}],))}))
+    commands = FirewallChange(before, replace(STATE, chains=frozenset({whole}))).transaction()["nftables"]
+    verbs = [(verb, next(iter(item))) for command in commands for verb, item in command.items()]
+    assert verbs == [("flush", "chain"), ("add", "chain"), ("add", "rule"), ("add", "rule")]
+
+
 def test_a_port_keeps_its_number() -> None:
     """A port that has a number keeps it, and another gets one that nobody has."""
     state = FirewallState(
