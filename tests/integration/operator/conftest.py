@@ -56,6 +56,6 @@ def operator(process: OperatorProcess) -> Iterator[OperatorProcess]:
 @pytest.fixture
 async def site(client: KubeClient, operator: OperatorProcess, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """A project of the test's own."""
-    site = Site(client, f"p{abs(hash(request.node.name)) % 10**8}")
+    site = Site(client, f"p{abs(hash(request.node.nodeid)) % 10**8}")
     yield site
     await site.close()
