@@ -71,7 +71,7 @@ e2e: prepare up ## All end-to-end tests but the long ones, with real servers in 
 	$(BIN)/pytest tests/e2e -m "not tenant and not long"
 
 .PHONY: soak
-soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, devices behind an IOMMU
+soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, devices behind an IOMMU, a host that loses its power
 	$(BIN)/pytest tests/integration -m long
 	$(BIN)/pytest tests/e2e -m long
 

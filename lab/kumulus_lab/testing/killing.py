@@ -18,6 +18,7 @@ from kumulus_lab.testing.observer import Objects, Observer
 from kumulus_lab.testing.sightings import VIRSH
 from kumulus_runtime.resources import LEASE, POD
 
+_HOST_BACK_SECONDS = 240.0
 _BACK_SECONDS = 90.0
 
 
@@ -63,18 +64,30 @@ async def back(cloud: Cloud, lab: LabSettings, before: dict[str, int], *victims:
             await asyncio.gather(*(asyncio.to_thread(_libvirtd_back, lab, host.name) for host in lab.host_specs))
 
 
+async def host_back(cloud: Cloud, host: str, before: dict[str, int]) -> None:
+    """Wait until all of ours that a host runs is ready again after it lost its power; `before` as for `back`."""
+    async with Observer(cloud, POD, namespace=SYSTEM_NAMESPACE) as pods:
+        await pods.eventually(
+            lambda found: all(_is_back(pod, before) for pod in found.values() if pod["spec"].get("nodeName") == host),
+            f"what runs on {host} is back",
+            _HOST_BACK_SECONDS,
+        )
+
+
 async def _pods_back(cloud: Cloud, component: str, before: dict[str, int]) -> None:
     selector = f"app.kubernetes.io/component={component}"
-
-    def is_back(pod: Object) -> bool:
-        containers = pod.get("status", {}).get("containerStatuses", [])
-        times = sum(container["restartCount"] for container in containers)
-        return times > before.get(pod["metadata"]["name"], -1) and all(container["ready"] for container in containers)
-
     async with Observer(cloud, POD, namespace=SYSTEM_NAMESPACE, label_selector=selector) as pods:
         await pods.eventually(
-            lambda found: all(map(is_back, found.values())), f"the {component} is back", _BACK_SECONDS
+            lambda found: all(_is_back(pod, before) for pod in found.values()),
+            f"the {component} is back",
+            _BACK_SECONDS,
         )
+
+
+def _is_back(pod: Object, before: dict[str, int]) -> bool:
+    containers = pod.get("status", {}).get("containerStatuses", [])
+    times = sum(container["restartCount"] for container in containers)
+    return times > before.get(pod["metadata"]["name"], -1) and all(container["ready"] for container in containers)
 
 
 async def _leader_back(cloud: Cloud) -> None:
