@@ -50,7 +50,7 @@ def reaches(body: dict[str, Any]) -> bool:
 
 async def answers(outside: str) -> bool:
     """Whether the guest answers the outside machine."""
-    ping = ["ip", "netns", "exec", outside, "ping", "-c", "3", "-W", "2", "-q", GUEST]
+    ping = ["ip", "netns", "exec", outside, "busybox", "ping", "-c", "3", "-W", "2", "-q", GUEST]
     done = await asyncio.to_thread(commands.run, ping, check=False, timeout=20)
     return done.returncode == 0
 

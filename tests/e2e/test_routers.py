@@ -31,7 +31,7 @@ async def answers(outside: str, address: str, *, expected: bool = True) -> None:
     Raises:
         TimeoutError: it does not come to that.
     """
-    ping = ["ip", "netns", "exec", outside, "ping", "-c", "1", "-W", "1", "-q", address]
+    ping = ["ip", "netns", "exec", outside, "busybox", "ping", "-c", "1", "-W", "1", "-q", address]
     async with asyncio.timeout(60):
         while (await asyncio.to_thread(commands.run, ping, check=False, timeout=20)).returncode != (not expected):
             pass
