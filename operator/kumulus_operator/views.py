@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ Key = tuple[str, str]
 """Namespace (empty for a cluster-scoped kind) and name."""
 
 KindT = TypeVar("KindT", bound=Kind)
+NameT = TypeVar("NameT", bound=Hashable)
 
 _LOG = logging.getLogger(__name__)
 _TOMBSTONES = 4096
@@ -28,6 +30,16 @@ def version_of(body: dict[str, Any]) -> int:
     """Give the resourceVersion as a number; since Kubernetes 1.35 they may be compared (KEP-5504)."""
     text = str(body["metadata"].get("resourceVersion") or "0")
     return int(text) if text.isdigit() else 0
+
+
+def reindex(index: defaultdict[NameT, set[Key]], item: Key, former: set[NameT], new: set[NameT]) -> None:
+    """Have an object stand in an index under its new names and no more under its former ones; empty sets go."""
+    for name in former - new:
+        index[name].discard(item)
+        if not index[name]:
+            del index[name]
+    for name in new - former:
+        index[name].add(item)
 
 
 class View(Generic[KindT]):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TypeVar
 
 from kumulus_api import LoadBalancer
-from kumulus_operator.views import Key
-
-NameT = TypeVar("NameT", str, Key)
+from kumulus_operator.views import Key, reindex
 
 
 class Balancers:
@@ -33,11 +30,11 @@ class Balancers:
         item = new or former
         if item is None:
             return
-        _move(self.on_host, item.key, hosts_of(former), hosts_of(new))
-        _move(self.in_network, item.key, _networks(former), _networks(new))
-        _move(self.of_port, item.key, _ports(former), _ports(new))
-        _move(self.naming, item.key, _named(former), _named(new))
-        _move(self.selecting, item.key, _selecting(former), _selecting(new))
+        reindex(self.on_host, item.key, hosts_of(former), hosts_of(new))
+        reindex(self.in_network, item.key, _networks(former), _networks(new))
+        reindex(self.of_port, item.key, _ports(former), _ports(new))
+        reindex(self.naming, item.key, _named(former), _named(new))
+        reindex(self.selecting, item.key, _selecting(former), _selecting(new))
 
     def counts(self) -> dict[str, int]:
         """Give how many load balancers each host has or is to take over, with those that it was just chosen for."""
@@ -76,12 +73,3 @@ def _selecting(balancer: LoadBalancer | None) -> set[str]:
     if balancer is None:
         return set()
     return {balancer.key[0]} if any(item.pool.member_selector for item in balancer.spec.listeners) else set()
-
-
-def _move(index: defaultdict[NameT, set[Key]], item: Key, former: set[NameT], new: set[NameT]) -> None:
-    for name in former - new:
-        index[name].discard(item)
-        if not index[name]:
-            del index[name]
-    for name in new - former:
-        index[name].add(item)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
 from ipaddress import ip_interface
-from typing import TypeVar
 
 from kumulus_api import FloatingIP, Router
 from kumulus_api.router import AssignedGateway, AssignedInterface
-from kumulus_operator.views import Key
+from kumulus_operator.views import Key, reindex
 
 Spot = tuple[Key, str]
 """A router, and an address that it leads to."""
-
-NameT = TypeVar("NameT", bound=Hashable)
 
 
 class Edges:
@@ -55,19 +51,19 @@ class Edges:
         item = new or former
         if item is None:
             return
-        _move(self.routers_on, item.key, _gateway_hosts(former), _gateway_hosts(new))
-        _move(self.waiting_on, item.key, _standby_hosts(former), _standby_hosts(new))
-        _move(self.routers_in, item.key, networks_of(former), networks_of(new))
+        reindex(self.routers_on, item.key, _gateway_hosts(former), _gateway_hosts(new))
+        reindex(self.waiting_on, item.key, _standby_hosts(former), _standby_hosts(new))
+        reindex(self.routers_in, item.key, networks_of(former), networks_of(new))
 
     def floating_ip(self, former: FloatingIP | None, new: FloatingIP | None) -> None:
         """Take in a floating IP."""
         item = new or former
         if item is None:
             return
-        _move(self.floating_in, item.key, _network(former), _network(new))
-        _move(self.floating_by, item.key, _router(former), _router(new))
-        _move(self.floating_to, item.key, ports_of(former), ports_of(new))
-        _move(self.floating_at, item.key, _spot(former), _spot(new))
+        reindex(self.floating_in, item.key, _network(former), _network(new))
+        reindex(self.floating_by, item.key, _router(former), _router(new))
+        reindex(self.floating_to, item.key, ports_of(former), ports_of(new))
+        reindex(self.floating_at, item.key, _spot(former), _spot(new))
 
 
 def networks_of(router: Router | None) -> set[Key]:
@@ -128,12 +124,3 @@ def _spot(floating: FloatingIP | None) -> set[Spot]:
     if floating is None or given is None or given.router is None or given.fixed_address is None:
         return set()
     return {((floating.key[0], given.router), given.fixed_address)}
-
-
-def _move(index: defaultdict[NameT, set[Key]], item: Key, former: set[NameT], new: set[NameT]) -> None:
-    for name in former - new:
-        index[name].discard(item)
-        if not index[name]:
-            del index[name]
-    for name in new - former:
-        index[name].add(item)
