@@ -92,11 +92,7 @@ def _answers(route: socket.socket) -> tuple[list[memoryview], bool]:
     found: list[memoryview] = []
     whole = True
     while True:
-        data = memoryview(route.recv(_BUFFER))
-        at = 0
-        while at < len(data):
-            length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
-            body = data[at + _HEADER.size : at + length]
+        for kind, flags, body in messages(route.recv(_BUFFER)):
             whole = whole and not flags & _INTERRUPTED
             if kind == _DONE:
                 return found, whole
@@ -104,7 +100,22 @@ def _answers(route: socket.socket) -> tuple[list[memoryview], bool]:
                 code = -struct.unpack_from("=i", body)[0]
                 raise OSError(code, f"the kernel did not list: {errno.errorcode.get(code, code)}: {os.strerror(code)}")
             found.append(body)
-            at += -(-length // 4) * 4
+
+
+def messages(received: bytes) -> Iterator[tuple[int, int, memoryview]]:
+    """Give kind, flags and body of each message of a datagram of netlink(7)."""
+    data = memoryview(received)
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        yield kind, flags, data[at + _HEADER.size : at + length]
+        at += max(_HEADER.size, -(-length // 4) * 4)
+
+
+def name_of_link(body: memoryview) -> str:
+    """Give the interface's name that a message about a link tells; empty if it tells none."""
+    name = dict(_attributes(body, _LINK.size)).get(_IFLA_IFNAME, b"")
+    return bytes(name).rstrip(b"\0").decode(errors="replace")
 
 
 def _attributes(data: memoryview, at: int = 0) -> Iterator[tuple[int, memoryview]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from kumulus_agent.network import names
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.network.listing import messages, name_of_link
 from kumulus_agent.networks.reach import reached
 from kumulus_api.provider import PhysicalNetwork
 
@@ -20,9 +20,7 @@ _GROUPS = 0x1 | 0x10 | 0x100
 """Of rtnetlink: links, IPv4 and IPv6 addresses."""
 _GATHER_SECONDS = 0.2
 _MESSAGES = 1 << 16
-_HEADER, _LINK, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=HH")
 _LINK_EVENTS = {16, 17}
-_IFLA_IFNAME = 3
 
 
 class PhysicalNetworks:
@@ -104,21 +102,6 @@ def matters(events: bytes) -> bool:
 
     Each server that starts makes some of those, and a look at all interfaces is dear.
     """
-    return any(kind not in _LINK_EVENTS or not names.is_on_the_way(_name(body)) for kind, body in _messages(events))
-
-
-def _messages(events: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(events) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(events)
-        yield kind, events[_HEADER.size : length]
-        events = events[max(_HEADER.size, length + 3 & ~3) :]
-
-
-def _name(link: bytes) -> str:
-    attributes = link[_LINK.size :]
-    while len(attributes) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind == _IFLA_IFNAME:
-            return attributes[_ATTRIBUTE.size : length].rstrip(b"\0").decode(errors="replace")
-        attributes = attributes[max(_ATTRIBUTE.size, length + 3 & ~3) :]
-    return ""
+    return any(
+        kind not in _LINK_EVENTS or not names.is_on_the_way(name_of_link(body)) for kind, _, body in messages(events)
+    )
