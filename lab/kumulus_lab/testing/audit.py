@@ -40,16 +40,22 @@ class AuditLog:
         self._path = path
         self._offset = path.stat().st_size
 
-    def writes(self) -> list[Write]:
-        """Give the successful writes since the making of this object."""
+    def writes(self, *namespaces: str) -> list[Write]:
+        """Give the successful writes since the making of this object.
+
+        Args:
+            namespaces: where; empty for objects of the cluster. All, if none is named: also what is still released of
+                objects that others have deleted earlier.
+        """
         with self._path.open("rb") as log:
             log.seek(self._offset)
             events = [json.loads(line) for line in log if line.endswith(b"\n")]
-        return [
+        writes = (
             _write(event)
             for event in events
             if event["verb"] in _WRITES and event.get("responseStatus", {}).get("code", 500) < 300
-        ]
+        )
+        return [write for write in writes if not namespaces or write.namespace in namespaces]
 
 
 def _write(event: dict[str, Any]) -> Write:

@@ -103,13 +103,15 @@ class AddressBook:
     @contextmanager
     def reserved(self, vni: int, addresses: Collection[str]) -> Iterator[None]:
         """Let nobody else choose these addresses within."""
-        pending = self._pending[vni]
-        pending.update(addresses)
+        self._pending[vni].update(addresses)
         try:
             yield
         finally:
-            pending.subtract(addresses)
-            self._pending[vni] = +pending
+            # Read anew: others came and went meanwhile.
+            left = self._pending.pop(vni)
+            left.subtract(addresses)
+            if left := +left:
+                self._pending[vni] = left
 
     async def hold(self, vni: int, address: str, network: Key, port: tuple[Key, str], *, kind: str = PORT) -> None:
         """Claim an address for a port, or for an object of another kind; one that it holds already is success.

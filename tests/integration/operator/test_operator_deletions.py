@@ -101,4 +101,4 @@ async def test_what_a_server_was_made_from_may_go(site: Site, plane: ControlPlan
     assert "flavor small was not found" in await site.refused("next", "FlavorNotFound")
     await asyncio.sleep(1)
     assert await site.get(Server, "web") == before
-    assert {write.name for write in audit.writes() if write.resource in ("servers", "ports")} == {"next"}
+    assert {write.name for write in audit.writes(site.name) if write.resource in ("servers", "ports")} == {"next"}

@@ -122,7 +122,7 @@ async def test_a_move_is_one_write(site: Site, plane: ControlPlane) -> None:
     audit = AuditLog(plane.audit_log)
 
     def written() -> list[str]:
-        return [write.subresource for write in audit.writes() if write.resource == "floatingips"]
+        return [write.subresource for write in audit.writes(site.name) if write.resource == "floatingips"]
 
     await floating(site, port={"name": "web-default"})
     await bound(site)

@@ -44,7 +44,8 @@ async def test_a_dead_host_that_is_given_up_is_forgotten(site: Site, plane: Cont
     assert (port["status"]["wired"], port["status"]["host"]) == (True, "ha")
     audit = AuditLog(plane.audit_log)
     await asyncio.sleep(2)
-    assert [str(write) for write in audit.writes() if write.resource in ("ports", "servers", "networkendpoints")] == []
+    told = ("ports", "servers", "networkendpoints")
+    assert [str(write) for write in audit.writes(site.name) if write.resource in told] == []
 
 
 async def test_a_host_whose_object_is_gone_is_forgotten_when_it_is_silent(site: Site) -> None:

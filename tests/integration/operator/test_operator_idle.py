@@ -20,8 +20,7 @@ def _written(audit: AuditLog, site: Site) -> set[tuple[str, str]]:
     The heartbeats of hosts are the test's. In the projects of former tests a network may still be told that the last
     addresses of it were released.
     """
-    mine = ("", site.name, "kumulus-system")
-    what = {(write.resource, write.name) for write in audit.writes() if write.namespace in mine}
+    what = {(write.resource, write.name) for write in audit.writes("", site.name, "kumulus-system")}
     return {item for item in what if item[0] != "leases" or item == LEADER}
 
 

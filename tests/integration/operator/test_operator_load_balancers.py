@@ -167,7 +167,7 @@ async def test_a_silent_host_is_left_by_one_write(site: Site, plane: ControlPlan
     assert given["host"] not in {after["host"], after["standby"]}
     await told(site, "WaitingForHost")
     await asyncio.sleep(1)
-    written = [write.subresource for write in audit.writes() if write.resource in {"loadbalancers", "ports"}]
+    written = [write.subresource for write in audit.writes(site.name) if write.resource in {"loadbalancers", "ports"}]
     assert written == ["", "status"]
 
 

@@ -174,12 +174,12 @@ async def test_many_members_are_few_writes(site: Site, plane: ControlPlane) -> N
         await site.server(name, networks=[eth(name=interface) for interface in interfaces])
     await asyncio.gather(*(site.assigned(Server, name) for name in names))
     await _all_in(site, "default")
-    came = [write for write in audit.writes() if write.resource == "networkendpoints"]
+    came = [write for write in audit.writes(site.name) if write.resource == "networkendpoints"]
     audit = AuditLog(plane.audit_log)
     patch = {"spec": {"networks": [eth("web", name=interface) for interface in interfaces]}}
     await asyncio.gather(*(site.client.patch_merge(Server, name, patch, site.name) for name in names))
     await _all_in(site, "web")
-    changed = [write for write in audit.writes() if write.resource == "networkendpoints"]
+    changed = [write for write in audit.writes(site.name) if write.resource == "networkendpoints"]
     print(f"{len(came)} writes for {SERVERS * PORTS} ports that came, {len(changed)} for those that changed")
     assert len(came) <= 5 * SLICES
     assert len(changed) <= 8 * SLICES
