@@ -204,6 +204,8 @@ class ActionReason(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_READY = "ImageNotReady"
     DISK_TOO_SMALL = "FlavorDiskTooSmall"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """The project has as many snapshots as it may."""
     IMAGE_EXISTS = "ImageExists"
     """There is an image of the name that a CreateImage gives."""
     IMAGE_DELETED = "ImageDeleted"

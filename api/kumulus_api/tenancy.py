@@ -59,6 +59,8 @@ class Quota(Model):
     volumes: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     gigabytes: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """GiB of all volumes together."""
+    snapshots: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Images that were made of servers (CreateImage)."""
     ports: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     security_groups: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """The project's `default` is one of them."""
@@ -88,6 +90,7 @@ class QuotaUsage(Model):
     volumes: int = 0
     gigabytes: int = 0
     """GiB, rounded up."""
+    snapshots: int = 0
     ports: int = 0
     security_groups: int = 0
     security_group_rules: int = 0
@@ -105,6 +108,7 @@ class QuotaShown(Model):
     dns_zones: Annotated[str, Field(max_length=64)] = ""
     volumes: Annotated[str, Field(max_length=64)] = ""
     gigabytes: Annotated[str, Field(max_length=64)] = ""
+    snapshots: Annotated[str, Field(max_length=64)] = ""
     ports: Annotated[str, Field(max_length=64)] = ""
     security_groups: Annotated[str, Field(max_length=64)] = ""
     security_group_rules: Annotated[str, Field(max_length=64)] = ""
@@ -138,6 +142,7 @@ class Project(Kind):
             Column("Ports", ".status.quota.ports"),
             Column("Volumes", ".status.quota.volumes"),
             Column("Gigabytes", ".status.quota.gigabytes"),
+            Column("Snapshots", ".status.quota.snapshots", priority=1),
             Column("Groups", ".status.quota.securityGroups"),
             Column("Rules", ".status.quota.securityGroupRules"),
             Column("Floating-IPs", ".status.quota.floatingIPs"),

@@ -96,6 +96,7 @@ class Cloud(Seen):
         self.zone_files = ZoneFiles(client, settings.system_namespace, settings.zone_shards, self._zone_file_changed)
         self.ledger = Ledger(self.quota_of, self.host_fresh, self.tuning.weights, self.usage_changed)
         self.group_book = GroupBook(self.quota_of, self.usage_changed)
+        self.counted_snapshots = Counted("snapshots", lambda name: self.quota_of(name).snapshots, self.usage_changed)
         self.counted_routers = Counted("routers", lambda name: self.quota_of(name).routers, self.usage_changed)
         self.counted_floating_ips = Counted(
             "floating IPs", lambda name: self.quota_of(name).floating_ips, self.usage_changed
@@ -217,6 +218,7 @@ class Cloud(Seen):
             self.ledger.usage(namespace),
             groups=groups,
             group_rules=rules,
+            snapshots=self.counted_snapshots.count(namespace),
             routers=self.counted_routers.count(namespace),
             floating_ips=self.counted_floating_ips.count(namespace),
             load_balancers=self.counted_load_balancers.count(namespace),

@@ -36,6 +36,7 @@ from kumulus_api import (
 )
 from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
 from kumulus_operator.dns import book as names
+from kumulus_operator.images.held import is_snapshot
 from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
@@ -175,6 +176,10 @@ def _image(cloud: Cloud, former: Image | None, new: Image | None) -> None:
     if item is None:
         return
     cloud.queues.images.add(item.key)
+    if is_snapshot(new):
+        cloud.counted_snapshots.admit(item.key, admitted=True)
+    else:
+        cloud.counted_snapshots.withdraw(item.key)
     if new is not None:
         cloud.wake(("Image", *item.key))
 

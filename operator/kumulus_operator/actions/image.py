@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from kumulus_api import Image, Server, ServerAction
 from kumulus_api.server_action import ActionReason
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
-from kumulus_operator.images.held import held_status, image_body, made_by
+from kumulus_operator.images.held import held_status, image_body, is_snapshot, made_by
 from kumulus_operator.refusal import refuse
+from kumulus_operator.views import Key
 from kumulus_runtime.errors import AlreadyExists, Conflict
 
 
@@ -17,7 +19,7 @@ async def make_image(cloud: Cloud, action: ServerAction, server: Server) -> None
     """Make the Image of a CreateImage and name the host that holds it; what was made before is gone on with.
 
     Raises:
-        Refused: there is another image of that name.
+        Refused: there is another image of that name, or the project has as many snapshots as it may.
         Conflict: it went at this very moment; look again.
     """
     given = server.spec.assignment
@@ -25,6 +27,24 @@ async def make_image(cloud: Cloud, action: ServerAction, server: Server) -> None
         return
     base = cloud.images.get(given.image.namespace, given.image.name) if given.image is not None else None
     body = image_body(action, server, base)
+    key = (body["metadata"]["namespace"], body["metadata"]["name"])
+    if cloud.images.get(*key) is None:
+        _admit(cloud, key)
+    try:
+        await _make(cloud, action, body)
+    finally:
+        if not is_snapshot(cloud.images.get(*key)):
+            cloud.counted_snapshots.withdraw(key)
+
+
+def _admit(cloud: Cloud, key: Key) -> None:
+    excess = cloud.counted_snapshots.admit(key)
+    if excess is not None:
+        message = f"quota: {excess}; transient: ask again when snapshots are deleted or the quota is raised"
+        raise refuse(ActionReason.QUOTA_EXCEEDED, message)
+
+
+async def _make(cloud: Cloud, action: ServerAction, body: dict[str, Any]) -> None:
     name, namespace = body["metadata"]["name"], body["metadata"]["namespace"]
     try:
         written = await cloud.client.create(Image, body)

@@ -70,6 +70,11 @@ def never_comes(image: Image, *, lost: bool) -> bool:
     return reason == ImageReason.NOT_HELD or (lost and reason == ImageReason.COPYING)
 
 
+def is_snapshot(image: Image | None) -> bool:
+    """Give whether there is an image and it was made of a server."""
+    return image is not None and image.spec.source.server is not None
+
+
 def made_by(image: Image, action: ServerAction) -> bool:
     """Give whether an image was made for an action."""
     source = image.spec.source.server

@@ -30,6 +30,7 @@ class Usage:
     ports: int = 0
     volumes: int = 0
     volume_bytes: int = 0
+    snapshots: int = 0
     groups: int = 0
     group_rules: int = 0
     routers: int = 0

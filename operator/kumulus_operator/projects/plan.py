@@ -123,6 +123,7 @@ def usage_status(project: Project, usage: Usage) -> dict[str, Any] | None:
         dns_zones=usage.dns_zones,
         volumes=usage.volumes,
         gigabytes=-(-usage.volume_bytes // 2**30),
+        snapshots=usage.snapshots,
         ports=usage.ports,
         security_groups=usage.groups,
         security_group_rules=usage.group_rules,

@@ -111,3 +111,37 @@ async def test_the_image_of_a_lost_host_says_so(site: Site) -> None:
     assert "host h1" in (condition_of(lost, "Ready") or {})["message"]
     await site.client.delete(Image, "golden", site.name)
     await site.gone(Image, "golden")
+
+
+async def test_snapshots_never_exceed_the_quota(site: Site) -> None:
+    """Of images asked for at once as many are begun as the quota allows; a deleted one makes room for another."""
+    servers = ["a", "b", "c", "d"]
+    await site.host("h1", memory="64Gi")
+    await site.basics(quota={"snapshots": 2})
+    for server in servers:
+        await site.server(server)
+        await site.report(server, "h1")
+    for server in servers:
+        spec = {"server": {"name": server}, "type": "CreateImage", "createImage": {"name": f"of-{server}"}}
+        await site.create(ServerAction, f"copy-{server}", spec)
+    phases = ("Running", "Failed")
+    bodies = [
+        await site.until(ServerAction, f"copy-{server}", lambda body: (body.get("status") or {}).get("phase") in phases)
+        for server in servers
+    ]
+    failed = [body["status"] for body in bodies if body["status"]["phase"] == "Failed"]
+    said = "quota: 2 of 2 snapshots are in use"
+    remedy = "transient: ask again when snapshots are deleted or the quota is raised"
+    assert [(status["reason"], status["message"]) for status in failed] == 2 * [("QuotaExceeded", f"{said}; {remedy}")]
+    await site.quota_shown("snapshots", "2/2")
+    begun = [body["spec"]["server"]["name"] for body in bodies if body["status"]["phase"] == "Running"]
+    images = {body["metadata"]["name"] for body in (await site.client.list(Image, site.name))[0]}
+    assert {f"of-{server}" for server in begun} == {name for name in images if name.startswith("of-")}
+    await site.client.delete(Image, f"of-{begun[0]}", site.name)
+    await site.client.remove_finalizer(Image, f"of-{begun[0]}", FINALIZER, site.name)
+    await site.quota_shown("snapshots", "1/2")
+    again = next(body["spec"]["server"]["name"] for body in bodies if body["status"]["phase"] == "Failed")
+    spec = {"server": {"name": again}, "type": "CreateImage", "createImage": {"name": f"of-{again}"}}
+    await site.create(ServerAction, "again", spec)
+    await site.until(ServerAction, "again", lambda body: (body.get("status") or {}).get("phase") == "Running")
+    await site.quota_shown("snapshots", "2/2")
