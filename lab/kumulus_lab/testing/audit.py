@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import uuid
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kumulus_api import GROUP
+from kumulus_api import GROUP, Server
+from kumulus_runtime.api_client import KubeClient
 
 _PROCESSES = ":kumulus-system:kumulus-"
 _WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
@@ -34,11 +38,27 @@ class Write:
 
 
 class AuditLog:
-    """The log from a moment on; make one before the act."""
+    """The log from a moment on; make one before the act.
+
+    A request is logged when it has been answered, and a watch may show what it wrote before that.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size
+        self._since = datetime.now(UTC)
+
+    async def caught_up(self, client: KubeClient) -> None:
+        """Wait until what was seen before is in the log: until a request that comes after it is.
+
+        Raises:
+            TimeoutError: it is not there after 10 s.
+        """
+        name = f"marker-{uuid.uuid4().hex}"
+        await client.get(Server, name, "default")
+        async with asyncio.timeout(10):
+            while name.encode() not in self._rest():  # noqa: ASYNC110 - a file has no watch
+                await asyncio.sleep(0.01)
 
     def writes(self, *namespaces: str) -> list[Write]:
         """Give the successful writes since the making of this object.
@@ -47,15 +67,20 @@ class AuditLog:
             namespaces: where; empty for objects of the cluster. All, if none is named: also what is still released of
                 objects that others have deleted earlier.
         """
-        with self._path.open("rb") as log:
-            log.seek(self._offset)
-            events = [json.loads(line) for line in log if line.endswith(b"\n")]
+        events = (json.loads(line) for line in self._rest().splitlines(keepends=True) if line.endswith(b"\n"))
         writes = (
             _write(event)
             for event in events
-            if event["verb"] in _WRITES and event.get("responseStatus", {}).get("code", 500) < 300
+            if event["verb"] in _WRITES
+            and event.get("responseStatus", {}).get("code", 500) < 300
+            and datetime.fromisoformat(event["requestReceivedTimestamp"]) >= self._since
         )
         return [write for write in writes if not namespaces or write.namespace in namespaces]
+
+    def _rest(self) -> bytes:
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            return log.read()
 
 
 def _write(event: dict[str, Any]) -> Write:

@@ -74,6 +74,7 @@ async def test_a_placed_server_is_given_and_gives_back(site: Site, plane: Contro
     assert (place["attachedTo"], place["host"]) == ("web", "v1")
     assert given["spec"]["assignment"]["volumes"][0]["volumeID"] == place["volumeID"]
     assert (await site.get(Port, "web-b"))["spec"]["assignment"]["host"] == "v1"
+    await audit.caught_up(site.client)
     written = Counter((write.verb, write.resource) for write in audit.writes(site.name) if not write.subresource)
     expected = {("patch", "servers"): 2, ("patch", "volumes"): 1, ("create", "ports"): 1}
     assert {what: written[what] for what in expected} == expected, "the user's own write, and one for each object"

@@ -50,6 +50,7 @@ async def test_a_server_tells_its_floating_addresses(site: Site, plane: ControlP
     fixed = (await site.assigned(Port, "a-default"))["addresses"][0]
     expected = {"name": "fip", "network": "public", "address": ADDRESS, "fixedAddress": fixed}
     assert await told(site, "a") == [expected]
+    await audit.caught_up(site.client)
     assert len([write for write in audit.writes(site.name) if write.resource == "servers"]) == 1
     status = (await site.get(Server, "a"))["status"]
     assert status["powerState"] == "Running"
