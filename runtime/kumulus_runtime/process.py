@@ -2,12 +2,17 @@
 
 import asyncio
 import signal
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+TLS_BUFFER: Final = 32 << 10
+"""Bytes that asyncio keeps for what each TLS connection receives. It would be 256 KiB, all of them touched: many MiB in
+a process with its watches. A record has at most 16 KiB (RFC 8446, section 5.1)."""
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -26,6 +31,7 @@ def run(main: Main, *, grace: float = 25.0) -> int:
     Returns:
         The exit code: 0, or 1 after an exception or when the grace was used up.
     """
+    SSLProtocol.max_size = TLS_BUFFER
     return asyncio.run(_supervise(main, grace))
 
 

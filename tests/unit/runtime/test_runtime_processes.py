@@ -6,9 +6,12 @@ import json
 import logging
 import os
 import signal
+import ssl
 import subprocess
 import sys
+from asyncio.sslproto import SSLProtocol
 from datetime import UTC, datetime
+from typing import Any
 
 import kopf
 import pytest
@@ -268,3 +271,19 @@ def test_a_failure_is_the_exit_code():
         raise ZeroDivisionError
 
     assert process.run(main) == 1
+
+
+def test_a_tls_connection_takes_little_memory() -> None:
+    """What asyncio keeps for each TLS connection of a process is as small as it was set, and has room for a record."""
+    found: list[int] = []
+
+    async def main(_stop: asyncio.Event) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        loop = asyncio.get_running_loop()
+        connection: Any = SSLProtocol(loop, asyncio.Protocol(), context, None, server_hostname="test")
+        found.append(len(connection.get_buffer(-1)))
+        connection._app_transport._closed = True  # there was never a connection
+
+    assert process.run(main) == 0
+    assert found == [process.TLS_BUFFER]
+    assert process.TLS_BUFFER >= 16384 + 256 + 5, "a record in cipher, RFC 8446, section 5.2"
