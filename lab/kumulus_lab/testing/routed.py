@@ -21,11 +21,13 @@ from kumulus_agent.network.state import NetworkDesired, PortDesired
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
+from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.routers.here import RoutersHere
 from kumulus_agent.routers.members import GatewayMembers
 from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_agent.services.host_service import HostServices
+from kumulus_lab.testing.rulesets import settled
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
@@ -73,7 +75,13 @@ class Node:
         self.datapath = JudgingDatapath(self.host.datapath)
         physical = PhysicalNetworks(self.host.datapath, lambda: {"physnet1": "phys"}, lambda: None)
         here = Here(self.host.name, self.host.address, 1450)
-        self.networks = CarriedNetworks(self.api, self.datapath, here, physical.look)  # type: ignore[arg-type]
+        self.networks = CarriedNetworks(
+            self.api,  # type: ignore[arg-type]
+            self.datapath,
+            here,
+            physical.look,
+            self.settings(),
+        )
         services = HostServices(self.host.directory / "vrrp-services", init_pid=None)
         paths = RouterPaths(self.host.datapath, self.prefix)
         self.keepalived = Keepalived(services, self.host.directory / "vrrp")
@@ -86,6 +94,10 @@ class Node:
             asyncio.create_task(self.networks.queue.run(self.networks.reconcile, 2)),
             asyncio.create_task(self.routers.queue.run(self.routers.reconcile, 2)),
         ]
+
+    def settings(self) -> PortsHere | None:
+        """Give what Ports say besides; None if they say nothing."""
+        return None
 
     async def stop(self) -> None:
         """End the agent; all that it made stays."""
@@ -124,7 +136,7 @@ async def _shown(name: str) -> dict[str, Any]:
         "routes": sorted(routes.decode().splitlines()),
         "rules": sorted(rules.decode().splitlines()),
         "neighbours": sorted(str(item) for item in json.loads(neighbours or b"[]")),
-        "nft": ruleset.decode(),
+        "nft": settled(ruleset.decode()),
     }
 
 
@@ -336,8 +348,8 @@ class RoutedCloud:
 
 
 @contextlib.asynccontextmanager
-async def routed_cloud(prefix: str, hosts: tuple[Any, ...]) -> AsyncIterator[RoutedCloud]:
-    """Cable the hosts' interfaces `phys` to a switch with the outside, and start their agents."""
+async def routed_cloud(prefix: str, hosts: tuple[Any, ...], node_type: type[Node] = Node) -> AsyncIterator[RoutedCloud]:
+    """Cable the hosts' interfaces `phys` to a switch with the outside, and start their agents, of that type."""
     switch = Speaker(f"{prefix}-out")
     await run(("ip", "netns", "add", switch.namespace))
     await switch.run("ip", "link", "set", "lo", "up")
@@ -356,7 +368,7 @@ async def routed_cloud(prefix: str, hosts: tuple[Any, ...]) -> AsyncIterator[Rou
         "subnets": [{"name": "v4", "cidr": "203.0.113.0/24", "gateway": str(OUTSIDE), "enableDHCP": False}],
     }
     api.put("Network", EXTERNAL.name, spec, EXTERNAL.namespace)
-    cloud = RoutedCloud(api, [Node(host, api) for host in hosts], switch)
+    cloud = RoutedCloud(api, [node_type(host, api) for host in hosts], switch)
     for node in cloud.nodes:
         node.start()
     try:

@@ -50,7 +50,15 @@ DATAPATH_SETTINGS = (
     "net.bridge.bridge-nf-call-arptables=0",
     # The namespace itself is no party to any network.
     "net.ipv4.ip_forward=0",
+    # The kernel counts how many fragments come from an address between two of a packet, and has one count for all
+    # tenants: who floods from an address that another has, too, would part that one's packets.
+    "net.ipv4.ipfrag_max_dist=0",
+    # What is not whole by then never will be: packets come from guests of this cloud.
+    "net.ipv4.ipfrag_time=2",
+    "net.netfilter.nf_conntrack_frag6_timeout=2",
 )
+FRAGMENT_MEMORY = ("net.ipv4.ipfrag_high_thresh", "net.netfilter.nf_conntrack_frag6_high_thresh")
+_LEAST_FRAGMENT_MEMORY = 64 << 20
 SERVICE_SETTINGS = (
     # Nothing passes through: a guest's packet would go on as if it were the server's own.
     "net.ipv4.ip_forward=0",
@@ -164,6 +172,15 @@ def enable_ipv6_on(name: str, interface: str) -> None:
     _write(name, f"net.ipv6.conf.{interface}.disable_ipv6=0")
 
 
+def fragment_memory(physical: int) -> int:
+    """Give how many bytes of fragments may wait for others of their packets, on a host of so many bytes of memory.
+
+    A network has no more waiting than `limits.FRAGMENTS_PER_SECOND` lets come: 4,000 a second for two seconds, and
+    8,000 at once, of 2.3 KiB each where a packet has 1,450 bytes: 28 MiB. Memory that is not needed is not taken.
+    """
+    return max(physical // 64, _LEAST_FRAGMENT_MEMORY)
+
+
 async def configure_datapath(name: str) -> None:
     """Set the datapath namespace's own kernel settings; the host's are left as found.
 
@@ -171,7 +188,8 @@ async def configure_datapath(name: str) -> None:
         DatapathUnavailable: br_netfilter is not loaded.
     """
     _require_bridge_filter()
-    _write(name, *DATAPATH_SETTINGS, *NO_IPV6)
+    memory = fragment_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    _write(name, *DATAPATH_SETTINGS, *(f"{key}={memory}" for key in FRAGMENT_MEMORY), *NO_IPV6)
     await run(("ip", "-netns", name, "link", "set", "lo", "up"))
 
 

@@ -29,12 +29,14 @@ from kumulus_agent.network.expressions import ACCEPT, DROP, TABLE, Command, add,
 from kumulus_agent.network.groups import DIRECTIONS, Chain, is_members, members_type, zone_of_members
 from kumulus_agent.network.limits import (
     KERNELS,
+    NETWORK,
     PORT_MASK,
     REASONS,
     bounds,
     counted_drop,
     counting_sets,
     forgotten,
+    fragment_bounds,
     refused,
 )
 from kumulus_agent.network.spoofing import (
@@ -60,7 +62,7 @@ from kumulus_agent.network.spoofing import (
 )
 from kumulus_agent.network.spoofing import SETS as PORT_SETS
 
-NETWORK_MASK = 0xFFFF
+NETWORK_MASK = NETWORK
 PORT_SHIFT = 16
 REFUSED = 1
 """Mark of a tracked connection that the groups no longer permit."""
@@ -314,6 +316,8 @@ def _base_objects() -> list[Command]:
     for name in REASONS:
         commands.append(add("chain", inet, name=name))
         commands.append(add("rule", inet, chain=name, expr=counted_drop(name)))
+    commands.append(add("chain", inet, name="pieces", type="filter", hook="prerouting", prio=-460, policy="accept"))
+    commands += [add("rule", inet, chain="pieces", expr=rule) for rule in fragment_bounds()]
     # After connections are tracked (-200): a guest's own frames as they come, those for it as they are passed on.
     for direction, hook, priority in (("egress", "prerouting", -150), ("ingress", "forward", 0)):
         commands.append(add("map", inet, name=direction, type="mark", map="verdict"))

@@ -20,7 +20,7 @@ from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final
 
 from kumulus_agent.network.expressions import ACCEPT, DROP, anyof, field, match, meta, transported, udp
-from kumulus_agent.network.limits import counted_spoof
+from kumulus_agent.network.limits import counted_spoof, new_voices
 
 RARP = 0x8035
 """Ethernet type of the announcements that QEMU sends for a guest that has just migrated."""
@@ -138,6 +138,7 @@ def _unchecked() -> list[list[Any]]:
     return [
         *([match(field("ether", "type"), kind), *counted_spoof()] for kind in TAGGED),
         [of_service(), *counted_spoof()],
+        *new_voices(),
         [ACCEPT],
     ]
 

@@ -1,4 +1,4 @@
-"""The nftables rules of a router's namespace: one table, replaced whole in one transaction.
+"""The nftables rules of a router's namespace: a table for each family, replaced whole in one transaction.
 
 A tracked connection keeps its translation whatever the rules are later; that of a floating address that was taken away
 is ended by the plan.
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from typing import Any
 
+from kumulus_agent.routers import asking
 from kumulus_agent.routers.state import Floating, Forwarding, Translation
 
 TABLE = "kumulus"
@@ -33,10 +34,10 @@ class TableState:
 
 
 def transaction(wanted: Translation) -> dict[str, list[Command]]:
-    """Give the table as libnftables-json(5), which replaces the one that is there."""
-    table = {"table": {"family": "ip", "name": TABLE}}
+    """Give the tables as libnftables-json(5), which replace those that are there."""
+    tables = [{"table": {"family": family, "name": TABLE}} for family in ("ip", "ip6")]
     objects = [*_objects(wanted), _add("chain", name=_PREFIX + version(wanted))]
-    return {"nftables": [{"add": table}, {"delete": table}, {"add": table}, *objects]}
+    return {"nftables": [*({verb: table} for table in tables for verb in ("add", "delete", "add")), *objects]}
 
 
 def version(wanted: Translation) -> str:
@@ -90,7 +91,7 @@ def _objects(wanted: Translation) -> list[Command]:
         objects += _chain("outgoing", "nat", "postrouting", 100, _outgoing(wanted))
         # What belongs to no connection is not translated, and so not let out; nor is what is meant for a link.
         objects += _chain("leaving", "filter", "forward", 0, _leaving(wanted))
-    return objects
+    return [*objects, *asking.objects("ip", TABLE), *asking.objects("ip6", TABLE)]
 
 
 def _incoming(*, shared: bool) -> list[list[Any]]:

@@ -251,6 +251,9 @@ class _Walk:
             return [("meta", value["key"])], [self._meta(value["key"])]
         if kind == "ct":
             return [("ct", value["key"])], [self._tracked(value["key"])]
+        if kind == "rt":
+            # What rules ask of the next hop is how fast it may be asked for: one packet does not exceed that.
+            raise _Unmatched
         if kind == "payload" and "protocol" in value:
             named = (value["protocol"], value["field"])
             return [named], [_header(self.frame, *named)]
@@ -342,7 +345,8 @@ def _header(frame: Frame, protocol: str, name: str) -> Value:
         if (protocol == "ip6") != six:
             raise _Unmatched
         ends: dict[str, Value] = {"saddr": int(flow.source), "daddr": int(flow.destination)}
-        return {**ends, "protocol": flow.protocol, "nexthdr": flow.protocol}[name]
+        # The packet that is judged is no fragment.
+        return {**ends, "protocol": flow.protocol, "nexthdr": flow.protocol, "frag-off": 0}[name]
     if protocol in ("icmp", "icmpv6"):
         if flow.protocol != ICMP[6 if protocol == "icmpv6" else 4]:
             raise _Unmatched

@@ -55,7 +55,23 @@ def test_a_changed_value_is_deleted_before_it_is_added() -> None:
     """A map cannot hold two values of one interface."""
     moved = (STATE.elements - {Element("zones", ("kt1",), 7)}) | {Element("zones", ("kt1",), 8)}
     commands = FirewallChange(STATE, FirewallState(BASE, moved, STATE.zones)).transaction()["nftables"]
-    assert [next(iter(command)) for command in commands] == ["delete", "add"]
+    changes = [(verb, item["element"]) for command in commands for verb, item in command.items()]
+    assert [verb for verb, element in changes if element["name"] == "zones"] == ["delete", "add"]
+
+
+def test_bounds_of_a_number_go_with_it() -> None:
+    """What was counted about a port or network is forgotten when nothing has its number any more."""
+    rest = frozenset(element for element in STATE.elements if element.set != "zones")
+    commands = FirewallChange(STATE, FirewallState(BASE, rest, STATE.zones)).transaction()["nftables"]
+    gone = {
+        item["element"]["name"]: item["element"]["elem"]
+        for c in commands
+        for verb, item in c.items()
+        if verb == "delete"
+    }
+    marks = STATE.marks().values()
+    assert gone["fragments"] == sorted(set(marks))
+    assert gone["network-fragments"] == sorted({mark & 0xFFFF for mark in marks})
 
 
 def test_a_zone_goes_after_what_refers_to_it() -> None:

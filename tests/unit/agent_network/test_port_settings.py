@@ -9,7 +9,18 @@ import pytest
 
 from kumulus_agent.network.connections import Connection, changed
 from kumulus_agent.network.groups import Flow, GroupRule, SecurityGroup
-from kumulus_agent.network.limits import BEGUN, DROPPED, SPOOFED, TRACKED, Dropped, dropped_of, forgotten
+from kumulus_agent.network.limits import (
+    BEGUN,
+    DROPPED,
+    FRAGMENTS,
+    FRAGMENTS_OF_NETWORK,
+    NEW_VOICES,
+    SPOOFED,
+    TRACKED,
+    Dropped,
+    dropped_of,
+    forgotten,
+)
 from kumulus_agent.network.state import AddressPair, NetworkDesired, PortDesired, Rates
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.networks.port_settings import PortSettings, PortsHere, read_settings
@@ -209,5 +220,13 @@ def test_what_the_kernel_knows_of_a_port_that_goes_is_forgotten() -> None:
         *((DROPPED, 0x10000 | number) for number in (1, 2, 3)),
         (SPOOFED, "kt1"),
         (SPOOFED, "kx1"),
+        (NEW_VOICES, "kt1"),
+        (NEW_VOICES, "kx1"),
+        (FRAGMENTS, 0x10007),
+        (FRAGMENTS, 7),
     }
-    assert forgotten("kumulus", {"kt1": 0x10007}, {"kt1": 0x10008}) == []
+    moved = forgotten("kumulus", {"kt1": 0x10007}, {"kt1": 0x10008})
+    assert {item["name"] for c in moved for item in c["add" if "add" in c else "delete"].values()} == {
+        FRAGMENTS,
+        FRAGMENTS_OF_NETWORK,
+    }
