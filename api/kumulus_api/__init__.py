@@ -17,6 +17,7 @@ from kumulus_api.base import (
 from kumulus_api.claims import AddressClaim, NetworkIDClaim
 from kumulus_api.console import ConsoleSession
 from kumulus_api.dns import DNSRecord, DNSZone, DNSZoneClaim
+from kumulus_api.firewall_group import FirewallGroup
 from kumulus_api.flavor import Flavor
 from kumulus_api.floating_ip import FloatingIP
 from kumulus_api.host import Host
@@ -47,6 +48,7 @@ KINDS: tuple[type[Kind], ...] = (
     Router,
     FloatingIP,
     LoadBalancer,
+    FirewallGroup,
     NetworkTrace,
     Volume,
     Server,
@@ -76,6 +78,7 @@ __all__ = [
     "DNSRecord",
     "DNSZone",
     "DNSZoneClaim",
+    "FirewallGroup",
     "Flavor",
     "FloatingIP",
     "Host",

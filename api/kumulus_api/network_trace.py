@@ -95,6 +95,8 @@ class HopKind(StrEnum):
     """The bridge, and the other rules that hold for all of a network."""
     TUNNEL = "Tunnel"
     ROUTER = "Router"
+    FIREWALL = "Firewall"
+    """A FirewallGroup on an interface of the router."""
     TRANSLATION = "Translation"
     INGRESS_RULES = "IngressRules"
     DESTINATION_PORT = "DestinationPort"

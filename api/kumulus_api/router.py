@@ -27,6 +27,7 @@ from kumulus_api.base import (
     validated,
     whole,
 )
+from kumulus_api.firewall_group import AssignedFirewall
 
 
 class RouterInterface(Model):
@@ -133,6 +134,10 @@ class RouterAssignment(Model):
     gateway: AssignedGateway | None = None
     routes: Annotated[list[StaticRoute], Field(max_length=64)] = Field(default_factory=list)
     """Those of the spec whose next hop the router reaches."""
+    centralised: bool = False
+    """All packets of its networks pass it on its gateway's host; it is on no other, and without a gateway on none."""
+    firewalls: Annotated[list[AssignedFirewall], Field(max_length=64)] = Field(default_factory=list)
+    """What its interfaces let pass; each is in one of them at most."""
 
 
 class RouterSpec(Model):
@@ -175,6 +180,8 @@ class RouterReason(StrEnum):
     NEXT_HOP_UNREACHABLE = "NextHopUnreachable"
     NO_GATEWAY_HOST = "NoGatewayHost"
     """No Ready host reaches the external network."""
+    NO_GATEWAY = "NoGateway"
+    """A firewall group is on it, which is judged on its gateway's host, and it has no gateway: it routes nothing."""
     IN_USE = "InUse"
     """Floating addresses need it still."""
 

@@ -12,6 +12,7 @@ from kumulus_api import (
     DNSRecord,
     DNSZone,
     DNSZoneClaim,
+    FirewallGroup,
     Flavor,
     FloatingIP,
     Host,
@@ -156,6 +157,21 @@ _SPECS: dict[type[Kind], Object] = {
         "volumes": [{"name": "data", "volume": {"name": "data"}}],
         "keyPair": {"name": "alice"},
         "userData": {"inline": "#cloud-config\n"},
+    },
+    FirewallGroup: {
+        "ingressRules": [
+            {
+                "name": "web",
+                "enabled": True,
+                "action": "Allow",
+                "protocol": "TCP",
+                "sourceCIDR": "192.0.2.0/24",
+                "destinationPort": 80,
+                "destinationEndPort": 81,
+            }
+        ],
+        "egressRules": [{"name": "out", "enabled": True, "action": "Allow"}],
+        "routers": [{"name": "example", "interfaces": ["private"]}],
     },
     NetworkTrace: {
         "source": {"server": {"name": "web"}},

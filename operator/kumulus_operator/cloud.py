@@ -19,6 +19,7 @@ from kumulus_api.tenancy import Quota
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.dns.book import ZoneBook, domains_of
 from kumulus_operator.dns.files import ZoneFiles
+from kumulus_operator.firewall_groups.index import Guards
 from kumulus_operator.hosts.liveness import Liveness
 from kumulus_operator.hosts.running import RunningInstances
 from kumulus_operator.intake import take
@@ -56,6 +57,7 @@ class Queues:
         self.floating_told: WorkQueue[Key] = WorkQueue("floating-told")
         self.traces: WorkQueue[Key] = WorkQueue("network-traces")
         self.load_balancers: WorkQueue[Key] = WorkQueue("load-balancers")
+        self.firewall_groups: WorkQueue[Key] = WorkQueue("firewall-groups")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
@@ -106,6 +108,7 @@ class Cloud(Seen):
         )
         self.edges = Edges()
         self.balancers = Balancers()
+        self.guards = Guards()
         self.server_waiters = Waiters()
         self.port_waiters = Waiters()
         self.group_waiters = Waiters()

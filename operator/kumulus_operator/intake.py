@@ -13,6 +13,7 @@ from kumulus_api import (
     DNSRecord,
     DNSZone,
     DNSZoneClaim,
+    FirewallGroup,
     Flavor,
     FloatingIP,
     Host,
@@ -37,6 +38,7 @@ from kumulus_api import (
 from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
 from kumulus_operator.dns import book as names
 from kumulus_operator.images.held import is_snapshot
+from kumulus_operator.firewall_groups.index import take_firewall_group
 from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
@@ -391,6 +393,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     FloatingIP: take_floating_ip,
     NetworkTrace: _trace,
     LoadBalancer: take_load_balancer,
+    FirewallGroup: take_firewall_group,
     Volume: _volume,
     Server: _server,
     ServerAction: _action,

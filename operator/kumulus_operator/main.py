@@ -19,6 +19,7 @@ from kumulus_operator.claims.controller import ClaimController
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.dns.controller import RecordController, ZoneController
 from kumulus_operator.dns.pods import NameServerController
+from kumulus_operator.firewall_groups.controller import FirewallGroupController
 from kumulus_operator.floating_ips.controller import FloatingIPController
 from kumulus_operator.floating_ips.told import FloatingToldController
 from kumulus_operator.handlers import register
@@ -147,6 +148,7 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.floating_told, FloatingToldController(cloud).reconcile),
         (queues.traces, TraceController(cloud).reconcile),
         (queues.load_balancers, LoadBalancerController(cloud).reconcile),
+        (queues.firewall_groups, FirewallGroupController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),

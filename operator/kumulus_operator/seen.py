@@ -9,6 +9,7 @@ from kumulus_api import (
     DNSRecord,
     DNSZone,
     DNSZoneClaim,
+    FirewallGroup,
     Flavor,
     FloatingIP,
     Host,
@@ -51,6 +52,7 @@ class Seen:
         self.floating_ips = View(FloatingIP)
         self.traces = View(NetworkTrace)
         self.load_balancers = View(LoadBalancer)
+        self.firewall_groups = View(FirewallGroup)
         self.volumes = View(Volume)
         self.servers = View(Server)
         self.actions = View(ServerAction)

@@ -172,6 +172,8 @@ class RoutedCloud:
     """Where routers lead that are made from now on."""
     priority: int = 100
     """Of the gateways' hosts that are assigned from now on."""
+    firewalls: tuple[dict[str, Any], ...] = ()
+    """As they are assigned, of routers that are made from now on: those are centralised."""
     outer: list[tuple[NetworkKey, Any]] = field(default_factory=list)
     """Endpoints of routers and floating addresses in an external overlay."""
 
@@ -278,6 +280,8 @@ class RoutedCloud:
                 }
             )
         assignment: dict[str, Any] = {"routerID": router_id, "interfaces": interfaces}
+        if self.firewalls:
+            assignment |= {"centralised": True, "firewalls": list(self.firewalls)}
         assignment["routes"] = [{"destination": to, "nextHop": hop} for to, hop in routes]
         if gateway is not None:
             leading, _, waiting = gateway.partition("/")

@@ -89,7 +89,7 @@ async def judge(name: str, zone: int, desired: NetworkDesired) -> int:
 
 
 async def _judge(name: str, zone: int, desired: NetworkDesired, family: int) -> int:
-    async with _table(name, family) as table:
+    async with tracked(name, family) as table:
         found = [connection async for connection in _read(table, zone, family)]
         changes = changed(desired, found)
         for connection in changes:
@@ -104,7 +104,8 @@ async def _judge(name: str, zone: int, desired: NetworkDesired, family: int) -> 
 
 
 @asynccontextmanager
-async def _table(name: str, family: int) -> AsyncIterator[AsyncConntrack]:
+async def tracked(name: str, family: int) -> AsyncIterator[AsyncConntrack]:
+    """Open the kernel's table of connections of a namespace, for one family."""
     handle = namespace.within(name, netfilter_socket).detach()
     async with AsyncConntrack(nfgen_family=family, fileno=handle) as table:
         yield table

@@ -144,6 +144,12 @@ def _of_routers(desired: NetworkDesired, zone: int) -> Iterator[Element]:
     for guest in desired.ports:
         if guest.lenient:
             yield from (Element("transitmacs", (guest.tap, mac)) for mac in leading)
+    if desired.centred:
+        yield Element(ADVERTISERS, (desired.vxlan,))
+    for port in desired.routers:
+        if port.central:
+            yield Element("central", (port.name,))
+            yield Element(ADVERTISERS, (port.name,))
     distributed = [port for port in desired.routers if port.distributed]
     for port in distributed:
         yield Element("gateways", (port.name,))

@@ -11,13 +11,15 @@ from typing import Any, Final
 
 SETS: Final[dict[str, list[str]]] = {
     "gateways": ["ifname"],
+    "central": ["ifname"],
     "outward": ["ifname"],
     "gatewaymacs": ["ifname", "ether_addr"],
     "localmacs": ["ifname", "ether_addr"],
     "transitmacs": ["ifname", "ether_addr"],
 }
-"""Links to routers; bridges' ports towards other hosts, and with these the MACs of gateways and of the guests here;
-guests' ports that may send by MACs of their choice, but not by these."""
+"""Links to routers that every host has, and to those that this host has alone; bridges' ports towards other hosts, and
+with these the MACs of gateways and of the guests here; guests' ports that may send by MACs of their choice, but not by
+these."""
 TRANSIT_ADDRESS: Final = "169.254.0.1"
 """A router's gateway as other hosts see it; never asked for, its MAC is noted, and the hosts hear when it moves."""
 SOURCES: Final = "sources"
@@ -57,6 +59,7 @@ def crossing() -> list[list[Any]]:
     """What goes to a gateway, and what comes from it."""
     from_gateway, outward = _is(_IN, "@gateways"), _is(_OUT, "@outward")
     receiver = {"concat": [_OUT, _DESTINATION]}
+    from_central = _is(_IN, "@central")
     moved = _is({"payload": {"protocol": "arp", "field": "saddr ip"}}, TRANSIT_ADDRESS)
     return [
         [_is(_OUT, "@guests"), moved, _DROP],
@@ -66,5 +69,8 @@ def crossing() -> list[list[Any]]:
         *([from_gateway, _is(_OUT, "@services"), asked, _DROP] for asked in _ASKED),
         [from_gateway, _is(receiver, "@localmacs"), _DROP],
         [from_gateway, _is(_OUT, "@guests"), _is(receiver, "@macs", "!="), _DROP],
+        *([from_central, question, _ACCEPT] for question in _QUESTIONS),
+        *([from_central, _is(_OUT, "@services"), asked, _DROP] for asked in _ASKED),
+        [from_central, _is(_OUT, "@guests"), _is(receiver, "@macs", "!="), _DROP],
         [from_gateway, outward, {"mangle": {"key": _SOURCE, "value": {"map": {"key": _OUT, "data": f"@{SOURCES}"}}}}],
     ]

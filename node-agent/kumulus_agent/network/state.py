@@ -162,11 +162,13 @@ class RouterPort:
         name: the interface's (names.router_link).
         mac: the router's there, lower case.
         distributed: every host that carries the network has the same, and none hears of the others'.
+        central: this host alone has it for all of the network, or one other in its place.
     """
 
     name: str
     mac: str
     distributed: bool = True
+    central: bool = False
 
     def __post_init__(self) -> None:
         _check(INTERFACE, self.name, "an interface name of lower-case letters and digits, at most 15")
@@ -217,6 +219,7 @@ class NetworkDesired:
         routers: links to the namespaces of routers, which the routers' own plan makes.
         transits: on which other host routers' gateways are reached through this network.
         taken: where they may be instead, as this host has heard.
+        centred: a router of the network is centralised on another host, which advertises it.
     """
 
     vni: int
@@ -234,6 +237,7 @@ class NetworkDesired:
     routers: tuple[RouterPort, ...] = ()
     transits: frozenset[Neighbour] = frozenset()
     taken: frozenset[Neighbour] = frozenset()
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.vni < 1 << 24:

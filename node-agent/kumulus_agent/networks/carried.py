@@ -286,9 +286,11 @@ class CarriedNetworks:
         network = Network.model_validate(carried.network) if carried.network is not None else None
         uplink = await self._uplink(carried, network)
         found = network_desired(vni, network, carried.slices.values(), ports, self._here, uplink=uplink)
+        centres = self.routed.centres(vni) if not found.provider else frozenset()
         desired = replace(
             found,
-            peers=found.peers | self._audience(vni),
+            peers=found.peers | self._audience(vni) | centres,
+            centred=bool(centres),
             groups=await self._members(vni, ports),
             routers=self.routed.ports(vni),
             transits=self.routed.transits(vni),

@@ -26,6 +26,9 @@ class Routed(Protocol):
     def audience(self, vni: int, /) -> frozenset[int]:
         """Give the other networks whose hosts hear through the network where gateways are that may be here."""
 
+    def centres(self, vni: int, /) -> frozenset[str]:
+        """Give where centralised routers of the network are, on other hosts."""
+
     def uses(self, vni: int, /) -> bool:
         """Tell whether a router here needs the network."""
 
@@ -60,6 +63,10 @@ class NoRouters:
 
     def audience(self, _vni: int, /) -> frozenset[int]:
         """Give no networks."""
+        return frozenset()
+
+    def centres(self, _vni: int, /) -> frozenset[str]:
+        """Give no hosts."""
         return frozenset()
 
     def uses(self, _vni: int, /) -> bool:

@@ -6,6 +6,8 @@ it are translated. It has all its networks there: whatever comes from a port her
 What leaves by the external network, and has no floating address here, is sent on to the gateway's host through the
 network of the router's first interface: to the MAC of the gateway, which is that of a further link there. IPv6 is
 routed between a router's own networks.
+
+A centralised router (`central`) is on its gateway's host alone, and on the one that takes over.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from kumulus_agent.network.gateways import TRANSIT_ADDRESS
 from kumulus_agent.network.state import Neighbour as Forward
 from kumulus_agent.network.state import RouterPort
 from kumulus_agent.networks.plan import Here, NetworkFacts
+from kumulus_agent.routers import central
 from kumulus_agent.routers.pair import NETWORK, Pair, mac_of, pair_of
 from kumulus_agent.routers.state import (
     PEER_ADDRESS,
@@ -65,6 +68,16 @@ class HereRouter:
     def pair(self) -> Pair | None:
         """This host as one of two, of which one leads out."""
         return pair_of(self.assignment.router_id, self.assignment.gateway, self.here.host)
+
+    @property
+    def central(self) -> bool:
+        """Whether all packets of its networks pass it on its gateway's host."""
+        return self.assignment.centralised
+
+    @property
+    def placed(self) -> bool:
+        """Whether the router is on this host, and not only reached from it."""
+        return not self.central or self.here.host in central.hosts_of(self.assignment)
 
     @property
     def leads(self) -> bool:
@@ -116,19 +129,30 @@ class HereRouter:
 
     def ports(self) -> Iterator[tuple[int, RouterPort]]:
         """Yield the links at networks' bridges, with the network's number."""
+        if not self.placed:
+            return
         for interface in self.assignment.interfaces:
-            yield interface.vni, RouterPort(self.link(interface), interface.mac)
+            yield interface.vni, self._port(interface)
         gateway = self.assignment.gateway
         if gateway is not None and self.out:
             yield gateway.vni, RouterPort(self.link("external"), self.external_mac, distributed=False)
-        if gateway is not None and self.leads and self.first is not None:
+        if gateway is not None and self.leads and self.first is not None and not self.central:
             yield self.first.vni, RouterPort(self.link("transit"), gateway.mac, distributed=False)
         if self.pair is not None:
             yield NETWORK, self.pair.port()
 
+    def _port(self, interface: AssignedInterface) -> RouterPort:
+        if not self.central:
+            return RouterPort(self.link(interface), interface.mac)
+        mac = central.interface_mac(self.assignment.router_id, interface, self.here.host)
+        return RouterPort(self.link(interface), mac, distributed=False, central=True)
+
     def transit(self) -> Iterator[tuple[int, Forward]]:
         """Yield where the gateway's MAC is, with the number of the network through which it is reached."""
         gateway = self.assignment.gateway
+        if self.central:
+            yield from central.reached(self.assignment, self.here.host)
+            return
         if gateway is not None and not self.leads and self.first is not None:
             yield self.first.vni, (gateway.mac, gateway.tunnel_address)
 
@@ -136,7 +160,7 @@ class HereRouter:
         """Yield where the gateway's MAC is if it was taken over, as `transit` does; hosts hear of it by themselves."""
         gateway = self.assignment.gateway
         takeover = gateway.takeover if gateway is not None else None
-        if gateway is not None and takeover is not None and takeover.standby is not None:
+        if not self.central and gateway is not None and takeover is not None and takeover.standby is not None:
             yield from ((vni, (mac, takeover.standby.tunnel_address)) for vni, (mac, _) in self.transit())
 
 
@@ -185,6 +209,8 @@ def routers_here(
 def _here(floating: FloatingIPAssignment, router: RouterAssignment, here: Here) -> bool:
     """Whether a floating address is translated here, at least when this host leads its router out."""
     paired = pair_of(router.router_id, router.gateway, here.host) is not None
+    if router.centralised and here.host not in central.hosts_of(router):
+        return False
     return floating.host == here.host or (floating.standby == here.host and paired)
 
 
@@ -226,10 +252,13 @@ def router_desired(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> 
         policy=frozenset(_policy(router)),
         translation=_translation(router),
         failover=pair.member(_virtual(router), _leading(router)) if pair is not None else None,
+        firewall=central.firewall_of(assignment),
     )
 
 
 def _own(router: HereRouter) -> Iterator[Address]:
+    if router.central and router.pair is not None:
+        return
     for interface in router.assignment.interfaces:
         for address in map(ip_interface, interface.addresses):
             yield Address(router.link(interface), str(address))
@@ -256,7 +285,10 @@ def _shared(router: HereRouter) -> set[str]:
 
 def _virtual(router: HereRouter) -> Iterator[Address]:
     yield from (Address(router.link("external"), f"{address}/32") for address in _shared(router))
-    if router.first is not None:
+    if router.central:
+        for interface in router.assignment.interfaces:
+            yield from central.shared_addresses(router.link(interface), interface)
+    elif router.first is not None:
         # It is announced, too: so other hosts hear where the gateway is.
         yield Address(router.link("transit"), f"{TRANSIT_ADDRESS}/32")
 
@@ -286,6 +318,11 @@ def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Ite
 def _routes(router: HereRouter) -> Iterator[Route]:
     """Yield routes; a later one takes the place of an earlier one with its destination."""
     gateway, external = router.assignment.gateway, router.link("external")
+    if router.central and router.pair is not None:
+        # Addresses that come and go have no network of their own.
+        for interface in router.assignment.interfaces:
+            for at in map(ip_interface, interface.addresses):
+                yield Route(_MAIN, str(at.network), router.link(interface))
     if gateway is not None and router.out:
         for address in _ipv4(gateway.addresses):
             yield Route(TABLE_OUT, str(address.network), external)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import Neighbour, RouterPort
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here, NetworkFacts
+from kumulus_agent.routers import central
 from kumulus_agent.routers.desired import HereRouter, router_desired, routers_here
+from kumulus_agent.routers.firewall import Firewall
 from kumulus_agent.routers.members import GatewayMembers
 from kumulus_agent.routers.pair import NETWORK, Pair
 from kumulus_agent.routers.paths import RouterPaths
-from kumulus_agent.routers.state import RouterDesired
+from kumulus_agent.routers.state import Address, RouterDesired
 from kumulus_agent.servers.desired import NetworkKey
 from kumulus_agent.services.host_service import HostServices
 from kumulus_api.floating_ip import FloatingIP, FloatingIPAssignment
@@ -38,11 +40,19 @@ _Object = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class RouterLink:
-    """A link to a router: the Router's namespace and name, its network namespace, and whether the link leads out."""
+    """A link to a router.
+
+    Attributes:
+        router: the Router's namespace and name.
+        namespace: its network namespace.
+        external: whether the link leads out.
+        firewall: what is to judge what passes the router.
+    """
 
     router: _Object
     namespace: str
     external: bool
+    firewall: Firewall
 
 
 class RoutersHere:
@@ -117,9 +127,18 @@ class RoutersHere:
         found = (
             {item.vni for item in router.assignment.interfaces}
             for router in self._needed.values()
-            if router.pair is not None and router.first is not None and router.first.vni == vni
+            if not router.central and router.pair is not None and router.first is not None and router.first.vni == vni
         )
         return frozenset(number for numbers in found for number in numbers - {vni})
+
+    def centres(self, vni: int) -> frozenset[str]:
+        """Give where centralised routers of the network are that others have: who asks for them asks there, too."""
+        found = (forward for router in self._needed.values() if router.central for forward in router.transit())
+        return frozenset(tunnel for number, (_, tunnel) in found if number == vni)
+
+    def answering(self, vni: int) -> dict[str, str]:
+        """Give the addresses in the network of routers that are centralised, with their MACs."""
+        return central.answering((router.assignment for router in self._needed.values()), vni)
 
     def uses(self, vni: int) -> bool:
         """Tell whether a router here needs the network; as long as that is not known, one may."""
@@ -137,7 +156,10 @@ class RoutersHere:
         named = {assignment.router_id: key for key, assignment in self._routers.items()}
         return {
             port.name: RouterLink(
-                named[router_id], self._paths.namespace(router_id), port.name == router.link("external")
+                named[router_id],
+                self._paths.namespace(router_id),
+                port.name == router.link("external"),
+                central.firewall_of(router.assignment),
             )
             for router_id, router in self._needed.items()
             if router_id in named
@@ -199,16 +221,19 @@ class RoutersHere:
         joined = self._joined.get(router_id, frozenset()) | _numbers(wanted)
         self._joined[router_id] = joined
         failures = await self._carry(wanted, router_id)
-        facts = {key.vni: facts for key in wanted if (facts := self._networks.facts(key.vni)) is not None}
-        desired = router_desired(_within(router, facts), facts)
-        if desired != self._applied.get(router_id):
+        facts = {key.vni: known for key in wanted if (known := self._facts(key.vni)) is not None}
+        within = _within(router, facts)
+        if not within.placed:
+            await self._absent(router_id)
+        elif (desired := router_desired(within, facts)) != self._applied.get(router_id):
             former = self._applied.pop(router_id, None)
             await self._members.connect(self._pairs())
             if desired.failover is None:
                 await self._members.leave(router_id)
             steps = await self._paths.ensure(desired, former)
             await self._members.join(desired, steps)
-            self._paths.advertise(desired, again=former is None and bool(steps))
+            told = _advertised(within, desired, leads=self._members.leads(router_id))
+            self._paths.advertise(told, again=former is None and bool(steps))
             self._applied[router_id] = desired
             # Neighbours are as many as ports: one line tells of all.
             if steps:
@@ -227,11 +252,23 @@ class RoutersHere:
         for name in await self._paths.sweep(self._needed.keys()):
             _log.info("removed a router that nothing here uses", namespace=name)
 
-    async def _remove(self, router_id: str) -> None:
+    def _facts(self, vni: int) -> NetworkFacts | None:
+        """Give what routers have to know of a network, whose neighbours are other routers, too."""
+        found = self._networks.facts(vni)
+        others = self.answering(vni)
+        if found is None or not others:
+            return found
+        return replace(found, neighbours=found.neighbours | others.items())
+
+    async def _absent(self, router_id: str) -> None:
+        """Have no router here, though networks need it."""
         self._applied.pop(router_id, None)
         await self._members.leave(router_id)
         if await self._paths.remove(router_id):
             _log.info("removed a router that nothing here uses", router=router_id)
+
+    async def _remove(self, router_id: str) -> None:
+        await self._absent(router_id)
         for vni in self._joined.get(router_id, frozenset()):
             await self._networks.leave(vni)
         self._joined.pop(router_id, None)
@@ -300,6 +337,14 @@ def routers_of(
     paths = RouterPaths(datapath)
     keepalived = Keepalived(HostServices(run_dir / "vrrp-services"), run_dir / "vrrp")
     return RoutersHere(client, paths, networks, here, GatewayMembers(keepalived, paths, here))
+
+
+def _advertised(router: HereRouter, desired: RouterDesired, *, leads: bool) -> RouterDesired:
+    """Give what guests are told of: addresses that come and go only while this host has them."""
+    if router.pair is None or not router.central:
+        return desired
+    shared = (item for item in desired.virtual if isinstance(item, Address) and item.link != router.pair.link)
+    return replace(desired, addresses=frozenset(shared) if leads else frozenset())
 
 
 def _numbers(keys: Iterable[NetworkKey]) -> frozenset[int]:

@@ -15,6 +15,7 @@ from kumulus_agent.network.errors import netlink_errors
 from kumulus_agent.network.names import ROUTER
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import Observed as Datapath
+from kumulus_agent.routers import firewall
 from kumulus_agent.routers.rules import TableState, parse
 from kumulus_agent.routers.state import Address, Join, Neighbour, Observed, PolicyRule, Route
 
@@ -40,7 +41,7 @@ async def observe(name: str, wanted: Collection[str], datapath: Datapath) -> Obs
     async with AsyncIPRoute(fileno=namespace.netlink_socket(name), groups=0) as inner:
         with netlink_errors(f"read namespace {name}"):
             found = await _read(inner, datapath)
-    rules = await _rules(name)
+    rules, guarded = await _rules(name)
     return replace(
         found,
         links=found.links | ends,
@@ -48,12 +49,14 @@ async def observe(name: str, wanted: Collection[str], datapath: Datapath) -> Obs
         source=rules.source,
         floating=rules.floating,
         forwardings=rules.forwardings,
+        firewall=guarded,
     )
 
 
-async def _rules(name: str) -> TableState:
+async def _rules(name: str) -> tuple[TableState, str | None]:
     listed = await run((*namespace.entering(name), "nft", "--json", "list", "ruleset"))
-    return parse(json.loads(listed)["nftables"])
+    objects = json.loads(listed)["nftables"]
+    return parse(objects), firewall.parse(objects)
 
 
 async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:

@@ -19,7 +19,7 @@ from kumulus_agent.network.errors import NetworkError, netlink_errors
 from kumulus_agent.network.names import TAP_DIGITS, router_namespace
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import NetworkDesired
-from kumulus_agent.routers import plan, rules
+from kumulus_agent.routers import firewall, plan, rules, tracked
 from kumulus_agent.routers.advertise import Advertised, Advertisers
 from kumulus_agent.routers.announce import announce
 from kumulus_agent.routers.observe import observe
@@ -176,7 +176,8 @@ def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Ste
         plan.DeleteJoin: lambda s: _delete(outer, inner, s.name),
         plan.Add: lambda s: _change(name, inner, s.item, add=True),
         plan.Remove: lambda s: _change(name, inner, s.item, add=False),
-        plan.Translate: lambda s: _translate(name, rules.transaction(s.translation)),
+        plan.Translate: lambda s: _transact(name, rules.transaction(s.translation)),
+        plan.Judge: lambda s: _judge(name, s),
         plan.EndConnections: lambda s: _end(name, s.by),
         plan.Announce: lambda s: _announce(name, s),
     }
@@ -210,7 +211,7 @@ async def _change(name: str, inner: AsyncIPRoute, item: Address | Neighbour | Ro
             noted = {"lladdr": item.mac, "state": _NUD_PERMANENT} if add else {}
             await inner.neigh(verb, family=_family(item.address), ifindex=number, dst=item.address, **noted)
         elif isinstance(item, Route):
-            await _route(inner, item, verb)
+            await _route(name, inner, item, verb)
         else:
             source = {"src": item.source, "src_len": 32} if item.source else {}
             await inner.rule(
@@ -227,9 +228,11 @@ async def _address(name: str, inner: AsyncIPRoute, item: Address, verb: str) -> 
     await inner.addr(verb, index=number, address=address, prefixlen=int(length), family=family)
 
 
-async def _route(inner: AsyncIPRoute, item: Route, verb: str) -> None:
+async def _route(name: str, inner: AsyncIPRoute, item: Route, verb: str) -> None:
     way: dict[str, Any] = {"gateway": item.via, "flags": _RTNH_F_ONLINK} if item.via else {"scope": "link"}
     number = await link.present(inner, item.link)
+    if _family(item.destination) == AF_INET6 and verb != "del":
+        namespace.enable_ipv6_on(name, item.link)
     await inner.route(verb, family=_family(item.destination), dst=item.destination, oif=number, table=item.table, **way)
 
 
@@ -237,7 +240,17 @@ def _family(text: str) -> int:
     return AF_INET6 if ":" in text else AF_INET
 
 
-async def _translate(name: str, transaction: dict[str, Any]) -> None:
+async def _judge(name: str, step: plan.Judge) -> None:
+    """Apply the rules, then hold connections to them, then note that it is done: who finds no note does it again."""
+    await _transact(name, firewall.applied(step.firewall))
+    if step.anew:
+        await _delete_connections(name)
+    else:
+        await tracked.hold(name, step.firewall)
+    await _transact(name, firewall.sealed(step.firewall))
+
+
+async def _transact(name: str, transaction: dict[str, Any]) -> None:
     argv = (*namespace.entering(name), "nft", "--json", "--file", "-")
     await run(argv, stdin=json.dumps(transaction).encode())
 

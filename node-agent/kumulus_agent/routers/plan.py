@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from kumulus_agent.routers import firewall
+from kumulus_agent.routers.firewall import Firewall
 from kumulus_agent.routers.rules import version
 from kumulus_agent.routers.state import (
     Address,
@@ -68,6 +70,19 @@ class Translate(Step):
 
 
 @dataclass(frozen=True)
+class Judge(Step):
+    """Have these rules judge what is passed on, and hold to them the connections that there are.
+
+    Attributes:
+        firewall: the rules.
+        anew: whatever was tracked before was not judged, and of some connections only answers were seen.
+    """
+
+    firewall: Firewall
+    anew: bool
+
+
+@dataclass(frozen=True)
 class EndConnections(Step):
     """End the connections that went by a translation which is no more: of an address, or of one forwarded port."""
 
@@ -104,12 +119,17 @@ def assumed(applied: RouterDesired) -> Observed:
         source=applied.translation.source,
         floating=applied.translation.floating,
         forwardings=applied.translation.forwardings,
+        firewall=firewall.version(applied.firewall) or None,
     )
 
 
 def _steps(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
     if not observed.exists or not observed.version:  # without rules it may be half made
         yield EnsureNamespace("absent")
+    if (observed.firewall or "") != firewall.version(desired.firewall) or observed.firewall == "":
+        # Before anything can pass.
+        reason = "other rules" if observed.firewall else "absent"
+        yield Judge(reason, desired.firewall, anew=observed.firewall is None)
     observed = _lost(desired, observed)
     kept = {join.name for join in desired.joins & observed.joins}
     wanted = desired.addresses | desired.external
@@ -126,8 +146,9 @@ def _steps(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
     yield from _ended(desired.translation, observed)
     yield from _added(desired, observed, wanted)
     macs = {join.name: join.mac for join in desired.joins}
-    for address in sorted(desired.external - observed.addresses):
-        yield Announce("is here now", address, macs[address.link])
+    for address in sorted(wanted - observed.addresses):
+        if ":" not in address.text:
+            yield Announce("is here now", address, macs[address.link])
 
 
 def _lost(desired: RouterDesired, observed: Observed) -> Observed:

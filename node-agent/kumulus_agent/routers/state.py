@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kumulus_agent.failover.config import Instance
+from kumulus_agent.routers.firewall import Firewall
 
 TABLE_OUT = 10
 """Routing table of what leaves by the external network here."""
@@ -123,6 +124,7 @@ class RouterDesired:
         addresses: those in its own networks.
         external: those of the external network, which are announced there.
         failover: this host's part in VRRP, if another may lead out instead.
+        firewall: what its interfaces let pass.
     """
 
     router_id: str
@@ -134,13 +136,17 @@ class RouterDesired:
     policy: frozenset[PolicyRule] = frozenset()
     translation: Translation = field(default_factory=Translation)
     failover: Instance | None = None
+    firewall: Firewall = field(default_factory=Firewall)
 
     @property
     def virtual(self) -> frozenset[Address | PolicyRule]:
         """What comes and goes by VRRP, without the agent."""
         if self.failover is None:
             return frozenset()
-        addresses = (Address(item.link, f"{item.address}/32") for item in self.failover.of_family(own=False))
+        addresses = (
+            Address(item.link, f"{item.address}/{128 if ':' in item.address else 32}")
+            for item in self.failover.addresses
+        )
         rules = (PolicyRule(item.preference, item.table, item.source) for item in self.failover.rules)
         return frozenset([*addresses, *rules])
 
@@ -155,6 +161,7 @@ class Observed:
         links: all that are there, whatever state they are in.
         version: digest of the translation's rules; "" if there are none.
         source: of `Translation`, as the rules say it.
+        firewall: digest of the firewall's rules; "" if they are not whole, None if there are none.
     """
 
     exists: bool = False
@@ -168,3 +175,4 @@ class Observed:
     source: str = ""
     floating: frozenset[Floating] = frozenset()
     forwardings: frozenset[Forwarding] = frozenset()
+    firewall: str | None = None

@@ -15,7 +15,7 @@ from typing import Any, Final
 from kumulus_agent.network.groups import ICMP, Flow
 from kumulus_agent.tracing.words import ETHER_TYPES, FAMILIES, STATES, STATUSES, Field, Value, number, width
 
-_TERMINAL: Final = ("accept", "drop")
+_TERMINAL: Final = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return"}
 _PORTS: Final = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
 _PASSED_OVER: Final = ("counter", "comment", "log", "limit", "notrack")
 _DEPTH: Final = 16
@@ -167,8 +167,8 @@ class _Walk:
         """Give a verdict, or None to go on with the rule."""
         named: dict[str, Any] = expression if isinstance(expression, dict) else {str(expression): None}
         kind, value = next(iter(named.items()))
-        if kind in (*_TERMINAL, "return"):
-            return str(kind)
+        if kind in _TERMINAL:
+            return _TERMINAL[kind]
         if kind in ("jump", "goto"):
             return self._call(kind, value["target"], depth)
         if kind == "match":

@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from kumulus_agent.network.groups import Direction, Flow, GroupKey, GroupRule, Groups, permitting
 from kumulus_agent.network.state import PortDesired
+from kumulus_agent.routers.firewall import Firewall, is_about
 from kumulus_agent.tracing.state import Hop
 from kumulus_api.network_trace import HopKind, TraceVerdict
 
@@ -76,6 +77,34 @@ def judged(port: PortDesired, groups: Groups, direction: Direction, flow: Flow, 
     message = f"no {direction} rule of {names} lets {word} {packet(flow)}: what no rule lets {word} is dropped"
     remedy = f"add an {direction} rule for it to {names}" if port.groups else "put the port into a group"
     return Hop(kind, names, verdict, message, remedy)
+
+
+def firewall(wanted: Firewall, direction: Direction, group: str, flow: Flow, *, passed: bool) -> Hop:
+    """Say why a firewall group on a router's interface lets a packet through or drops it, by the rules of the API.
+
+    Args:
+        wanted: the router's firewall.
+        direction: out of the network of the interface (egress), or into it.
+        group: its name.
+        flow: the packet, as the router sees it.
+        passed: what the kernel does.
+    """
+    verdict = TraceVerdict.PASSED if passed else TraceVerdict.DROPPED
+    rules = next((guard.rules(direction) for guard in wanted.guards if guard.group == group), ())
+    found = next((item for item in rules if is_about(item, flow)), None)
+    allowed = found is not None and found.action == "Allow"
+    remedy = ""
+    if found is not None:
+        message = f"{direction} rule {found.name} of firewall group {group} ({found.action}) is about {packet(flow)}"
+        remedy = "" if passed else f"change that rule of firewall group {group}, or put one that allows it before"
+    else:
+        message = (
+            f"no {direction} rule of firewall group {group} is about {packet(flow)}: what no rule allows is denied"
+        )
+        remedy = f"add an {direction} rule that allows it to firewall group {group}"
+    if allowed is not passed:
+        message, remedy = f"{message}, but the kernel {'lets it pass' if passed else 'drops it'}", _REPAIRED
+    return Hop(HopKind.FIREWALL, group, verdict, message, remedy)
 
 
 def checked(port: PortDesired, chain: str, flow: Flow, mac: str) -> Hop:

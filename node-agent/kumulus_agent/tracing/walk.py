@@ -10,6 +10,7 @@ from kumulus_agent.network import names
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.network.groups import Flow
 from kumulus_agent.network.metadata_link import ADDRESS as METADATA
+from kumulus_agent.routers.firewall import chain_of, group_of
 from kumulus_agent.routers.here import RouterLink
 from kumulus_agent.tracing import told
 from kumulus_agent.tracing.forwarding import Outlet, addresses_of, next_hop, outlet
@@ -323,7 +324,7 @@ class Walk:
         if way.local:
             self._frame = frame
             self._end(HopKind.ROUTER, name, _PASSED, f"{frame.flow.destination} is the router's own address")
-        frame = self._translated(view, "forward", replace(frame, outgoing=way.link), name)
+        frame = self._filtered(view, replace(frame, outgoing=way.link), router, own=own)
         hop = way.via or frame.flow.destination
         mac = await self._next_mac(view, way.link, hop)
         outer = self._routers.get(way.link)
@@ -334,6 +335,24 @@ class Walk:
         self._pass(HopKind.ROUTER, name, f"it is routed {through} to {frame.flow.destination}")
         frame = self._translated(view, "postrouting", frame, name)
         self._frame = Frame(frame.flow, view.macs.get(way.link, ""), mac, way.link)
+
+    def _filtered(self, view: RouterView, frame: Frame, router: RouterLink, *, own: bool) -> Frame:
+        """Have the firewall of a centralised router judge the packet, with all else that does so there."""
+        name = "/".join(router.router) if own else "a router of another project"
+        passage = pass_hook(view.rules, self._families(), "forward", frame)
+        asked = [found for chain in passage.path if (found := group_of(chain)) is not None]
+        if asked and not own:
+            message = "what the firewall of a router of another project does is not shown"
+            self._end(HopKind.FIREWALL, name, _UNKNOWN, message)
+        for direction, group in asked:
+            passed = passage.dropped != chain_of(direction, group)
+            hop = told.firewall(router.firewall, direction, group, frame.flow, passed=passed)
+            self._hops.append(hop)
+            if not passed:
+                raise _Ended(LegOutcome.DROPPED)
+        if passage.dropped:
+            self._drop(told.dropped(HopKind.ROUTER, name, passage.dropped))
+        return passage.frame
 
     def _translated(self, view: RouterView, hook: str, frame: Frame, name: str) -> Frame:
         """Have the router's own rules see the packet."""

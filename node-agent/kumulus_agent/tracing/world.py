@@ -115,6 +115,7 @@ class LiveWorld:
         for vni, (key, applied) in self._networks.applied.items():
             facts = self._networks.facts(vni)
             known = {ip_address(text): mac for text, mac in facts.neighbours} if facts is not None else {}
+            known |= {ip_address(text): mac for text, mac in self._routers.answering(vni).items()}
             found[vni] = NetworkHere(key, applied, known)
         return found
 

@@ -157,7 +157,9 @@ def _whole(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> L
         message = f"port: port {name} is used by no server that has a host; transient: goes on when one is"
         refusal = Refusal(FloatingIPReason.NO_HOST.value, message)
         return Leads(router, None, target.address, faults=(refusal,))
-    if world.reached(server_host):
+    # A centralised router has its translation where it has everything.
+    central = router.spec.assignment is not None and router.spec.assignment.centralised
+    if world.reached(server_host) and not central:
         return Leads(router, server_host, target.address)
     host, standby = _gateway_hosts(router)
     return Leads(router, host, target.address, standby=standby)

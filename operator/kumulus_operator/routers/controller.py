@@ -11,6 +11,8 @@ from kumulus_api import IN_USE, Router
 from kumulus_api.router import AssignedInterface, RouterAssignment, RouterReason
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.firewall_groups.index import groups_on
+from kumulus_operator.firewall_groups.plan import closed, firewalls_of
 from kumulus_operator.ipam.holding import Claimant, earlier_claims, hold_address, release_rest
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.routers.index import addresses_of, networks_of
@@ -94,13 +96,16 @@ class RouterController:
         inside = [item for interface in interfaces for item in ranges_of(interface.addresses)]
         gateway, objections = await self._ways.find(router, router_id, inside, needed)
         routes, unreachable = reachable_routes(router, interfaces, gateway)
-        faults += [*objections, *unreachable]
+        firewalls = firewalls_of(router, {item.name for item in interfaces}, groups_on(cloud, router.key))
+        faults += [*objections, *unreachable, *closed(firewalls, gateway)]
         wanted = RouterAssignment.model_validate(
             {
                 "routerID": router_id,
                 "interfaces": [item.dump() for item in sorted(interfaces, key=lambda item: item.name)],
                 "gateway": gateway.dump() if gateway is not None else None,
                 "routes": routes,
+                "centralised": bool(firewalls),
+                "firewalls": [item.dump() for item in firewalls],
             }
         )
         if wanted != given:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kumulus_api import AddressClaim, FloatingIP, Host, Router
 from kumulus_operator.dns.book import servers_changed
+from kumulus_operator.firewall_groups.index import router_changed
 from kumulus_operator.routers.index import networks_of, ports_of
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import STANDBY, quota
@@ -22,6 +23,7 @@ def take_router(cloud: Cloud, former: Router | None, new: Router | None) -> None
         return
     cloud.queues.routers.add(item.key)
     cloud.edges.router(former, new)
+    router_changed(cloud, item.key)
     if new is not None and new.spec.assignment is not None:
         cloud.counted_routers.admit(item.key, admitted=True)
     if (former and former.spec.assignment) != (new and new.spec.assignment) or new is None or new.deleting:

@@ -249,3 +249,30 @@ async def test_of_another_project_nothing_is_told(cloud):
     assert "theirs" not in str(hops)
     outcome, hops, _ = await trace(cloud, "theirs", "10.0.1.11", 80)
     assert (outcome, hops[-1].what) == (LegOutcome.DROPPED, HopKind.SOURCE_PORT)
+
+
+async def test_a_trace_passes_the_firewall_of_a_centralised_router(cloud):
+    """Between two hosts, or within one that has no router, it goes by the gateway's host and says who decides there."""
+    await cloud.boot("a", "a", RED1, "10.0.1.11", groups=("clients",))
+    await cloud.boot("near", "a", RED2, "10.0.2.12", groups=("web",))
+    await cloud.boot("far", "b", RED2, "10.0.2.13", groups=("web",))
+    web = {"name": "http", "action": "Allow", "protocol": "TCP", "destinationPorts": [80, 80]}
+    reject = {"name": "no-tls", "action": "Reject", "protocol": "TCP", "destinationPorts": [443, 443]}
+    out = {"name": "out", "action": "Allow"}
+    cloud.firewalls = ({"group": "inner", "interfaces": [RED1, RED2], "ingress": [web, reject], "egress": [out]},)
+    cloud.router("r", RED1, RED2, gateway="b")
+    await cloud.settled()
+    for target in ("near", "far"):
+        guest = cloud.guests[target]
+        for port in (80, 22, 443):
+            outcome, hops, host = await trace(cloud, "a", str(guest.address), port)
+            stream = await cloud.guests["a"].connect(guest, guest.address, port, seconds=0.5)
+            assert (outcome is LegOutcome.DELIVERED) is (stream is not None) is (port == 80), hops
+            judged = [(hop.verdict, hop.message) for hop in hops if hop.what is HopKind.FIREWALL]
+            assert judged[0][1].startswith("egress rule out of firewall group inner (Allow)")
+            assert judged[1][0] is (TraceVerdict.PASSED if port == 80 else TraceVerdict.DROPPED)
+            if port != 80:
+                assert host == cloud.node("b").host.name
+        assert "ingress rule no-tls of firewall group inner (Reject)" in judged[1][1]
+    _, hops, _ = await trace(cloud, "a", "10.0.2.13", 22)
+    assert hops[-1].remedy == "add an ingress rule that allows it to firewall group inner"

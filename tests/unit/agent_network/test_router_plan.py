@@ -246,6 +246,7 @@ def test_a_link_that_is_made_anew_gets_all_that_was_on_it():
         "DeleteJoin",
         "CreateJoin",
         *["Add"] * (len(desired.addresses | desired.neighbours | desired.routes)),
+        "Announce",
     ]
 
 

@@ -1,0 +1,1 @@
+"""Firewall groups: which interfaces of routers they are on, and what becomes of that."""
