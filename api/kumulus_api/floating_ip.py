@@ -88,12 +88,14 @@ class FloatingIPSpec(Model):
         Reference,
         Field(json_schema_extra=ruled(Rule("self == oldSelf", "network cannot change: make another floating IP"))),
     ]
+    subnet: Name | None = None
+    """The subnet of the external network that the address comes from: an IPv4 one if it is not given."""
     address: IPAddressText | None = None
     """A free one if it is not given."""
     port: LocalReference | None = None
     """The Port that it leads to; it may be changed, while connections of the former end."""
     fixed_address: IPAddressText | None = None
-    """Which of the Port's addresses; its first IPv4 address if it is not given."""
+    """Which of the Port's addresses, of the family of this one; its first of that if it is not given."""
     port_forwardings: Annotated[list[PortForwarding], Field(max_length=64)] = Field(default_factory=list)
     assignment: FloatingIPAssignment | None = None
     """Written by the operator only."""
@@ -103,6 +105,11 @@ class FloatingIPSpec(Model):
             "has(self.address) ? has(oldSelf.address) && self.address == oldSelf.address : !has(oldSelf.address)",
             "address cannot change: make another floating IP",
             ".address",
+        ),
+        Rule(
+            "has(self.subnet) ? has(oldSelf.subnet) && self.subnet == oldSelf.subnet : !has(oldSelf.subnet)",
+            "subnet cannot change: make another floating IP",
+            ".subnet",
         ),
         Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
         Rule(
@@ -133,6 +140,7 @@ class FloatingIPReason(StrEnum):
     """It has its address and leads nowhere, as nothing was asked for."""
     NETWORK_NOT_READY = "NetworkNotReady"
     NOT_EXTERNAL = "NotExternal"
+    SUBNET_UNKNOWN = "SubnetUnknown"
     ADDRESS_INVALID = "AddressInvalid"
     ADDRESS_IN_USE = "AddressInUse"
     ADDRESSES_EXHAUSTED = "AddressesExhausted"

@@ -187,6 +187,9 @@ class NetworkSpec(Model):
     dns_zone: LocalReference | None = None
     """A DNSZone of the same namespace, in which servers on this network have names that the world can ask for (Neutron
     with Designate)."""
+    routed_prefixes: Annotated[list[CIDRText], Field(max_length=64)] = Field(default_factory=list)
+    """Of an external network: IPv6 ranges that the world outside routes to its routers. Subnets within them go out, and
+    are reached, as they are; other IPv6 stays inside, or is translated (Neutron: an address scope)."""
     subnets: Annotated[list[Subnet], Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))]
 
     model_config = validated(
@@ -200,6 +203,16 @@ class NetworkSpec(Model):
             "!has(self.provider) || !has(oldSelf.provider) || self.provider == oldSelf.provider",
             "provider cannot change: servers are connected to it",
             ".provider",
+        ),
+        Rule(
+            "self.routedPrefixes.all(p, isCIDR(p) && cidr(p).ip().family() == 6 && cidr(p) == cidr(p).masked())",
+            "a routed prefix is not an IPv6 network such as 2001:db8:100::/48",
+            ".routedPrefixes",
+        ),
+        Rule(
+            "self.routedPrefixes.size() == 0 || self.external",
+            "routedPrefixes are for external networks",
+            ".routedPrefixes",
         ),
         Rule("!has(self.mtu) || !has(self.provider)", "a provider network's mtu is in provider", ".mtu"),
         Rule(

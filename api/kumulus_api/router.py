@@ -52,7 +52,10 @@ class ExternalGateway(Model):
     address: IPAddressText | None = None
     """The router's address there; a free one if it is not given."""
     snat: bool = Field(default=True, alias="enableSNAT")
-    """Whether servers without a floating address go out under the router's (Neutron: `enable_snat`)."""
+    """Whether servers without a floating address go out under the router's (Neutron: `enable_snat`); of IPv4."""
+    snat_ipv6: bool = Field(default=False, alias="enableSNATIPv6")
+    """Whether IPv6 goes out under the router's address that the external network does not route to its routers
+    (`routedPrefixes`). Else that stays inside; what is routed goes out as it is in any case."""
 
     model_config = validated(
         Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
@@ -114,6 +117,10 @@ class AssignedGateway(Model):
     next_hops: Annotated[list[IPAddressText], Field(max_length=2)] = Field(default_factory=list)
     """The external subnet's own gateways, one for each family."""
     snat: bool = Field(alias="enableSNAT")
+    snat_ipv6: bool = Field(default=False, alias="enableSNATIPv6")
+    routed: Annotated[list[CIDRText], Field(max_length=64)] = Field(default_factory=list)
+    """IPv6 subnets of its interfaces that go out, and are reached from outside, as they are: the external network
+    routes them to its routers, and no other router leads to them."""
     host: HostName
     """The host that has `addresses`: what has no floating address leaves there, unless the standby has taken over."""
     tunnel_address: IPAddressText

@@ -112,7 +112,11 @@ _SPECS: dict[type[Kind], Object] = {
     },
     Router: {
         "interfaces": [{"name": "private", "network": {"name": "private"}, "subnet": "v4"}],
-        "gateway": {"network": {"name": "public", "namespace": "kumulus-public"}, "enableSNAT": True},
+        "gateway": {
+            "network": {"name": "public", "namespace": "kumulus-public"},
+            "enableSNAT": True,
+            "enableSNATIPv6": False,
+        },
         "routes": [{"destination": "198.51.100.0/24", "nextHop": "10.0.0.20"}],
     },
     FloatingIP: {"network": {"name": "public", "namespace": "kumulus-public"}, "port": {"name": "web-eth0"}},
@@ -275,6 +279,8 @@ ROUTER_ASSIGNMENT: Object = {
         "addresses": ["203.0.113.2/24"],
         "nextHops": ["203.0.113.1"],
         "enableSNAT": True,
+        "enableSNATIPv6": False,
+        "routed": [],
         "host": "h1",
         "tunnelAddress": "192.0.2.1",
     },

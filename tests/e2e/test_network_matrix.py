@@ -21,11 +21,12 @@ import pytest
 
 from kumulus_api import FloatingIP, Network, Port, Router, SecurityGroup
 from kumulus_api.quantities import service_address
+from kumulus_lab import commands
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Breach, Cloud, ready
 
-OUTSIDE = "192.168.77.1"
+OUTSIDE = ("192.168.77.1", "fd60:77::1")
 LET_IN, LEFT_OUT = 80, 81
 SUBNETS = {"red": ("10.60.1.0/24", "fd60:1::/64"), "blue": ("10.60.2.0/24", "fd60:2::/64")}
 GUESTS = {
@@ -35,8 +36,6 @@ GUESTS = {
     "blue-here": ("blue", "10.60.2.11", "fd60:2::11"),
     "blue-there": ("blue", "10.60.2.12", "fd60:2::12"),
 }
-NOT_OFFERED = {("floating IP", "IPv6"), ("external", "IPv6")}
-"""A router leads out, and translates, IPv4 only."""
 METADATA = {4: "169.254.169.254", 6: "fe80::a9fe:a9fe%eth0"}
 
 GUEST = """#!/bin/sh
@@ -75,11 +74,11 @@ class Row:
         return "-".join(words).replace(" ", "-").lower()
 
 
-def rows(floating: Mapping[str, str]) -> list[Row]:
+def rows(floating: Mapping[str, tuple[str, str]]) -> list[Row]:
     """Give the whole matrix.
 
     Args:
-        floating: the floating addresses of guests.
+        floating: the floating addresses of guests, one of each family.
     """
     found = []
     for family, number in (("IPv4", 1), ("IPv6", 2)):
@@ -91,15 +90,13 @@ def rows(floating: Mapping[str, str]) -> list[Row]:
         }.items():
             found += _web("red-here", way, place, family, GUESTS[target][number])
         for place, target in (("same host", "red-near"), ("other host", "red-there")):
-            if ("floating IP", family) not in NOT_OFFERED:
-                found += _web("red-here", "floating IP", place, family, floating[target])
+            found += _web("red-here", "floating IP", place, family, floating[target][number - 1])
         # Those of `red` may ask, those of `blue` may not.
         for asker in ("red-here", "red-there", "blue-here", "blue-there"):
             network, place = asker.split("-")
             place = "same host" if place == "here" else "other host"
             allowed = network == "red"
-            if ("external", family) not in NOT_OFFERED:
-                found.append(Row(asker, "external", place, family, allowed, f"web {OUTSIDE} {LET_IN}"))
+            found.append(Row(asker, "external", place, family, allowed, f"web {OUTSIDE[number - 1]} {LET_IN}"))
             metadata = METADATA[4 if family == "IPv4" else 6]
             found.append(Row(asker, "metadata", place, family, allowed, f"web {metadata} 80"))
             cidr = SUBNETS[network][number - 1]
@@ -166,8 +163,9 @@ class Site:
 
 @pytest.fixture
 async def servers_outside(outside: str) -> AsyncIterator[None]:
-    """A web server on the machine outside."""
-    argv = ("ip", "netns", "exec", outside, sys.executable, "-m", "http.server", str(LET_IN), "--bind", OUTSIDE)
+    """A web server on the machine outside, for both families."""
+    commands.run(["ip", "-n", outside, "address", "add", f"{OUTSIDE[1]}/64", "dev", "eth0", "nodad"])
+    argv = ("ip", "netns", "exec", outside, sys.executable, "-m", "http.server", str(LET_IN), "--bind", "::")
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*argv, stdout=quiet, stderr=quiet, cwd="/run/netns")
     yield
@@ -176,19 +174,20 @@ async def servers_outside(outside: str) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def site(cloud: Cloud, project: str, lab: LabSettings, servers_outside: None) -> AsyncIterator[Site]:
+async def site(
+    cloud: Cloud, project: str, lab: LabSettings, outside: str, servers_outside: None
+) -> AsyncIterator[Site]:
     """Two networks, a router that leads between them and out, and the guests."""
-    gateway = await _networks(cloud, project)
+    gateway = await _networks(cloud, project, outside)
     other = next(host.name for host in lab.host_specs if host.name != gateway)
     places = {"here": gateway, "near": gateway, "there": other}
-    floating = {}
+    floating: dict[str, tuple[str, str]] = {}
     for guest, (network, *addresses) in GUESTS.items():
         spec = {"network": {"name": network}, "addresses": addresses, "securityGroups": [{"name": network}]}
         await cloud.make(Port, guest, spec, project)
     for guest in ("red-near", "red-there"):
-        await cloud.make(FloatingIP, guest, {"network": {"name": "lan"}, "port": {"name": guest}}, project)
-        told = await cloud.until(FloatingIP, guest, _assigned, namespace=project)
-        floating[guest] = told["spec"]["assignment"]["address"]
+        four, six = [await _floating(cloud, project, guest, subnet) for subnet in ("v4", "v6")]
+        floating[guest] = four, six
     matrix = rows(floating)
     for guest, (network, _, address) in GUESTS.items():
         asked = "\n".join(f"{row.key} {row.question}" for row in matrix if row.guest == guest)
@@ -207,16 +206,28 @@ async def site(cloud: Cloud, project: str, lab: LabSettings, servers_outside: No
         await console.says(log, "kumulus-guest: ready", 180)
     yield Site(cloud, project, matrix, logs)
     # Networks go when nothing leads to them.
-    await asyncio.gather(*(cloud.delete(FloatingIP, name, project) for name in floating))
+    names = [f"{guest}-{subnet}" for guest in floating for subnet in ("v4", "v6")]
+    await asyncio.gather(*(cloud.delete(FloatingIP, name, project) for name in names))
     await cloud.delete(Router, "edge", project)
 
 
-async def _networks(cloud: Cloud, project: str) -> str:
-    """Make groups, networks and router; give the host that leads out."""
-    subnet = {"name": "v4", "cidr": "192.168.77.0/24", "gateway": OUTSIDE}
+async def _floating(cloud: Cloud, project: str, guest: str, subnet: str) -> str:
+    """Have an address outside lead to a guest; give the address."""
+    name = f"{guest}-{subnet}"
+    spec = {"network": {"name": "lan"}, "subnet": subnet, "port": {"name": guest}}
+    await cloud.make(FloatingIP, name, spec, project)
+    told = await cloud.until(FloatingIP, name, _assigned, namespace=project)
+    return str(told["spec"]["assignment"]["address"])
+
+
+async def _networks(cloud: Cloud, project: str, outside: str) -> str:
+    """Make groups, networks and router, to which the machine outside has a route; give the host that leads out."""
+    subnet = {"name": "v4", "cidr": "192.168.77.0/24", "gateway": OUTSIDE[0]}
     subnet |= {"pools": [{"start": "192.168.77.100", "end": "192.168.77.120"}]}  # type: ignore[dict-item]
-    where = {"physicalNetwork": "physnet1"}
-    external: dict[str, Any] = {"type": "Provider", "provider": where, "external": True, "subnets": [subnet]}
+    subnet6 = {"name": "v6", "cidr": "fd60:77::/64", "gateway": OUTSIDE[1]}
+    where, routed = {"physicalNetwork": "physnet1"}, [six for _, six in SUBNETS.values()]
+    external: dict[str, Any] = {"type": "Provider", "provider": where, "external": True}
+    external |= {"subnets": [subnet, subnet6], "routedPrefixes": routed}
     await cloud.make(Network, "lan", external, project)
     for name, (four, six) in SUBNETS.items():
         subnets = [{"name": "v4", "cidr": four, "gateway": _gateway(four)}]
@@ -232,7 +243,11 @@ async def _networks(cloud: Cloud, project: str) -> str:
     ]
     await cloud.make(Router, "edge", {"interfaces": interfaces, "gateway": {"network": {"name": "lan"}}}, project)
     router = await cloud.until(Router, "edge", ready, namespace=project)
-    return str(router["spec"]["assignment"]["gateway"]["host"])
+    way = router["spec"]["assignment"]["gateway"]
+    for cidr in routed:
+        address = way["addresses"][1].partition("/")[0]
+        commands.run(["ip", "-n", outside, "-6", "route", "add", cidr, "via", address])
+    return str(way["host"])
 
 
 def ingress(*ports: int) -> list[dict[str, Any]]:
@@ -251,7 +266,7 @@ async def test_every_way_is_open_or_shut_as_the_groups_say(site: Site) -> None:
     That the same questions are answered when the rules allow them shows that it was the rules which denied them.
     """
     ways = {(row.way, row.place, row.family, row.allowed) for row in site.rows}
-    assert len(ways) == (6 * 2 - len(NOT_OFFERED)) * 2 * 2, "each way, from both places, in each family, both verdicts"
+    assert len(ways) == 6 * 2 * 2 * 2, "each way, from both places, in each family, both verdicts"
     await site.all_say(denied="no")
     for group in ("red", "blue"):
         everywhere = {"ingress": ingress(LET_IN, LEFT_OUT), "egress": [{"etherType": "IPv4"}, {"etherType": "IPv6"}]}

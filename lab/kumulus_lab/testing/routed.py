@@ -31,7 +31,7 @@ from kumulus_lab.testing.rulesets import settled
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
-OUTSIDE = IPv4Address("203.0.113.1")
+OUTSIDE, OUTSIDE6 = IPv4Address("203.0.113.1"), IPv6Address("2001:db8:77::1")
 EXTERNAL = NetworkKey("public", "internet", 0x7E)
 
 
@@ -126,7 +126,9 @@ async def _shown(name: str) -> dict[str, Any]:
     links = json.loads(await run((*where, "-details", "link", "show")))
     addresses = json.loads(await run((*where, "address", "show")))
     routes = await run(("ip", "-netns", name, "route", "show", "table", "all"))
+    routes += await run(("ip", "-netns", name, "-6", "route", "show", "table", "all"))
     rules = await run(("ip", "-netns", name, "rule", "show"))
+    rules += await run(("ip", "-netns", name, "-6", "rule", "show"))
     neighbours = await run((*where, "neighbour", "show", "nud", "permanent"))
     ruleset = await run(("ip", "netns", "exec", name, "nft", "--handle", "list", "ruleset"))
     kept = ("ifname", "address", "mtu", "master", "operstate", "ifindex")
@@ -191,6 +193,12 @@ class RoutedCloud:
         self._endpoints(name)
         return key
 
+    def external_subnets(self, *more: dict[str, Any]) -> None:
+        """Give the external network its IPv4 subnet, and perhaps others."""
+        four = {"name": "v4", "cidr": "203.0.113.0/24", "gateway": str(OUTSIDE), "enableDHCP": False}
+        where = {"type": "Provider", "provider": {"physicalNetwork": "physnet1"}}
+        self.api.put("Network", EXTERNAL.name, where | {"subnets": [four, *more]}, EXTERNAL.namespace)
+
     def _endpoints(self, network: str) -> None:
         key, _ = self.networks[network]
         endpoints = [
@@ -252,7 +260,7 @@ class RoutedCloud:
         await run(("ip", "netns", "delete", guest.namespace))
         self._endpoints(guest.port.network.name)
 
-    def router(
+    def router(  # noqa: PLR0913 - what an operator may decide
         self,
         name: str,
         *networks: str,
@@ -261,8 +269,14 @@ class RoutedCloud:
         snat: bool = True,
         routes: tuple[tuple[str, str], ...] = (),
         hosts: tuple[int, ...] = (),
+        address6: str | None = None,
+        routed: tuple[str, ...] = (),
+        snat6: bool = False,
     ) -> str:
-        """Make a router between networks; `gateway` leads outside: "a", or "a/b" where b may take over."""
+        """Make a router between networks; `gateway` leads outside: "a", or "a/b" where b may take over.
+
+        With `address6` it does so by IPv6, too, and networks `routed` go out as they are.
+        """
         router_id = f"00000000-0000-4000-8000-{sum(name.encode()):012d}"
         interfaces = []
         for number, network in enumerate(networks):
@@ -291,9 +305,11 @@ class RoutedCloud:
                 "networkNamespace": self.external.namespace,
                 "vni": self.external.vni,
                 "mac": f"0e:{sum(name.encode()) & 255:02x}:00:00:00:ee",
-                "addresses": [f"{address}/24"],
-                "nextHops": [str(OUTSIDE)],
+                "addresses": [f"{address}/24", *([f"{address6}/64"] if address6 else [])],
+                "nextHops": [str(OUTSIDE), *([str(OUTSIDE6)] if address6 else [])],
                 "enableSNAT": snat,
+                "enableSNATIPv6": snat6,
+                "routed": list(routed),
                 "host": host.name,
                 "tunnelAddress": host.address,
             }
@@ -319,7 +335,7 @@ class RoutedCloud:
         assignment = {
             "floatingIPID": "00000000-0000-4000-8000-0000000000ff",
             "address": address,
-            "mac": f"0e:00:00:00:01:{IPv4Address(address).packed[3]:02x}",
+            "mac": f"0e:00:00:00:01:{ip_address(address).packed[-1]:02x}",
             "network": self.external.name,
             "networkNamespace": self.external.namespace,
             "vni": self.external.vni,
@@ -363,16 +379,12 @@ async def routed_cloud(prefix: str, hosts: tuple[Any, ...], node_type: type[Node
         await switch.run("ip", *cable)
         await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
         await run(("ip", "-netns", host.name, "link", "set", "phys", "up"))
-    await switch.run("ip", "address", "add", f"{OUTSIDE}/24", "dev", "switch")
+    for address in (f"{OUTSIDE}/24", f"{OUTSIDE6}/64"):
+        await switch.run("ip", "address", "add", address, "dev", "switch", *(["nodad"] if ":" in address else []))
     await switch.run("ip", "link", "set", "switch", "up")
     api = WatchedObjects()
-    spec = {
-        "type": "Provider",
-        "provider": {"physicalNetwork": "physnet1"},
-        "subnets": [{"name": "v4", "cidr": "203.0.113.0/24", "gateway": str(OUTSIDE), "enableDHCP": False}],
-    }
-    api.put("Network", EXTERNAL.name, spec, EXTERNAL.namespace)
     cloud = RoutedCloud(api, [node_type(host, api) for host in hosts], switch)
+    cloud.external_subnets()
     for node in cloud.nodes:
         node.start()
     try:

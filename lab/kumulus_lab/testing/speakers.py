@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 from kumulus_agent.network.namespace import within
 from kumulus_lab.testing.namespaces import Machine
@@ -36,19 +36,26 @@ class Speaker(Machine):
 
     streams: list[Stream] = field(default_factory=list, init=False)
 
-    def socket(self) -> socket.socket:
+    def socket(self, version: int = 4) -> socket.socket:
         """Open a TCP socket there."""
-        made = within(self.namespace, socket.socket)
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        made = within(self.namespace, lambda: socket.socket(family))
         made.setblocking(False)
         return made
 
     async def connect(
-        self, server: Speaker, address: IPv4Address, port: int, *, at: int | None = None, seconds: float = 1.0
+        self,
+        server: Speaker,
+        address: IPv4Address | IPv6Address,
+        port: int,
+        *,
+        at: int | None = None,
+        seconds: float = 1.0,
     ) -> Stream | None:
         """Connect to a server, which listens at port `at` of all its addresses; None if it is not answered in time."""
         loop = asyncio.get_running_loop()
-        client = self.socket()
-        with server.socket() as listener:
+        client = self.socket(address.version)
+        with server.socket(address.version) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("", at or port))
             listener.listen()

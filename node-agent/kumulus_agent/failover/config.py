@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 _NAME = re.compile(r"[a-z0-9-]{1,30}")
@@ -37,15 +37,16 @@ class VirtualAddress:
 
 @dataclass(frozen=True, order=True)
 class VirtualRule:
-    """A policy rule (IPv4) that the leader has, alone: which routing table is asked, for all or for one source."""
+    """A policy rule that the leader has, alone: which routing table is asked, for all of a family or for one source."""
 
     preference: int
     table: int
     source: str = ""
+    family: int = 4
 
     def __post_init__(self) -> None:
-        if self.source:
-            IPv4Address(self.source)
+        if self.source and ip_address(self.source).version != self.family:
+            raise ValueError(f"{self.source} is no address of IPv{self.family}")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Instance:
         source: this member's address there; link-local IPv6, which no router passes on, keeps others out.
         peers: the other members' addresses there.
         priority: 1 … 254, another for each member.
-        addresses: those of the leader. One of the family of `source` is needed.
+        addresses: those of the leader. One of the family of `source` on `interface` is needed: for that adverts speak,
+            and members that know of others there would not hear each other.
         rules: those of the leader.
         router_id: 1 … 255, for all members the same.
         advert_seconds: how often the leader is heard of, 0.01 … 40.95; after three that are missed, and up to one more
@@ -86,7 +88,7 @@ class Instance:
         if not self.peers or {ip_address(peer).version for peer in self.peers} != {self.family}:
             raise ValueError(f"peers {self.peers} of {self.source} are none, or not of its family")
         if not list(self.of_family(own=True)):
-            raise ValueError(f"{self.source} speaks for no address of its family, which VRRP needs")
+            raise ValueError(f"{self.source} speaks for no address of its family on its link, which VRRP needs")
 
     @property
     def family(self) -> int:
@@ -94,9 +96,10 @@ class Instance:
         return ip_address(self.source).version
 
     def of_family(self, *, own: bool) -> Iterator[VirtualAddress]:
-        """Yield the addresses of the members' family, or of the other one."""
+        """Yield the addresses of the members' family on their link, or all others."""
         for address in sorted(self.addresses):
-            if (ip_address(address.address).version == self.family) is own:
+            spoken = ip_address(address.address).version == self.family and address.link == self.interface
+            if spoken is own:
                 yield address
 
 
@@ -181,7 +184,8 @@ def _address(item: VirtualAddress) -> str:
 
 
 def _rule(rule: VirtualRule) -> str:
-    return f"from {rule.source or '0.0.0.0/0'} lookup {rule.table} preference {rule.preference}"
+    every = "::/0" if rule.family == _IPV6 else "0.0.0.0/0"
+    return f"from {rule.source or every} lookup {rule.table} preference {rule.preference}"
 
 
 def _check(pattern: re.Pattern[str], value: str, what: str) -> None:

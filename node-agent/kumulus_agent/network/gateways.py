@@ -22,6 +22,8 @@ with these the MACs of gateways and of the guests here; guests' ports that may s
 these."""
 TRANSIT_ADDRESS: Final = "169.254.0.1"
 """A router's gateway as other hosts see it; never asked for, its MAC is noted, and the hosts hear when it moves."""
+TRANSIT_ADDRESS6: Final = "fe80::a9fe:1"
+"""The same in IPv6. No host has it: the MAC, which moves for both families, is all that is needed."""
 SOURCES: Final = "sources"
 """The map of a port towards other hosts to the MAC that routers' frames have there."""
 

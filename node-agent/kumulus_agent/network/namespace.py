@@ -167,9 +167,12 @@ def configure_router(name: str) -> None:
     _write(name, *ROUTER_SETTINGS, *NO_IPV6)
 
 
-def enable_ipv6_on(name: str, interface: str) -> None:
-    """Let an interface of a router's namespace have IPv6 addresses: those that it is given, and its link-local one."""
-    _write(name, f"net.ipv6.conf.{interface}.disable_ipv6=0")
+def enable_ipv6_on(name: str, interface: str, *, enable: bool = True) -> None:
+    """Let an interface of a router's namespace have IPv6 addresses: those that it is given, and its link-local one.
+
+    Or none, which takes those away that it has.
+    """
+    _write(name, f"net.ipv6.conf.{interface}.disable_ipv6={0 if enable else 1}")
 
 
 def fragment_memory(physical: int) -> int:

@@ -1,9 +1,9 @@
-"""Gratuitous ARP: tells a network that an address has a MAC, and where that is now."""
+"""Gratuitous ARP and its like in IPv6: tell a network that an address has a MAC, and where that is now."""
 
 from __future__ import annotations
 
 import socket
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack
 
 from kumulus_agent.network.namespace import within
@@ -12,9 +12,39 @@ _ARP = 0x0806
 _IPV4 = 0x0800
 _REQUEST, _REPLY = 1, 2
 _BROADCAST = b"\xff" * 6
+_IPV6 = 0x86DD
+_ICMPV6, _ADVERTISEMENT, _TARGET_MAC = 58, 136, 2
+_ROUTER_OVERRIDES = 0xA0000000
+_HOPS = 255
+_ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), bytes.fromhex("333300000001")
 
 
-def frames(mac: str, address: str) -> tuple[bytes, bytes]:
+def frames(mac: str, address: str) -> tuple[bytes, ...]:
+    """Give the frames that tell all of an address: an IPv6 neighbour advertisement, or both forms of ARP."""
+    found = ip_address(address)
+    return (advertisement(mac, found),) if isinstance(found, IPv6Address) else gratuitous(mac, address)
+
+
+def advertisement(mac: str, address: IPv6Address) -> bytes:
+    """Give the neighbour advertisement that nobody has asked for (RFC 4861, 7.2.6), from the address itself."""
+    own = bytes.fromhex(mac.replace(":", ""))
+    option = pack("!BB", _TARGET_MAC, 1) + own
+    body = pack("!I", _ROUTER_OVERRIDES) + address.packed + option
+    size = 4 + len(body)
+    covered = address.packed + _ALL_NODES.packed + pack("!II", size, _ICMPV6)
+    checksum = _checksum(covered + pack("!BBH", _ADVERTISEMENT, 0, 0) + body)
+    header = pack("!IHBB", 6 << 28, size, _ICMPV6, _HOPS) + address.packed + _ALL_NODES.packed
+    return _ALL_NODES_MAC + own + pack("!H", _IPV6) + header + pack("!BBH", _ADVERTISEMENT, 0, checksum) + body
+
+
+def _checksum(data: bytes) -> int:
+    total = sum(int.from_bytes(data[place : place + 2]) for place in range(0, len(data), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def gratuitous(mac: str, address: str) -> tuple[bytes, bytes]:
     """Give the two forms (RFC 5227, RFC 5944): some take heed of the one only, some of the other."""
     own, number = bytes.fromhex(mac.replace(":", "")), IPv4Address(address).packed
     header = _BROADCAST + own + pack("!H", _ARP)

@@ -4,8 +4,8 @@ A router is on each host that has a port in one of its networks, on its gateway'
 it are translated. It has all its networks there: whatever comes from a port here is routed here.
 
 What leaves by the external network, and has no floating address here, is sent on to the gateway's host through the
-network of the router's first interface: to the MAC of the gateway, which is that of a further link there. IPv6 is
-routed between a router's own networks.
+network of the router's first interface: to the MAC of the gateway, which is that of a further link there. IPv6 leaves
+so, too, where the external network has it, and else stays between the router's own networks.
 
 A centralised router (`central`) is on its gateway's host alone, and on the one that takes over.
 """
@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 from kumulus_agent.network import names
-from kumulus_agent.network.gateways import TRANSIT_ADDRESS
+from kumulus_agent.network.gateways import TRANSIT_ADDRESS, TRANSIT_ADDRESS6
 from kumulus_agent.network.state import Neighbour as Forward
 from kumulus_agent.network.state import RouterPort
 from kumulus_agent.networks.plan import Here, NetworkFacts
 from kumulus_agent.routers import central
-from kumulus_agent.routers.pair import NETWORK, Pair, mac_of, pair_of
+from kumulus_agent.routers.pair import NETWORK, Pair, link_local, mac_of, pair_of
 from kumulus_agent.routers.state import (
     PEER_ADDRESS,
     PREFERENCE_DEFAULT,
@@ -33,21 +33,21 @@ from kumulus_agent.routers.state import (
     TABLE_OUT,
     TABLE_TRANSIT,
     Address,
-    Floating,
-    Forwarding,
     Join,
     Neighbour,
     PolicyRule,
     Route,
     RouterDesired,
-    Translation,
+    alone,
+    family_of,
 )
+from kumulus_agent.routers.translation import translation
 from kumulus_agent.servers.desired import NetworkKey
 from kumulus_api.floating_ip import FloatingIPAssignment
 from kumulus_api.router import AssignedGateway, AssignedInterface, RouterAssignment
 
 _MAIN = 254
-_ANYWHERE = "0.0.0.0/0"
+_ANYWHERE = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,17 @@ class HereRouter:
     @property
     def first(self) -> AssignedInterface | None:
         """The interface through whose network the gateway's host is reached; the same on all hosts."""
-        found = [interface for interface in self.assignment.interfaces if _ipv4(interface.addresses)]
-        return min(found, key=lambda interface: interface.name, default=None)
+        return min(
+            self.assignment.interfaces,
+            key=lambda item: (not any(family_of(text) == 4 for text in item.addresses), item.name),
+            default=None,
+        )
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The families in which the router leads out."""
+        gateway = self.assignment.gateway
+        return (4, 6) if gateway is not None and any(family_of(text) == 6 for text in gateway.addresses) else (4,)
 
     def link(self, interface: AssignedInterface | str) -> str:
         """Name the link of an interface, "external" or "transit"."""
@@ -246,11 +255,13 @@ def router_desired(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> 
         router_id=assignment.router_id,
         joins=joins,
         addresses=frozenset(_own(router)),
-        external=frozenset(Address(router.link("external"), f"{address}/32") for address in _outside(router)),
+        external=frozenset(Address(router.link("external"), alone(address)) for address in _outside(router)),
         neighbours=frozenset(_neighbours(router, networks)),
         routes=frozenset({(route.table, route.destination): route for route in _routes(router)}.values()),
         policy=frozenset(_policy(router)),
-        translation=_translation(router),
+        translation=translation(router, 4),
+        translation6=translation(router, 6),
+        speaking6=frozenset(_speaking6(router)),
         failover=pair.member(_virtual(router), _leading(router)) if pair is not None else None,
         firewall=central.firewall_of(assignment),
     )
@@ -267,24 +278,29 @@ def _own(router: HereRouter) -> Iterator[Address]:
 def _outside(router: HereRouter) -> set[str]:
     """Give the addresses that are this host's in the external network, whatever others do."""
     own = _gateway(router) if router.leads and router.pair is None else set()
-    return own | ({item.address for item in router.staying if "." in item.address} if router.out else set())
+    return own | (_led(router, router.staying) if router.out else set())
+
+
+def _led(router: HereRouter, floating: Iterable[FloatingIPAssignment]) -> set[str]:
+    """Give the floating addresses of families in which the router leads out."""
+    return {item.address for item in floating if family_of(item.address) in router.families}
 
 
 def _gateway(router: HereRouter) -> set[str]:
     """Give the router's own addresses in the external network."""
     gateway = router.assignment.gateway
-    return {str(address.ip) for address in _ipv4(gateway.addresses)} if gateway is not None else set()
+    return {str(ip_interface(text).ip) for text in gateway.addresses} if gateway is not None else set()
 
 
 def _shared(router: HereRouter) -> set[str]:
     """Give the addresses of which one of two hosts has all."""
     if router.pair is None:
         return set()
-    return _gateway(router) | {item.address for item in router.moving if "." in item.address}
+    return _gateway(router) | _led(router, router.moving)
 
 
 def _virtual(router: HereRouter) -> Iterator[Address]:
-    yield from (Address(router.link("external"), f"{address}/32") for address in _shared(router))
+    yield from (Address(router.link("external"), alone(address)) for address in _shared(router))
     if router.central:
         for interface in router.assignment.interfaces:
             yield from central.shared_addresses(router.link(interface), interface)
@@ -295,10 +311,23 @@ def _virtual(router: HereRouter) -> Iterator[Address]:
 
 def _leading(router: HereRouter) -> Iterator[PolicyRule]:
     """Yield the rules by which one of two hosts leads out."""
-    yield PolicyRule(PREFERENCE_LEADING, TABLE_OUT)
+    yield from (PolicyRule(PREFERENCE_LEADING, TABLE_OUT, family=family) for family in router.families)
     for source in {item.fixed_address for item in router.moving if item.fixed_address} | _shared(router):
-        if "." in source:
-            yield PolicyRule(PREFERENCE_SHARED_FLOATING, TABLE_OUT, source)
+        if family_of(source) in router.families:
+            yield PolicyRule(PREFERENCE_SHARED_FLOATING, TABLE_OUT, source, family_of(source))
+
+
+def _speaking6(router: HereRouter) -> Iterator[str]:
+    """Yield the links on which there is IPv6: not where nobody needs it, as whoever reaches it there is routed."""
+    for interface in router.assignment.interfaces:
+        if any(family_of(text) == 6 for text in interface.addresses):
+            yield router.link(interface)
+    if router.pair is not None:
+        yield router.pair.link
+    if 6 in router.families and router.out:
+        yield router.link("external")
+    if 6 in router.families and router.first is not None:
+        yield router.link("transit" if router.leads else router.first)
 
 
 def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Iterator[Neighbour]:
@@ -311,6 +340,8 @@ def _neighbours(router: HereRouter, networks: Mapping[int, NetworkFacts]) -> Ite
     gateway = router.assignment.gateway
     if gateway is not None and not router.leads and router.first is not None:
         yield Neighbour(router.link(router.first), TRANSIT_ADDRESS, gateway.mac)
+        if 6 in router.families:
+            yield Neighbour(router.link(router.first), TRANSIT_ADDRESS6, gateway.mac)
     if router.pair is not None:
         yield from router.pair.neighbours()
 
@@ -324,10 +355,11 @@ def _routes(router: HereRouter) -> Iterator[Route]:
             for at in map(ip_interface, interface.addresses):
                 yield Route(_MAIN, str(at.network), router.link(interface))
     if gateway is not None and router.out:
-        for address in _ipv4(gateway.addresses):
+        for address in map(ip_interface, gateway.addresses):
             yield Route(TABLE_OUT, str(address.network), external)
-        yield from (Route(TABLE_OUT, _ANYWHERE, external, hop) for hop in gateway.next_hops if "." in hop)
-    yield from _by_transit(router, _ANYWHERE)
+        yield from (Route(TABLE_OUT, _ANYWHERE[family_of(hop)], external, hop) for hop in gateway.next_hops)
+    for family in router.families:
+        yield from _by_transit(router, _ANYWHERE[family])
     for route in router.assignment.routes:
         hop, destination = ip_address(route.next_hop), ip_network(route.destination, strict=False)
         if hop.version == destination.version:
@@ -335,17 +367,20 @@ def _routes(router: HereRouter) -> Iterator[Route]:
 
 
 def _by_transit(router: HereRouter, destination: str) -> Iterator[Route]:
+    six = family_of(destination) == 6
     if router.pair is not None:
-        yield Route(TABLE_TRANSIT, destination, router.pair.link, PEER_ADDRESS)
+        peer = link_local(router.pair.forward()[0]) if six else PEER_ADDRESS
+        yield Route(TABLE_TRANSIT, destination, router.pair.link, peer)
     elif router.assignment.gateway is not None and not router.leads and router.first is not None:
-        yield Route(TABLE_TRANSIT, destination, router.link(router.first), TRANSIT_ADDRESS)
+        gateway = TRANSIT_ADDRESS6 if six else TRANSIT_ADDRESS
+        yield Route(TABLE_TRANSIT, destination, router.link(router.first), gateway)
 
 
 def _static(router: HereRouter, destination: str, hop: IPv4Address | IPv6Address) -> Iterator[Route]:
     through, gateway = _through(router, hop), router.assignment.gateway
     if through is not None:
         yield Route(_MAIN, destination, through, str(hop))
-    elif gateway is not None and any(hop in address.network for address in _ipv4(gateway.addresses)):
+    elif gateway is not None and any(hop in ip_interface(text).network for text in gateway.addresses):
         if router.out:
             yield Route(TABLE_OUT, destination, router.link("external"), str(hop))
         yield from _by_transit(router, destination)
@@ -362,41 +397,12 @@ def _policy(router: HereRouter) -> Iterator[PolicyRule]:
     if router.out:
         leaving = {item.fixed_address for item in router.staying if item.fixed_address} | _outside(router)
         for source in leaving:
-            if "." in source:
-                yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source)
-    if router.pair is not None:
-        yield PolicyRule(PREFERENCE_WAITING, TABLE_TRANSIT)
-    elif router.leads:
-        yield PolicyRule(PREFERENCE_DEFAULT, TABLE_OUT)
-    elif router.assignment.gateway is not None and router.first is not None:
-        yield PolicyRule(PREFERENCE_DEFAULT, TABLE_TRANSIT)
-
-
-def _translation(router: HereRouter) -> Translation:
-    gateway = router.assignment.gateway
-    if gateway is None or not router.out:
-        return Translation()
-    own = next((str(address.ip) for address in _ipv4(gateway.addresses)), "") if gateway.snat else ""
-    subnets = {a.network for interface in router.assignment.interfaces for a in _ipv4(interface.addresses)}
-    return Translation(
-        external=router.link("external"),
-        internal=tuple(str(network) for network in sorted(subnets)),
-        source=own if router.leads else "",
-        hairpin=own,
-        shared=router.pair is not None,
-        floating=frozenset(
-            Floating(item.address, item.fixed_address)
-            for item in router.floating
-            if item.fixed_address and "." in item.fixed_address
-        ),
-        forwardings=frozenset(
-            Forwarding(f.protocol.lower(), item.address, f.external_port, f.address, f.internal_port)
-            for item in router.floating
-            for f in item.forwardings
-            if "." in f.address
-        ),
-    )
-
-
-def _ipv4(addresses: Iterable[str]) -> list[IPv4Interface]:
-    return [found for found in map(ip_interface, addresses) if isinstance(found, IPv4Interface)]
+            if family_of(source) in router.families:
+                yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source, family_of(source))
+    for family in router.families:
+        if router.pair is not None:
+            yield PolicyRule(PREFERENCE_WAITING, TABLE_TRANSIT, family=family)
+        elif router.leads:
+            yield PolicyRule(PREFERENCE_DEFAULT, TABLE_OUT, family=family)
+        elif router.assignment.gateway is not None and router.first is not None:
+            yield PolicyRule(PREFERENCE_DEFAULT, TABLE_TRANSIT, family=family)

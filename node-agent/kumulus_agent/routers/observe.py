@@ -41,22 +41,23 @@ async def observe(name: str, wanted: Collection[str], datapath: Datapath) -> Obs
     async with AsyncIPRoute(fileno=namespace.netlink_socket(name), groups=0) as inner:
         with netlink_errors(f"read namespace {name}"):
             found = await _read(inner, datapath)
-    rules, guarded = await _rules(name)
+    rules, rules6, guarded = await _rules(name)
     return replace(
         found,
         links=found.links | ends,
         version=rules.version,
         source=rules.source,
-        floating=rules.floating,
-        forwardings=rules.forwardings,
+        version6=rules6.version,
+        source6=rules6.source,
+        floating=rules.floating | rules6.floating,
+        forwardings=rules.forwardings | rules6.forwardings,
         firewall=guarded,
     )
 
 
-async def _rules(name: str) -> tuple[TableState, str | None]:
-    listed = await run((*namespace.entering(name), "nft", "--json", "list", "ruleset"))
-    objects = json.loads(listed)["nftables"]
-    return parse(objects), firewall.parse(objects)
+async def _rules(name: str) -> tuple[TableState, TableState, str | None]:
+    listed = json.loads(await run((*namespace.entering(name), "nft", "--json", "list", "ruleset")))["nftables"]
+    return parse(listed), parse(listed, 6), firewall.parse(listed)
 
 
 async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:
@@ -67,11 +68,12 @@ async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:
     addresses: list[Any] = []
     routes: list[Any] = []
     neighbours: list[Any] = []
+    rules: list[Any] = []
     for family in (AF_INET, AF_INET6):
         addresses += [message async for message in await inner.get_addr(family=family)]
         routes += [message async for message in await inner.route("dump", family=family)]
         neighbours += [message async for message in await inner.neigh("dump", family=family)]
-    rules = [message async for message in await inner.rule("dump", family=AF_INET)]
+        rules += [message async for message in await inner.rule("dump", family=family)]
     return Observed(
         exists=True,
         joins=frozenset(join for join in joins if join is not None),
@@ -87,6 +89,10 @@ async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:
             if message["ifindex"] in own and message["state"] & _PERMANENT and message.get_attr("NDA_LLADDR")
         ),
         routes=frozenset(_route(message, own) for message in routes if message["proto"] == _STATIC),
+        # Where there is IPv6 there is an address of the link, at least.
+        speaking6=frozenset(
+            own[message["index"]] for message in addresses if message["index"] in own and message["family"] == AF_INET6
+        ),
         policy=frozenset(_rule(message) for message in rules if _preference(message) > _OWN_PREFERENCES),
     )
 
@@ -119,4 +125,5 @@ def _preference(message: Any) -> int:
 
 def _rule(message: Any) -> PolicyRule:
     table = message.get_attr("FRA_TABLE") or message["table"]
-    return PolicyRule(_preference(message), table, message.get_attr("FRA_SRC") or "")
+    family = 6 if message["family"] == AF_INET6 else 4
+    return PolicyRule(_preference(message), table, message.get_attr("FRA_SRC") or "", family)

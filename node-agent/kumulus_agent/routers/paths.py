@@ -174,6 +174,7 @@ def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Ste
     return {
         plan.CreateJoin: lambda s: _create(name, outer, inner, s.join),
         plan.DeleteJoin: lambda s: _delete(outer, inner, s.name),
+        plan.SpeakIPv6: lambda s: _speak(name, s),
         plan.Add: lambda s: _change(name, inner, s.item, add=True),
         plan.Remove: lambda s: _change(name, inner, s.item, add=False),
         plan.Translate: lambda s: _transact(name, rules.transaction(s.translation)),
@@ -190,9 +191,8 @@ async def _create(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute, join: Joi
         await inner.link("set", index=await link.present(inner, join.name), state="up")
     await link.configure(outer, join.name, join.mtu, join.bridge)
     if join.bridge == names.bridge(NETWORK):
-        # One router's never reaches another's, and each has the address that the kernel makes of its MAC.
+        # One router's never reaches another's.
         await outer.brport("set", index=await link.present(outer, join.name), isolated=1)
-        namespace.enable_ipv6_on(name, join.name)
     await vxlan.ensure_forward(outer, join.name, join.mac)
 
 
@@ -201,11 +201,15 @@ async def _delete(outer: AsyncIPRoute, inner: AsyncIPRoute, name: str) -> None:
     await link.absent(outer, name)
 
 
-async def _change(name: str, inner: AsyncIPRoute, item: Address | Neighbour | Route | PolicyRule, *, add: bool) -> None:
+async def _speak(name: str, step: plan.SpeakIPv6) -> None:
+    namespace.enable_ipv6_on(name, step.link, enable=step.speaks)
+
+
+async def _change(inner: AsyncIPRoute, item: Address | Neighbour | Route | PolicyRule, *, add: bool) -> None:
     verb = "replace" if add else "del"
     with netlink_errors(f"{verb} {item}"):
         if isinstance(item, Address):
-            await _address(name, inner, item, verb)
+            await _address(inner, item, verb)
         elif isinstance(item, Neighbour):
             number = await link.present(inner, item.link)
             noted = {"lladdr": item.mac, "state": _NUD_PERMANENT} if add else {}
@@ -213,19 +217,18 @@ async def _change(name: str, inner: AsyncIPRoute, item: Address | Neighbour | Ro
         elif isinstance(item, Route):
             await _route(name, inner, item, verb)
         else:
-            source = {"src": item.source, "src_len": 32} if item.source else {}
+            six = item.family != 4
+            source = {"src": item.source, "src_len": 128 if six else 32} if item.source else {}
+            family = AF_INET6 if six else AF_INET
             await inner.rule(
-                "add" if add else "del", family=AF_INET, priority=item.preference, table=item.table, **source
+                "add" if add else "del", family=family, priority=item.preference, table=item.table, **source
             )
 
 
-async def _address(name: str, inner: AsyncIPRoute, item: Address, verb: str) -> None:
+async def _address(inner: AsyncIPRoute, item: Address, verb: str) -> None:
     address, length = item.text.split("/")
     number = await link.present(inner, item.link)
-    family = _family(address)
-    if family == AF_INET6 and verb != "del":
-        namespace.enable_ipv6_on(name, item.link)
-    await inner.addr(verb, index=number, address=address, prefixlen=int(length), family=family)
+    await inner.addr(verb, index=number, address=address, prefixlen=int(length), family=_family(address))
 
 
 async def _route(name: str, inner: AsyncIPRoute, item: Route, verb: str) -> None:
@@ -256,11 +259,11 @@ async def _transact(name: str, transaction: dict[str, Any]) -> None:
 
 
 async def _end(name: str, by: Floating | Forwarding | str) -> None:
-    delete = partial(_delete_connections, name)
+    address = by if isinstance(by, str) else by.address
+    delete = partial(_delete_connections, name, "--family", "ipv6" if ":" in address else "ipv4")
     if isinstance(by, Forwarding):
         await delete("--proto", by.protocol, "--orig-dst", by.address, "--orig-port-dst", str(by.port))
         return
-    address = by.address if isinstance(by, Floating) else by
     if isinstance(by, Floating):
         await delete("--orig-dst", address)
     await delete("--reply-dst", address)

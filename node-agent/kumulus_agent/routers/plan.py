@@ -64,7 +64,7 @@ class Remove(Step):
 
 @dataclass(frozen=True)
 class Translate(Step):
-    """Replace the rules."""
+    """Replace the rules of a family."""
 
     translation: Translation
 
@@ -80,6 +80,14 @@ class Judge(Step):
 
     firewall: Firewall
     anew: bool
+
+
+@dataclass(frozen=True)
+class SpeakIPv6(Step):
+    """Have IPv6 on a link, or none."""
+
+    link: str
+    speaks: bool
 
 
 @dataclass(frozen=True)
@@ -117,8 +125,11 @@ def assumed(applied: RouterDesired) -> Observed:
         policy=applied.policy,
         version=version(applied.translation),
         source=applied.translation.source,
-        floating=applied.translation.floating,
-        forwardings=applied.translation.forwardings,
+        version6=version(applied.translation6),
+        source6=applied.translation6.source,
+        speaking6=applied.speaking6,
+        floating=applied.translation.floating | applied.translation6.floating,
+        forwardings=applied.translation.forwardings | applied.translation6.forwardings,
         firewall=firewall.version(applied.firewall) or None,
     )
 
@@ -141,13 +152,14 @@ def _steps(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
     for join in sorted(desired.joins - observed.joins):
         yield CreateJoin("absent", join)
     yield from _removed(desired, observed)
-    if observed.version != version(desired.translation):
-        yield Translate("addresses are translated otherwise" if observed.version else "absent", desired.translation)
-    yield from _ended(desired.translation, observed)
+    yield from _translated(desired, observed)
+    # After the rules, by which it may be that nothing is said there.
+    yield from _speaking(desired, observed)
+    yield from _ended(desired, observed)
     yield from _added(desired, observed, wanted)
     macs = {join.name: join.mac for join in desired.joins}
     for address in sorted(wanted - observed.addresses):
-        if ":" not in address.text:
+        if address in desired.external or ":" not in address.text:
             yield Announce("is here now", address, macs[address.link])
 
 
@@ -159,7 +171,23 @@ def _lost(desired: RouterDesired, observed: Observed) -> Observed:
         addresses=frozenset(item for item in observed.addresses if item.link not in lost),
         neighbours=frozenset(item for item in observed.neighbours if item.link not in lost),
         routes=frozenset(item for item in observed.routes if item.link not in lost),
+        speaking6=observed.speaking6 - lost,
     )
+
+
+def _translated(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
+    there = (observed.version, version(desired.translation)), (observed.version6, version(desired.translation6))
+    for (found, wanted), by in zip(there, (desired.translation, desired.translation6), strict=True):
+        if found != wanted:
+            yield Translate("addresses are translated otherwise" if found else "absent", by)
+
+
+def _speaking(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
+    kept = {join.name for join in desired.joins & observed.joins}
+    for name in sorted((observed.speaking6 & kept) - desired.speaking6):
+        yield SpeakIPv6("no IPv6 here", name, speaks=False)
+    for name in sorted(desired.speaking6 - observed.speaking6):
+        yield SpeakIPv6("IPv6 here", name, speaks=True)
 
 
 def _removed(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
@@ -187,10 +215,12 @@ def _added(desired: RouterDesired, observed: Observed, wanted: frozenset[Address
         yield Add("leads there", rule)
 
 
-def _ended(wanted: Translation, observed: Observed) -> Iterator[Step]:
-    for floating in sorted(observed.floating - wanted.floating):
+def _ended(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
+    four, six = desired.translation, desired.translation6
+    for floating in sorted(observed.floating - four.floating - six.floating):
         yield EndConnections("the floating address leads elsewhere", floating)
-    for forwarding in sorted(observed.forwardings - wanted.forwardings):
+    for forwarding in sorted(observed.forwardings - four.forwardings - six.forwardings):
         yield EndConnections("the port leads elsewhere", forwarding)
-    if observed.source and observed.source != wanted.source:
-        yield EndConnections("the router's address is elsewhere", observed.source)
+    for source, wanted in ((observed.source, four.source), (observed.source6, six.source)):
+        if source and source != wanted:
+            yield EndConnections("the router's address is elsewhere", source)

@@ -10,15 +10,20 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2s
-from typing import Any
+from typing import Any, Literal
 
 from kumulus_agent.routers import asking
-from kumulus_agent.routers.state import Floating, Forwarding, Translation
+from kumulus_agent.routers.state import Floating, Forwarding, Translation, family_of
 
 TABLE = "kumulus"
 _PREFIX = "version-"
 _LINK_LOCAL = "169.254.0.0/16"
 _FLOATING, _FORWARDED, _SOURCE = "floating", "forwarded", "source"
+_IPV4 = 4
+_FAMILIES: dict[int, Literal["ip", "ip6"]] = {_IPV4: "ip", 6: "ip6"}
+
+_REDIRECTED: Any = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
+_INVALID: Any = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
 
 Command = dict[str, Any]
 
@@ -34,10 +39,11 @@ class TableState:
 
 
 def transaction(wanted: Translation) -> dict[str, list[Command]]:
-    """Give the tables as libnftables-json(5), which replace those that are there."""
-    tables = [{"table": {"family": family, "name": TABLE}} for family in ("ip", "ip6")]
+    """Give the table as libnftables-json(5), which replaces the one that is there."""
+    table = {"table": {"family": _FAMILIES[wanted.family], "name": TABLE}}
     objects = [*_objects(wanted), _add("chain", name=_PREFIX + version(wanted))]
-    return {"nftables": [*({verb: table} for table in tables for verb in ("add", "delete", "add")), *objects]}
+    of_family = [_in_family(command, wanted.family) for command in objects]
+    return {"nftables": [{"add": table}, {"delete": table}, {"add": table}, *of_family]}
 
 
 def version(wanted: Translation) -> str:
@@ -45,13 +51,13 @@ def version(wanted: Translation) -> str:
     return blake2s(json.dumps(_objects(wanted)).encode(), digest_size=8).hexdigest()
 
 
-def parse(listed: Iterable[Command]) -> TableState:
-    """Read the objects of `nft -j list ruleset`; what is not ours is passed over."""
+def parse(listed: Iterable[Command], family: int = 4) -> TableState:
+    """Read the objects of `nft -j list ruleset` of a family; what is not ours is passed over."""
     found, source = "", ""
     floating: set[Floating] = set()
     forwardings: set[Forwarding] = set()
     for kind, item in (pair for entry in listed for pair in entry.items()):
-        if item.get("table") != TABLE or item.get("family") != "ip":
+        if item.get("table") != TABLE or item.get("family") != _FAMILIES[family]:
             continue
         name = item.get("name", "")
         if kind == "chain" and name.startswith(_PREFIX):
@@ -75,52 +81,60 @@ def _forwarding(expressions: list[Any]) -> Forwarding:
 
 
 def _objects(wanted: Translation) -> list[Command]:
+    asked = asking.objects(_FAMILIES[wanted.family], TABLE)
+    if not wanted.needed:
+        return asked
     floating = sorted(wanted.floating)
     # The first of several addresses of one server is the one that it goes out as.
     outgoing = {item.fixed: item.address for item in reversed(floating)}
     objects = [
-        _map(_FLOATING, "ipv4_addr", "ipv4_addr", [[item.address, item.fixed] for item in floating]),
-        _map("fixed", "ipv4_addr", "ipv4_addr", [[fixed, outgoing[fixed]] for fixed in sorted(outgoing)]),
-        _set(_SOURCE, [wanted.source] if wanted.source else []),
+        _map(_FLOATING, wanted, [[item.address, item.fixed] for item in floating]),
+        _map("fixed", wanted, [[fixed, outgoing[fixed]] for fixed in sorted(outgoing)]),
+        _set(_SOURCE, wanted, [wanted.source] if wanted.source else []),
     ]
     objects.append(_add("chain", name=_FORWARDED))
     # Rules, as nft's JSON has no map to an address and a port.
     objects += [_add("rule", chain=_FORWARDED, expr=_forwarded(item)) for item in sorted(wanted.forwardings)]
-    objects += _chain("incoming", "nat", "prerouting", -100, _incoming(shared=wanted.shared))
+    objects += _chain("incoming", "nat", "prerouting", -100, _incoming(wanted))
     if wanted.external:
         objects += _chain("outgoing", "nat", "postrouting", 100, _outgoing(wanted))
         # What belongs to no connection is not translated, and so not let out; nor is what is meant for a link.
-        objects += _chain("leaving", "filter", "forward", 0, _leaving(wanted))
-    return [*objects, *asking.objects("ip", TABLE), *asking.objects("ip6", TABLE)]
+        name, leaving = ("leaving", _leaving(wanted)) if wanted.family == _IPV4 else ("unrouted", _leaving6(wanted))
+        objects += _chain(name, "filter", "forward", 0, leaving)
+    if wanted.silent:
+        objects += _chain("silent", "filter", "output", 0, [[_is(_meta("oifname"), wanted.silent), {"drop": None}]])
+    return [*objects, *asked]
 
 
-def _incoming(*, shared: bool) -> list[list[Any]]:
-    floating = {"map": {"key": _field("ip", "daddr"), "data": f"@{_FLOATING}"}}
+def _incoming(wanted: Translation) -> list[list[Any]]:
+    floating = {"map": {"key": _field(_FAMILIES[wanted.family], "daddr"), "data": f"@{_FLOATING}"}}
     elsewhere = _is({"fib": {"result": "type", "flags": ["daddr"]}}, "local", "!=")
-    first = [[elsewhere, {"accept": None}]] if shared else []
+    first = [[elsewhere, {"accept": None}]] if wanted.shared else []
     return [*first, [{"jump": {"target": _FORWARDED}}], [{"dnat": {"addr": floating}}]]
 
 
 def _forwarded(item: Forwarding) -> list[Any]:
     target = {"dnat": {"addr": item.to_address, "port": item.to_port}}
-    return [_is(_field("ip", "daddr"), item.address), _is(_field(item.protocol, "dport"), item.port), target]
+    address = _is(_field(_FAMILIES[family_of(item.address)], "daddr"), item.address)
+    return [address, _is(_field(item.protocol, "dport"), item.port), target]
 
 
 def _outgoing(wanted: Translation) -> list[list[Any]]:
-    as_floating = {"snat": {"addr": {"map": {"key": _field("ip", "saddr"), "data": "@fixed"}}}}
-    redirected = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}}
+    source = _field(_FAMILIES[wanted.family], "saddr")
+    as_floating = {"snat": {"addr": {"map": {"key": source, "data": "@fixed"}}}}
     out = _is(_meta("oifname"), wanted.external)
     rules: list[list[Any]] = []
     if wanted.internal:
-        prefixes = [_prefix(network) for network in wanted.internal]
         # The answer has to come back here: the server would else answer one of its neighbours directly.
-        own = _is(_field("ip", "saddr"), {"set": prefixes})
-        rules.append([own, redirected, as_floating])
+        own = _is(source, prefixes(wanted.internal))
+        rules.append([own, _REDIRECTED, as_floating])
         if wanted.hairpin:
-            rules.append([own, redirected, {"snat": {"addr": wanted.hairpin}}])
+            rules.append([own, _REDIRECTED, {"snat": {"addr": wanted.hairpin}}])
     rules.append([out, as_floating])
     if wanted.source:
-        rules.append([out, _is(_meta("iifname"), wanted.external, "!="), {"snat": {"addr": wanted.source}}])
+        routed = [_is(source, prefixes(wanted.routed), "!=")] if wanted.routed else []
+        inside = _is(_meta("iifname"), wanted.external, "!=")
+        rules.append([out, inside, *routed, {"snat": {"addr": wanted.source}}])
     return rules
 
 
@@ -128,9 +142,38 @@ def _leaving(wanted: Translation) -> list[list[Any]]:
     out, drop = _is(_meta("oifname"), wanted.external), {"drop": None}
     rules: list[list[Any]] = [[out, _is(_field("ip", "daddr"), _prefix(_LINK_LOCAL)), drop]]
     if wanted.source or wanted.floating:
-        invalid = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "invalid"}}
-        rules.append([out, invalid, drop])
+        rules.append([out, _INVALID, drop])
     return rules
+
+
+def _leaving6(wanted: Translation) -> list[list[Any]]:
+    """Let through what begins or ends in networks that the outside routes here, and what is translated.
+
+    Who is not let out is told so, and takes IPv4. It uses no floating address of others either: what is translated on
+    its own host would be reached, and what is elsewhere would not.
+    """
+    drop, out, inward = {"drop": None}, _is(_meta("oifname"), wanted.external), _is(_meta("iifname"), wanted.external)
+    source, target = (_field("ip6", name) for name in ("saddr", "daddr"))
+    begun = _is({"ct": {"key": "direction"}}, "original")
+    elsewhere = [_is(target, prefixes(wanted.routed), "!=")] if wanted.routed else []
+    rules: list[list[Any]] = [[inward, begun, _REDIRECTED, {"accept": None}], [inward, begun, *elsewhere, drop]]
+    routed = [_is(source, prefixes(wanted.routed), "!=")] if wanted.routed else []
+    fixed = sorted({item.fixed for item in wanted.floating})
+    if fixed:
+        rules.append([out, _INVALID, _is(source, {"set": fixed}), drop])
+    if wanted.source:
+        # Answers to what is routed may come another way: of such a connection this host sees the half.
+        rules.append([out, _INVALID, *routed, drop])
+    if wanted.closed:
+        floating = [_is(source, {"set": fixed}, "!=")] if fixed else []
+        refused = {"reject": {"type": "icmpv6", "expr": "policy-fail"}}
+        rules += [[leading, begun, *routed, *floating, refused] for leading in (out, _REDIRECTED)]
+    return rules
+
+
+def prefixes(networks: Iterable[str]) -> Any:
+    """Give networks as a set of nftables."""
+    return {"set": [_prefix(network) for network in networks]}
 
 
 def _prefix(network: str) -> dict[str, Any]:
@@ -154,14 +197,20 @@ def _add(kind: str, **attributes: Any) -> Command:
     return {"add": {kind: {"family": "ip", "table": TABLE, **attributes}}}
 
 
-def _map(name: str, key: Any, value: Any, elements: list[Any]) -> Command:
-    given = {"elem": elements} if elements else {}
-    return _add("map", name=name, type=key, map=value, **given)
+def _in_family(command: Command, family: int) -> Command:
+    (kind, item), *_ = command["add"].items()
+    return {"add": {kind: item | {"family": _FAMILIES[family]}}}
 
 
-def _set(name: str, elements: list[str]) -> Command:
+def _map(name: str, wanted: Translation, elements: list[Any]) -> Command:
     given = {"elem": elements} if elements else {}
-    return _add("set", name=name, type="ipv4_addr", **given)
+    addresses = f"ipv{wanted.family}_addr"
+    return _add("map", name=name, type=addresses, map=addresses, **given)
+
+
+def _set(name: str, wanted: Translation, elements: list[str]) -> Command:
+    given = {"elem": elements} if elements else {}
+    return _add("set", name=name, type=f"ipv{wanted.family}_addr", **given)
 
 
 def _chain(name: str, kind: str, hook: str, priority: int, rules: list[list[Any]]) -> list[Command]:

@@ -21,6 +21,16 @@ PEER_ADDRESS = "169.254.0.2"
 """The other of the two as each sees it; its MAC is noted."""
 
 
+def alone(address: str) -> str:
+    """Give an address with the prefix of its whole length."""
+    return f"{address}/{128 if ':' in address else 32}"
+
+
+def family_of(text: str) -> int:
+    """Give 4 or 6: of an address or network."""
+    return 6 if ":" in text else 4
+
+
 @dataclass(frozen=True, order=True)
 class Join:
     """A veth between the router and a network's bridge, both ends of one name.
@@ -67,11 +77,12 @@ class Route:
 
 @dataclass(frozen=True, order=True)
 class PolicyRule:
-    """Which table is asked for packets from `source` ("" for all)."""
+    """Which table is asked for packets from `source` ("" for all of the family, which is 4 or 6)."""
 
     preference: int
     table: int
     source: str = ""
+    family: int = 4
 
 
 @dataclass(frozen=True, order=True)
@@ -103,6 +114,10 @@ class Translation:
         source: what everything else leaves as; "" if it keeps its address or leaves elsewhere.
         hairpin: what a server without floating address has as source when it speaks to a floating address here.
         shared: another host may lead out instead: a floating address is translated only while it is here.
+        family: 4 or 6.
+        routed: of IPv6, networks that go out and are reached from outside as they are.
+        closed: of IPv6, what is neither routed nor has a floating address here does not get out.
+        silent: of IPv6, a link that this host never speaks on: another one has its MAC, too, and is found by it.
     """
 
     external: str = ""
@@ -112,6 +127,15 @@ class Translation:
     floating: frozenset[Floating] = frozenset()
     forwardings: frozenset[Forwarding] = frozenset()
     shared: bool = False
+    family: int = 4
+    routed: tuple[str, ...] = ()
+    closed: bool = False
+    silent: str = ""
+
+    @property
+    def needed(self) -> bool:
+        """Whether anything is translated or held back: with no IPv6 outside it is not."""
+        return self.family == 4 or self != Translation(family=self.family)
 
 
 @dataclass(frozen=True)
@@ -123,6 +147,8 @@ class RouterDesired:
         joins: links to bridges.
         addresses: those in its own networks.
         external: those of the external network, which are announced there.
+        speaking6: links on which there is IPv6.
+        translation6: of IPv6.
         failover: this host's part in VRRP, if another may lead out instead.
         firewall: what its interfaces let pass.
     """
@@ -135,6 +161,8 @@ class RouterDesired:
     routes: frozenset[Route] = frozenset()
     policy: frozenset[PolicyRule] = frozenset()
     translation: Translation = field(default_factory=Translation)
+    translation6: Translation = Translation(family=6)
+    speaking6: frozenset[str] = frozenset()
     failover: Instance | None = None
     firewall: Firewall = field(default_factory=Firewall)
 
@@ -143,11 +171,8 @@ class RouterDesired:
         """What comes and goes by VRRP, without the agent."""
         if self.failover is None:
             return frozenset()
-        addresses = (
-            Address(item.link, f"{item.address}/{128 if ':' in item.address else 32}")
-            for item in self.failover.addresses
-        )
-        rules = (PolicyRule(item.preference, item.table, item.source) for item in self.failover.rules)
+        addresses = (Address(item.link, alone(item.address)) for item in self.failover.of_family(own=False))
+        rules = (PolicyRule(item.preference, item.table, item.source, item.family) for item in self.failover.rules)
         return frozenset([*addresses, *rules])
 
 
@@ -161,6 +186,9 @@ class Observed:
         links: all that are there, whatever state they are in.
         version: digest of the translation's rules; "" if there are none.
         source: of `Translation`, as the rules say it.
+        version6: as `version`, of IPv6.
+        source6: as `source`, of IPv6.
+        speaking6: links on which there is IPv6.
         firewall: digest of the firewall's rules; "" if they are not whole, None if there are none.
     """
 
@@ -173,6 +201,9 @@ class Observed:
     policy: frozenset[PolicyRule] = frozenset()
     version: str = ""
     source: str = ""
+    version6: str = ""
+    source6: str = ""
+    speaking6: frozenset[str] = frozenset()
     floating: frozenset[Floating] = frozenset()
     forwardings: frozenset[Forwarding] = frozenset()
     firewall: str | None = None

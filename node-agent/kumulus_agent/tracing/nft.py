@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from kumulus_agent.network.groups import ICMP, Flow
-from kumulus_agent.tracing.words import ETHER_TYPES, FAMILIES, STATES, STATUSES, Field, Value, number, width
+from kumulus_agent.tracing.words import DIRECTIONS, ETHER_TYPES, FAMILIES, STATES, STATUSES, Field, Value, number, width
 
 _TERMINAL: Final = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return"}
 _PORTS: Final = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
@@ -39,6 +39,7 @@ class Frame:
         incoming: the interface that it came by, as the other one it leaves by.
         mark: of the packet.
         translated: bits of the connection's status.
+        local: addresses of the namespace.
     """
 
     flow: Flow
@@ -48,6 +49,7 @@ class Frame:
     outgoing: str = ""
     mark: int = 0
     translated: int = 0
+    local: frozenset[IPv4Address | IPv6Address] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -249,6 +251,9 @@ class _Walk:
             return fields, [int(first) & mask if kind == "&" else int(first) | mask]
         if kind == "meta":
             return [("meta", value["key"])], [self._meta(value["key"])]
+        if kind == "fib" and value == {"result": "type", "flags": ["daddr"]}:
+            kinds = ("fib", "type")
+            return [kinds], ["local" if self.frame.flow.destination in self.frame.local else "unicast"]
         if kind == "ct":
             return [("ct", value["key"])], [self._tracked(value["key"])]
         if kind == "rt":
@@ -273,7 +278,8 @@ class _Walk:
 
     def _tracked(self, key: str) -> Value:
         """What holds of a connection that begins with this packet."""
-        return {"state": STATES["new"], "status": self.frame.translated, "mark": 0, "zone": 0}[key]
+        fixed = {"state": STATES["new"], "mark": 0, "zone": 0, "direction": DIRECTIONS["original"]}
+        return {**fixed, "status": self.frame.translated}[key]
 
     def _mangle(self, value: Mapping[str, Any]) -> None:
         key, given = value["key"], value["value"]

@@ -14,6 +14,10 @@ from kumulus_api.network_trace import HopKind, TraceVerdict
 _NAMES = {1: "ICMP", 6: "TCP", 17: "UDP", 33: "DCCP", 58: "ICMPv6", 132: "SCTP", 136: "UDPLite"}
 _KINDS: dict[Direction, HopKind] = {"egress": HopKind.EGRESS_RULES, "ingress": HopKind.INGRESS_RULES}
 _REPAIRED = "the agent puts its rules right within about a minute; if this stays, read the log of the host's agent"
+_ROUTED = (
+    "have its range routed to the router, and the external network say so (routedPrefixes), let the gateway translate "
+    "(enableSNATIPv6), or give the server an IPv6 floating IP"
+)
 
 _REWRITTEN = (
     "the agent puts back chains and addresses within about a minute; of a chain that is there it misses no rule: "
@@ -134,8 +138,10 @@ def dropped(kind: HopKind, name: str, chain: str) -> Hop:
         "crossing": "the bridge's rules do not let it pass between these two interfaces",
         "excess": "the port has begun too many connections",
         "leaving": "the router does not let it out: it is for a link, or is not translated",
+        "unrouted": "the outside does not route this IPv6 network to the router, which does not translate it either",
     }.get(chain, "a rule of the kernel drops it")
-    return Hop(kind, name, TraceVerdict.DROPPED, f"{why} (chain {chain})", _REPAIRED)
+    remedy = _ROUTED if chain == "unrouted" else _REPAIRED
+    return Hop(kind, name, TraceVerdict.DROPPED, f"{why} (chain {chain})", remedy)
 
 
 def _names(keys: Iterable[GroupKey]) -> str:

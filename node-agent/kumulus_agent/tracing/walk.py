@@ -313,7 +313,8 @@ class Walk:
             message = f"its namespace {router.namespace} is not on this host"
             self._end(HopKind.ROUTER, name, _DROPPED, message, "the agent makes it again within two minutes; " + _AGENT)
             return
-        before = Frame(self._frame.flow, incoming=link)
+        own_addresses = frozenset(address for found in view.addresses.values() for address in found)
+        before = Frame(self._frame.flow, incoming=link, local=own_addresses)
         frame = self._translated(view, "prerouting", before, name)
         way = await self._world.route(router.namespace, frame.flow, link)
         if way is None:

@@ -40,12 +40,14 @@ STATES: Final = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untrac
 STATUSES: Final = {
     "expected": 1, "seen-reply": 2, "assured": 4, "confirmed": 8, "snat": 16, "dnat": 32, "dying": 512,
 }  # fmt: skip
+DIRECTIONS: Final = {"original": 0, "reply": 1}
 _WORDS: Final[Mapping[tuple[str, str], Mapping[str, int]]] = {
     ("meta", "nfproto"): FAMILIES,
     ("meta", "l4proto"): PROTOCOLS,
     ("meta", "protocol"): ETHER_TYPES,
     ("ct", "state"): STATES,
     ("ct", "status"): STATUSES,
+    ("ct", "direction"): DIRECTIONS,
     ("ether", "type"): ETHER_TYPES,
     ("ip", "protocol"): PROTOCOLS,
     ("ip6", "nexthdr"): PROTOCOLS,
@@ -60,7 +62,7 @@ Field = tuple[str, str]
 
 def is_text(field: Field) -> bool:
     """Whether values of a field are names."""
-    return field in (("meta", "iifname"), ("meta", "oifname"))
+    return field in (("meta", "iifname"), ("meta", "oifname"), ("fib", "type"))
 
 
 def width(field: Field, text: str = "") -> int:

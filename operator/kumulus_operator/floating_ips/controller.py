@@ -114,7 +114,7 @@ class FloatingIPController:
             found = refused.refusal
             reason = FloatingIPReason.NETWORK_NOT_READY.value
             raise Refused(Refusal(reason, f"network: {found.message}", found.needs)) from refused
-        subnets = external_subnets(network, spec.address)
+        subnets = external_subnets(network, spec.address, spec.subnet)
         instance, address = str(uuid.uuid4()), spec.address
         vni = network.status.vni if network.status is not None else None
         for claim in earlier_claims(cloud, floating):

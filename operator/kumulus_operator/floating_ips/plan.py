@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 from kumulus_api import FloatingIP, Network, Port, Router
@@ -68,8 +68,13 @@ class World:
     holder: Callable[[Router, str], str | None]
 
 
-def external_subnets(network: Network, address: str | None) -> list[Subnet]:
-    """Give the subnets that a floating IP's address may come from.
+def external_subnets(network: Network, address: str | None, named: str | None = None) -> list[Subnet]:
+    """Give the subnets that a floating IP's address may come from: all are of one family.
+
+    Args:
+        network: the external one.
+        address: the one to have; None for a free one.
+        named: the subnet that is asked for; None for one with that address, else an IPv4 one if there is any.
 
     Raises:
         Refused: the network is not external, or the address cannot be had there.
@@ -79,12 +84,14 @@ def external_subnets(network: Network, address: str | None) -> list[Subnet]:
     if not network.spec.external:
         message = f"network: {name} is not external; transient: goes on when its spec.external is true"
         raise refuse(FloatingIPReason.NOT_EXTERNAL, message, need)
-    subnets = [item for item in network.spec.subnets if ip_network(item.cidr).version == _IPV4]
+    subnets = [item for item in network.spec.subnets if named in (None, item.name)]
     if not subnets:
-        message = f"address: network {name} has no IPv4 subnet; transient: goes on when it has one"
-        raise refuse(FloatingIPReason.ADDRESS_INVALID, message, need)
+        known = ", ".join(item.name for item in network.spec.subnets)
+        message = f"subnet: network {name} has no {named} but {known}; transient: goes on when it has it"
+        raise refuse(FloatingIPReason.SUBNET_UNKNOWN, message, need)
     if address is None:
-        return subnets
+        of_ipv4 = [item for item in subnets if ip_network(item.cidr).version == _IPV4]
+        return of_ipv4 or subnets
     within = [item for item in subnets if ip_address(address) in ip_network(item.cidr)] or subnets[:1]
     fault = fixed_address_fault(within[0], address)
     if fault is not None:
@@ -93,14 +100,15 @@ def external_subnets(network: Network, address: str | None) -> list[Subnet]:
     return within
 
 
-def target_of(port: str, wanted: str | None, found: Port | None, part: str) -> Target:
+def target_of(port: str, wanted: str | None, found: Port | None, part: str, family: int = _IPV4) -> Target:
     """Give the address of a port that is meant.
 
     Args:
         port: its name.
-        wanted: one of its addresses; None for the first IPv4 address.
+        wanted: one of its addresses; None for the first of the family.
         found: the port.
         part: of the spec, with which messages begin.
+        family: 4 or 6, of the floating IP.
 
     Raises:
         Refused: the port is not there, or has no such address.
@@ -110,10 +118,10 @@ def target_of(port: str, wanted: str | None, found: Port | None, part: str) -> T
         what = "was not found" if found is None else "has no address yet"
         message = f"{part}: port {port} {what}; transient: goes on when it is made"
         raise refuse(FloatingIPReason.PORT_UNKNOWN, message)
-    addresses = [item for item in given.addresses if ip_address(item).version == _IPV4]
+    addresses = [item for item in given.addresses if ip_address(item).version == family]
     address = next((item for item in addresses if wanted is None or ip_address(item) == ip_address(wanted)), None)
     if address is None:
-        asked = f"no address {wanted}" if wanted is not None else "no IPv4 address"
+        asked = f"no address {wanted}" if wanted is not None else f"no IPv{family} address"
         message = f"{part}: port {port} has {asked} but {', '.join(given.addresses)}; permanent: choose another"
         raise refuse(FloatingIPReason.ADDRESS_INVALID, message)
     return Target(port, address)
@@ -140,7 +148,7 @@ def lead(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> Lea
 def _whole(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> Leads:
     name = floating.spec.port.name if floating.spec.port is not None else ""
     found = world.port(name)
-    target = target_of(name, floating.spec.fixed_address, found, "port")
+    target = target_of(name, floating.spec.fixed_address, found, "port", ip_address(given.address).version)
     able = _leading(floating, given, world.routers, [(found, target)])
     if not able:
         raise _no_router(floating, given, "port", target)
@@ -172,7 +180,8 @@ def _by_ports(floating: FloatingIP, given: FloatingIPAssignment, world: World) -
     for item in floating.spec.port_forwardings:
         port = world.port(item.port.name)
         try:
-            found.append((item, port, target_of(item.port.name, item.address, port, _part(item))))
+            family = ip_address(given.address).version
+            found.append((item, port, target_of(item.port.name, item.address, port, _part(item), family)))
         except Refused as refused:
             faults.append(refused.refusal)
     able = _leading(floating, given, world.routers, [(port, target) for _, port, target in found])
@@ -220,7 +229,9 @@ def _leading(
 
 def _leads_out(router: Router, given: FloatingIPAssignment) -> bool:
     way = router.spec.assignment.gateway if router.spec.assignment is not None else None
-    return way is not None and (way.network_namespace, way.network) == (given.network_namespace, given.network)
+    if way is None or (way.network_namespace, way.network) != (given.network_namespace, given.network):
+        return False
+    return any(ip_interface(item).version == ip_address(given.address).version for item in way.addresses)
 
 
 def _joins(router: Router, port: Port | None, target: Target) -> bool:

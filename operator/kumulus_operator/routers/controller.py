@@ -29,6 +29,7 @@ from kumulus_operator.routers.plan import (
     standby_needed,
     with_prefix,
 )
+from kumulus_operator.routers.routed import RoutedPrefixes
 from kumulus_operator.routers.way_out import WayOut
 from kumulus_operator.servers.interfaces import mac_of
 from kumulus_operator.views import Key
@@ -47,6 +48,7 @@ class RouterController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._ways = WayOut(cloud)
+        self._routed = RoutedPrefixes(cloud)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one router to its desired state."""
@@ -72,6 +74,7 @@ class RouterController:
                 router, faults = await self._bring(router)
         finally:
             cloud.edges.choosing.pop(key, None)
+            self._routed.forget(key)
         needs = {need for fault in faults for need in fault.needs} | standby_needed(router)
         cloud.router_waiters.wait(key, needs)
         if router.deleting and (needing := self._needed(router).all()):
@@ -95,6 +98,9 @@ class RouterController:
                 faults.append(refused.refusal)
         inside = [item for interface in interfaces for item in ranges_of(interface.addresses)]
         gateway, objections = await self._ways.find(router, router_id, inside, needed)
+        if gateway is not None:
+            gateway, held = self._routed.choose(router, interfaces, gateway)
+            faults += held
         routes, unreachable = reachable_routes(router, interfaces, gateway)
         firewalls = firewalls_of(router, {item.name for item in interfaces}, groups_on(cloud, router.key))
         faults += [*objections, *unreachable, *closed(firewalls, gateway)]

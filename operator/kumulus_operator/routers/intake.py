@@ -9,6 +9,7 @@ from kumulus_api import AddressClaim, FloatingIP, Host, Router
 from kumulus_operator.dns.book import servers_changed
 from kumulus_operator.firewall_groups.index import router_changed
 from kumulus_operator.routers.index import networks_of, ports_of
+from kumulus_operator.routers.routed import need_of, of_gateway
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import STANDBY, quota
 
@@ -31,6 +32,9 @@ def take_router(cloud: Cloud, former: Router | None, new: Router | None) -> None
             cloud.queues.floating_ips.add(floating)
         cloud.wake(("Router", *item.key))
         _endpoints_of(cloud, networks_of(former) | networks_of(new))
+    led = of_gateway(former)
+    if led is not None and led != of_gateway(new):
+        cloud.wake(need_of(led[0]))
     if new is None:
         cloud.counted_routers.withdraw(item.key)
         cloud.wake(quota(item.key[0]))

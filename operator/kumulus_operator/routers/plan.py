@@ -59,6 +59,7 @@ class Way:
     network: Network
     wanted: tuple[tuple[Subnet, str | None], ...]
     snat: bool
+    snat_ipv6: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,8 @@ def lead_out(router: Router, wanted: ExternalGateway, catalog: Catalog, inside: 
         if all(faults):
             message = f"gateway: {faults[0]}; permanent: choose another address, or none"
             raise refuse(RouterReason.ADDRESS_INVALID, message, need)
-    return Way(network, tuple((item, _wanted_in(item, [wanted.address or "", *had])) for item in subnets), wanted.snat)
+    addresses = tuple((item, _wanted_in(item, [wanted.address or "", *had])) for item in subnets)
+    return Way(network, addresses, wanted.snat, wanted.snat_ipv6)
 
 
 def _by_family(network: Network, address: str | None) -> list[Subnet]:
@@ -339,4 +341,5 @@ def _shown(router: Router) -> str:
         return text
     standby = given.gateway.takeover.standby if given.gateway.takeover is not None else None
     behind = f", host {standby.host} takes over" if standby is not None else ""
-    return f"{text}, leads out on host {given.gateway.host}{behind}"
+    routed = f"; {', '.join(given.gateway.routed)} goes out as it is" if given.gateway.routed else ""
+    return f"{text}, leads out on host {given.gateway.host}{behind}{routed}"

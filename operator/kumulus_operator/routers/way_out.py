@@ -71,6 +71,7 @@ class WayOut:
                 "addresses": addresses,
                 "nextHops": [subnet.gateway for subnet, _ in way.wanted if subnet.gateway is not None],
                 "enableSNAT": way.snat,
+                "enableSNATIPv6": way.snat_ipv6,
                 "host": hosts.host,
                 "tunnelAddress": hosts.tunnel,
                 "takeover": hosts.takeover.dump() if hosts.takeover is not None else None,

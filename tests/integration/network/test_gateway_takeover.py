@@ -20,7 +20,7 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
 from kumulus_agent.routers import pair
 from kumulus_agent.routers.announce import frames as frames_of_gratuitous_arp
-from kumulus_lab.testing.routed import OUTSIDE, RoutedCloud, captured, eventually, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, captured, eventually, routed_cloud
 
 RED1, RED2 = "red1", "red2"
 OWN, FIP = IPv4Address("203.0.113.2"), IPv4Address("203.0.113.10")
@@ -265,3 +265,66 @@ def send(machine, frames):
         within(machine, lambda: packets.bind(("eth0", 0)))
         for frame in frames:
             packets.send(frame)
+
+
+OWN6, FIP6 = IPv6Address("2001:db8:77::2"), IPv6Address("2001:db8:77::10")
+
+
+async def test_ipv6_is_taken_over_with_the_rest(cloud):
+    """Guests of all hosts are led out by the standby, addresses move, what is not translated goes on as it was."""
+    for number, network in ((1, RED1), (2, RED2)):
+        cloud.networks[f"{network}-v6"] = (cloud.networks[network][0], f"2001:db8:{number}::/64")
+        await cloud.outside.run("ip", "-6", "route", "add", f"2001:db8:{number}::/64", "via", str(OWN6))
+    cloud.external_subnets({"name": "v6", "cidr": "2001:db8:77::/64", "gateway": str(OUTSIDE6), "enableDHCP": False})
+    near = await cloud.boot("near", "b", RED1, "10.0.1.12", "2001:db8:1::12")
+    third = await cloud.boot("third", "c", RED2, "10.0.2.13", "2001:db8:2::13")
+    beside = await cloud.boot("beside", "c", RED1, "10.0.1.14", "2001:db8:1::14")
+    routed = ("2001:db8:1::/64", "2001:db8:2::/64")
+    given = {"gateway": "a/b", "address6": str(OWN6), "routed": routed}
+    router_id = cloud.router("r", RED1, RED2, f"{RED1}-v6", f"{RED2}-v6", **given)
+    cloud.floating("f", str(FIP6), router_id, "a/b", forwardings=(("TCP", 80, str(third.address6), 8080),))
+    cloud.floating("g", "2001:db8:77::11", router_id, "c", fixed=str(beside.address6))
+    await cloud.settled()
+    guests = (near, third, beside)
+    for guest in guests:
+        await eventually(lambda guest=guest: heard_of_router(guest))
+        await eventually(lambda guest=guest: guest.reaches(OUTSIDE6))
+    await asyncio.sleep(pair.STANDBY_DELAY)
+    assert not await shows(cloud, "b", OWN6)
+    streams = [await guest.connect(cloud.outside, OUTSIDE6, 8081 + n) for n, guest in enumerate(guests)]
+    assert await cloud.outside.connect(third, FIP6, 80, at=8080)
+    assert all([await stream.carries() for stream in streams])
+    async with without_agents(cloud):
+        await cables(cloud, "a", "down")
+        lasted = [await reaches_within(guest, target) for guest in guests for target in (OUTSIDE6, OUTSIDE)]
+        print(f"led out again after {max(lasted):.1f} s")
+        assert await shows(cloud, "b", OWN6)
+        assert await cloud.outside.reaches(OWN6)
+        assert await cloud.outside.reaches(third.address6)
+        assert await cloud.outside.connect(third, FIP6, 80, at=8080)
+        # A byte that was lost meanwhile is sent again at once when there is a newer one.
+        assert all([await stream.carries(seconds=5) and await stream.carries(back=True) for stream in streams])
+        with captured(cloud.outside.namespace, "switch") as frames:
+            await cables(cloud, "a", "up")
+            lost = 0
+            async with asyncio.timeout(LIMIT):
+                while await shows(cloud, "a", OWN6):
+                    lost += not await third.reaches(OUTSIDE6)
+            assert not lost
+            told = [frame for frame in frames(6) if frame[12:14] == b"\x86\xdd" and frame[54] == 136]
+        macs = [frame[6:12] for frame in told if frame[62:78] == OWN6.packed]
+        assert macs
+        assert macs[-1] == bytes.fromhex(pair.mac_of(router_id, cloud.node("b").host.name).replace(":", ""))
+        assert all([await guest.reaches(OUTSIDE6) for guest in guests for _ in range(3)])
+    assert cloud.node("b").routers.taken_over == (router_id,)
+    assert all([await stream.carries() for stream in streams])
+
+
+async def heard_of_router(guest) -> bool:
+    """Whether a guest has its IPv6 default route."""
+    return "default via fe80::" in await guest.run("ip", "-6", "route", "show")
+
+
+async def shows(cloud, host, address) -> bool:
+    """Whether a host has an address."""
+    return str(address) in str([kept["addresses"] for kept in (await cloud.node(host).shown()).values()])

@@ -15,7 +15,7 @@ from kumulus_agent.tracing.state import Hop, Result
 from kumulus_agent.tracing.walk import Walk
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TracedPacket, TraceLeg, TraceVerdict
-from kumulus_lab.testing.routed import OUTSIDE, RoutedCloud, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, routed_cloud
 
 RED1, RED2 = "red1", "red2"
 OUT = {"etherType": "IPv4"}
@@ -49,9 +49,8 @@ async def trace(
 ) -> tuple[LegOutcome, list[Hop], str]:
     """Follow a packet over the hosts, as the operator does; give the outcome, the hops, and the last host."""
     guest = cloud.guests[source]
-    leg = TraceLeg(
-        number=1, start=LegStart.PORT, port=source, packet=packet(str(guest.address), target, protocol, port)
-    )
+    own = guest.address6 if ":" in target else guest.address
+    leg = TraceLeg(number=1, start=LegStart.PORT, port=source, packet=packet(str(own), target, protocol, port))
     node, hops = guest.node, []
     for number in range(2, 7):
         world = LiveWorld(node.host.namespace, node.networks, node.routers)
@@ -222,6 +221,37 @@ async def test_a_trace_follows_translation(cloud):
         with contextlib.suppress(TimeoutError):
             stream = await a.connect(b, IPv4Address("203.0.113.9"), port, seconds=0.5)
             assert (stream is not None) is (port == 80)
+
+
+async def test_of_ipv6_it_is_told_what_leaves_and_how(cloud):
+    """As it is, under the router's or a floating address, or not at all: what is told is what is seen outside."""
+    six = {"name": "v6", "cidr": "2001:db8:1::/64", "gateway": "2001:db8:1::1"}
+    subnets = [{"name": "v4", "cidr": "10.0.1.0/24", "gateway": "10.0.1.1"}, six]
+    cloud.api.put("Network", RED1, {"subnets": subnets})
+    cloud.networks[f"{RED1}-v6"] = (cloud.networks[RED1][0], "2001:db8:1::/64")
+    cloud.external_subnets({"name": "v6", "cidr": "2001:db8:77::/64", "gateway": str(OUTSIDE6), "enableDHCP": False})
+    group(cloud, "out", egress=({"etherType": "IPv6"}, OUT))
+    await cloud.boot("a", "a", RED1, "10.0.1.11", "2001:db8:1::11", groups=("out",))
+    ways = {
+        "unrouted": {},
+        "leaves as 2001:db8:77::2": {"snat6": True},
+        "routed": {"routed": ("2001:db8:1::/64",)},
+    }
+    for said, given in ways.items():
+        router = cloud.router("r", RED1, f"{RED1}-v6", gateway="b", address6="2001:db8:77::2", **given)
+        await cloud.settled()
+        outcome, hops, host = await trace(cloud, "a", str(OUTSIDE6), 80)
+        told = "\n".join(f"{hop.what} {hop.verdict} {hop.message} {hop.remedy}" for hop in hops)
+        assert host == cloud.node("b").host.name, told
+        assert (outcome is LegOutcome.LEFT) is (said != "unrouted"), told
+        assert said in told or said == "routed"
+        assert ("leaves as" in told) is (said == "leaves as 2001:db8:77::2")
+        assert ("routedPrefixes" in told) is (said == "unrouted")
+    cloud.floating("fa", "2001:db8:77::8", router, "a", fixed="2001:db8:1::11")
+    await cloud.settled()
+    outcome, hops, host = await trace(cloud, "a", str(OUTSIDE6), 80)
+    assert (outcome, host) == (LegOutcome.LEFT, cloud.node("a").host.name)
+    assert "2001:db8:1::11 leaves as 2001:db8:77::8" in [hop.message for hop in hops]
 
 
 async def test_ways_that_lead_nowhere(cloud):

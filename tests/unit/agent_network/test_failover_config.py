@@ -60,10 +60,23 @@ def test_the_whole_file() -> None:
 
 def test_members_of_ipv4() -> None:
     """Members that speak IPv4 share IPv4 addresses, and carry others besides."""
-    text = render("vip", replace(MEMBER, source="10.0.0.1", peers=("10.0.0.2", "10.0.0.3")), FILES)
+    member = replace(MEMBER, interface="kr1", source="10.0.0.1", peers=("10.0.0.2", "10.0.0.3"))
+    text = render("vip", member, FILES)
     assert "native_ipv6" not in text
     assert "    virtual_ipaddress {\n        203.0.113.2/32 dev kr1\n    }" in text
     assert "    virtual_ipaddress_excluded {\n        fe80::ff/128 dev kr0\n    }" in text
+
+
+def test_adverts_speak_of_nothing_that_may_differ() -> None:
+    """Trap: members whose adverts name other addresses do not hear each other; so those of IPv6 are besides, too."""
+    more = MEMBER.addresses | {VirtualAddress("kr1", "2001:db8::2")}
+    rules = frozenset({VirtualRule(34000, 10, family=6), VirtualRule(33000, 10, "2001:db8::5", 6)})
+    text = render("vip", replace(MEMBER, addresses=more, rules=rules), FILES)
+    assert "    virtual_ipaddress {\n        fe80::ff/128 dev kr0\n    }" in text
+    assert "        2001:db8::2/128 dev kr1\n" in text
+    assert "        from 2001:db8::5 lookup 10 preference 33000\n        from ::/0 lookup 10 preference 34000" in text
+    with pytest.raises(ValueError, match="IPv4"):
+        VirtualRule(33000, 10, "2001:db8::5")
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_an_advertisement_says_that_there_is_a_router_and_nothing_of_addresses()
     assert int.from_bytes(advertisement(Advertised("0e:00:00:00:00:01", 1450), lifetime=0)[6:8]) == 0
 
 
-def test_ipv6_is_routed_inside_and_not_outside():
+def test_ipv6_is_routed_inside_alone_where_the_external_network_has_none():
     """Addresses, neighbours and inner routes are of both families; the way out and translation are of IPv4."""
     routes = [{"destination": "fd00:9::/64", "nextHop": "fd00:1::7"}]
     assignment = make_assignment(ID, 1, gateway="h1", routes=routes)
@@ -314,4 +314,7 @@ def test_ipv6_is_routed_inside_and_not_outside():
     assert desired.addresses == {Address(link, "fd00:1::1/64")}
     assert desired.neighbours == {Neighbour(link, "fd00:1::11", WEB[1])}
     assert Route(254, "fd00:9::/64", link, "fd00:1::7") in desired.routes
-    assert router.first is None
+    assert desired.speaking6 == {link}
+    assert not [item for item in desired.routes if item.table != 254 and ":" in item.destination]
+    assert not [rule for rule in desired.policy if rule.family == 6]
+    assert not desired.translation6.needed

@@ -106,6 +106,54 @@ def test_which_address_of_the_port() -> None:
     assert reason == "AddressInvalid"
 
 
+def make_dual(address: str = "2001:db8:77::2/64") -> Router:
+    """Give a router with both families inside, and perhaps outside."""
+    body = make_object(Router, "r", assignment=copy.deepcopy(ROUTER_ASSIGNMENT))
+    body["spec"]["assignment"]["gateway"]["addresses"].append(address)
+    body["spec"]["assignment"]["interfaces"][0]["addresses"].append("fd00::1/64")
+    return Router.model_validate(body)
+
+
+def test_one_of_ipv6_leads_to_an_address_of_ipv6() -> None:
+    """By a router that has IPv6 outside and in the port's subnet; an address of the other family is refused."""
+    assignment = given(make_floating()).dump() | {"address": "2001:db8:77::10"}
+    port = make_port("web-eth0", "10.0.0.10", "fd00::5", "fd00::6")
+    world = make_world(port, routers=[make_dual()])
+    for asked, fixed in ((None, "fd00::5"), ("fd00::6", "fd00::6")):
+        floating = make_floating(assignment=assignment, fixedAddress=asked)
+        assert lead(floating, given(floating), world).fixed == fixed
+    reason, message = refusal(make_floating(assignment=assignment, fixedAddress="10.0.0.10"), world)
+    assert (reason, "no address 10.0.0.10" in message) == ("AddressInvalid", True)
+    only_four = make_world(port, routers=[make_dual("203.0.113.3/24")])
+    assert refusal(make_floating(assignment=assignment), only_four)[0] == "NoRouter"
+    rules = [forwarding("web-eth0", 80)]
+    floating = make_floating(assignment=assignment, port=None, portForwardings=rules)
+    assert [item["address"] for item in lead(floating, given(floating), world).forwardings] == ["fd00::5"]
+
+
+@pytest.mark.parametrize(
+    ("address", "subnet", "chosen"),
+    [
+        (None, None, ["v4"]),
+        (None, "v6", ["v6"]),
+        (None, "v4", ["v4"]),
+        ("2001:db8:77::9", None, ["v6"]),
+        ("203.0.113.9", None, ["v4"]),
+    ],
+)
+def test_which_family_it_is_of(address: str | None, subnet: str | None, chosen: list[str]) -> None:
+    """Of IPv4 unless a subnet or an address says otherwise; what the network has not is refused."""
+    subnets = [{"name": "v6", "cidr": "2001:db8:77::/64"}, {"name": "v4", "cidr": "203.0.113.0/24"}]
+    network = Network.model_validate(make_object(Network, "public", external=True, subnets=subnets))
+    assert [item.name for item in external_subnets(network, address, subnet)] == chosen
+    with pytest.raises(Refused, match="has no v5 but v6, v4"):
+        external_subnets(network, None, "v5")
+    with pytest.raises(Refused, match="203"):
+        external_subnets(network, "2001:db8:77::9", "v4")
+    six = Network.model_validate(make_object(Network, "public", external=True, subnets=subnets[:1]))
+    assert [item.name for item in external_subnets(six, None)] == ["v6"]
+
+
 def test_refusals_have_their_reasons() -> None:
     """No port, a port of another floating IP, no router: each is told."""
     assert refusal(make_floating(port={"name": "none"}), make_world())[0] == "PortUnknown"
