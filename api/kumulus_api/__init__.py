@@ -33,6 +33,7 @@ from kumulus_api.server_action import ServerAction
 from kumulus_api.server_group import ServerGroup
 from kumulus_api.tenancy import KeyPair, Project
 from kumulus_api.volume import Volume
+from kumulus_api.vpn_connection import VPNConnection
 
 KINDS: tuple[type[Kind], ...] = (
     Project,
@@ -49,6 +50,7 @@ KINDS: tuple[type[Kind], ...] = (
     FloatingIP,
     LoadBalancer,
     FirewallGroup,
+    VPNConnection,
     NetworkTrace,
     Volume,
     Server,
@@ -100,5 +102,6 @@ __all__ = [
     "Server",
     "ServerAction",
     "ServerGroup",
+    "VPNConnection",
     "Volume",
 ]

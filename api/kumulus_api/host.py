@@ -200,7 +200,9 @@ class ConsoleEndpoint(Model):
 
 
 FAILOVER_PACKAGE = "keepalived"
-"""Of `HostStatus.missing_packages` the one without which a host is Ready: it has no part in takeovers then."""
+"""Of `HostStatus.missing_packages` one without which a host is Ready: it has no part in takeovers then."""
+VPN_PACKAGES = frozenset({"charon-systemd", "libcharon-extra-plugins", "libstrongswan-standard-plugins"})
+"""Others without which a host is Ready: VPNConnections of routers that it leads out say so."""
 
 
 class HostStatus(Status):

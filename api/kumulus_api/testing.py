@@ -33,6 +33,7 @@ from kumulus_api import (
     ServerAction,
     ServerGroup,
     Volume,
+    VPNConnection,
 )
 
 Object = dict[str, Any]
@@ -120,6 +121,23 @@ _SPECS: dict[type[Kind], Object] = {
         "routes": [{"destination": "198.51.100.0/24", "nextHop": "10.0.0.20"}],
     },
     FloatingIP: {"network": {"name": "public", "namespace": "kumulus-public"}, "port": {"name": "web-eth0"}},
+    VPNConnection: {
+        "router": {"name": "example"},
+        "peerAddress": "198.51.100.9",
+        "peerCIDRs": ["10.20.0.0/16"],
+        "localSubnets": ["10.0.0.0/24"],
+        "psk": {"secret": "office", "key": "psk"},
+        "ike": {
+            "version": "IKEv2",
+            "encryption": "AES256",
+            "integrity": "SHA256",
+            "dhGroup": "Group14",
+            "lifetimeSeconds": 86400,
+        },
+        "esp": {"encryption": "AES256GCM", "integrity": "SHA256", "pfs": "Group19", "lifetimeSeconds": 3600},
+        "initiator": "Bidirectional",
+        "dpd": {"action": "Restart", "intervalSeconds": 30, "timeoutSeconds": 120},
+    },
     LoadBalancer: {
         "network": {"name": "private"},
         "address": "10.0.0.30",
@@ -224,6 +242,17 @@ _ASSIGNMENTS: dict[type[Kind], Object] = {
     },
     Volume: {"volumeID": VOLUME_ID},
     Port: {"portID": PORT_ID, "mac": MAC, "addresses": ["10.0.0.10"]},
+    VPNConnection: {
+        "routerID": ROUTER_ID,
+        "standby": "h2",
+        "localAddress": "203.0.113.2",
+        "localID": "203.0.113.2",
+        "peerAddress": "198.51.100.9",
+        "peerID": "198.51.100.9",
+        "localSubnets": ["10.0.0.0/24"],
+        "peerCIDRs": ["10.20.0.0/16"],
+        "pskVersion": "1",
+    },
     LoadBalancer: {
         "loadBalancerID": LOAD_BALANCER_ID,
         "port": "example-vip",
@@ -307,5 +336,5 @@ def make_object(kind: type[Kind], name: str = "example", /, **overrides: Any) ->
 
 
 def make_assigned(kind: type[Kind], name: str, host: str) -> Object:
-    """Give a Server, a Volume, a Port, a FloatingIP or a LoadBalancer as the operator has put it on a host."""
+    """Give an object of a kind that is assigned to one host, as the operator has put it there."""
     return make_object(kind, name, assignment=copy.deepcopy(_ASSIGNMENTS[kind]) | {"host": host})

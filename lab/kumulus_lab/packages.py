@@ -7,6 +7,7 @@ from kumulus_lab import commands
 WANTED = (
     "buildah",  # container images from the Dockerfile
     "busybox-static",  # the pause image and the tiny guest
+    "charon-systemd",  # VPNs of routers
     "conntrack",  # kube-proxy clears entries of vanished endpoints
     "containernetworking-plugins",
     "debootstrap",  # the base of the container images
@@ -16,6 +17,8 @@ WANTED = (
     "iproute2",
     "iptables",  # kubelet asks for it at its start
     "keepalived",
+    "libcharon-extra-plugins",  # ESP without the kernel
+    "libstrongswan-standard-plugins",
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-driver-qemu",

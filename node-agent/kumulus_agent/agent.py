@@ -62,6 +62,7 @@ from kumulus_agent.storage.image_cache import ImageCache
 from kumulus_agent.tracing.controller import Traces
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_agent.volumes.controller import VolumeController
+from kumulus_agent.vpn.wiring import vpns_of
 from kumulus_agent.watching import build_registry
 from kumulus_api import Host, Image, Port, Server, ServerAction, Volume
 from kumulus_api.host import HostSpec
@@ -129,6 +130,7 @@ class Agent:
             settings.node_name,
             certificates=CertificateSource(client, boot_data_source(settings)).fetch,
         )
+        self._vpns = vpns_of(client, self._routers, boot_data_source(settings), settings.node_name, settings.run_dir)
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -191,6 +193,7 @@ class Agent:
                 self._servers, self._volumes, self._images, self._hosts, self._networks.queue, self._routers.queue,
                 self._traces.queue,
                 self._balancers.queue,
+                self._vpns.queue,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -203,6 +206,7 @@ class Agent:
         await self._closing.aclose()
         await self._networks.close()
         await self._balancers.close()
+        await self._vpns.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -246,6 +250,7 @@ class Agent:
                 group.create_task(self._networks.queue.run(self._networks.reconcile, NETWORKS_AT_ONCE)),
                 group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
                 group.create_task(self._balancers.queue.run(self._balancers.reconcile, 4)),
+                group.create_task(self._vpns.queue.run(self._vpns.reconcile, 2)),
             ]
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
@@ -260,6 +265,7 @@ class Agent:
             group.create_task(self._traces.follow())
             group.create_task(self._traces.queue.run(self._traces.reconcile, 1))
             group.create_task(self._balancers.follow())
+            group.create_task(self._vpns.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -326,6 +332,7 @@ class Agent:
             try:
                 await self._routers.sweep()
                 await self._balancers.sweep()
+                await self._vpns.sweep()
                 await self._networks.sweep()
                 await asyncio.sleep(_REFRESH_SECONDS)
                 await self._adoption.refresh()

@@ -58,6 +58,7 @@ class Queues:
         self.traces: WorkQueue[Key] = WorkQueue("network-traces")
         self.load_balancers: WorkQueue[Key] = WorkQueue("load-balancers")
         self.firewall_groups: WorkQueue[Key] = WorkQueue("firewall-groups")
+        self.vpn_connections: WorkQueue[Key] = WorkQueue("vpn-connections")
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
@@ -115,11 +116,14 @@ class Cloud(Seen):
         self.router_waiters = Waiters()
         self.floating_ip_waiters = Waiters()
         self.load_balancer_waiters = Waiters()
+        self.vpn_waiters = Waiters()
         self.image_waiters = Waiters()
         self.volume_waiters = Waiters()
         self.user_data = UserDataWatch(client, self.wake)
         self.certificates = UserDataWatch(client, self.wake)
         """Of load balancers, as long as they are there."""
+        self.vpn_keys = UserDataWatch(client, self.wake)
+        """Of VPN connections, likewise."""
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
         self.users_of_group: dict[Key, set[Key]] = defaultdict(set)
@@ -261,6 +265,7 @@ class Cloud(Seen):
             (self.router_waiters, self.queues.routers),
             (self.floating_ip_waiters, self.queues.floating_ips),
             (self.load_balancer_waiters, self.queues.load_balancers),
+            (self.vpn_waiters, self.queues.vpn_connections),
             (self.image_waiters, self.queues.images),
             (self.volume_waiters, self.queues.volumes),
         ):

@@ -34,11 +34,12 @@ from kumulus_api import (
     ServerAction,
     ServerGroup,
     Volume,
+    VPNConnection,
 )
 from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
 from kumulus_operator.dns import book as names
-from kumulus_operator.images.held import is_snapshot
 from kumulus_operator.firewall_groups.index import take_firewall_group
+from kumulus_operator.images.held import is_snapshot
 from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
@@ -46,6 +47,7 @@ from kumulus_operator.security_groups.intake import port_in_groups, security_gro
 from kumulus_operator.traces.plan import is_open
 from kumulus_operator.views import Key
 from kumulus_operator.volumes.plan import admitted_before
+from kumulus_operator.vpn_connections.intake import take_vpn_connection
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
 
 if TYPE_CHECKING:
@@ -394,6 +396,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     NetworkTrace: _trace,
     LoadBalancer: take_load_balancer,
     FirewallGroup: take_firewall_group,
+    VPNConnection: take_vpn_connection,
     Volume: _volume,
     Server: _server,
     ServerAction: _action,

@@ -43,6 +43,7 @@ from kumulus_operator.traces.controller import TraceController
 from kumulus_operator.views import Key
 from kumulus_operator.vitals import Stage, Vitals
 from kumulus_operator.volumes.controller import VolumeController
+from kumulus_operator.vpn_connections.controller import VPNConnectionController
 from kumulus_operator.watching import follow
 from kumulus_runtime import garbage, kopf_watching, logs, metrics_server, process
 from kumulus_runtime.api_client import KubeClient
@@ -118,6 +119,7 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
                 cloud.ledger.run(),
                 cloud.user_data.run(stop),
                 cloud.certificates.run(stop),
+                cloud.vpn_keys.run(stop),
                 _watch_leases(cloud),
                 _watch_role_bindings(cloud),
                 serve_boot_data(cloud),
@@ -149,6 +151,7 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.traces, TraceController(cloud).reconcile),
         (queues.load_balancers, LoadBalancerController(cloud).reconcile),
         (queues.firewall_groups, FirewallGroupController(cloud).reconcile),
+        (queues.vpn_connections, VPNConnectionController(cloud).reconcile),
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),

@@ -30,6 +30,7 @@ from kumulus_api import (
     ServerAction,
     ServerGroup,
     Volume,
+    VPNConnection,
 )
 from kumulus_operator.views import View
 
@@ -53,6 +54,7 @@ class Seen:
         self.traces = View(NetworkTrace)
         self.load_balancers = View(LoadBalancer)
         self.firewall_groups = View(FirewallGroup)
+        self.vpn_connections = View(VPNConnection)
         self.volumes = View(Volume)
         self.servers = View(Server)
         self.actions = View(ServerAction)

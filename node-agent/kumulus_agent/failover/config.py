@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 _NAME = re.compile(r"[a-z0-9-]{1,30}")
@@ -37,16 +37,19 @@ class VirtualAddress:
 
 @dataclass(frozen=True, order=True)
 class VirtualRule:
-    """A policy rule that the leader has, alone: which routing table is asked, for all of a family or for one source."""
+    """A policy rule of the leader alone: which table is asked for all of a family, from an address or to some."""
 
     preference: int
     table: int
     source: str = ""
     family: int = 4
+    destination: str = ""
 
     def __post_init__(self) -> None:
         if self.source and ip_address(self.source).version != self.family:
             raise ValueError(f"{self.source} is no address of IPv{self.family}")
+        if self.destination and ip_network(self.destination).version != self.family:
+            raise ValueError(f"{self.destination} is no network of IPv{self.family}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def _address(item: VirtualAddress) -> str:
 
 def _rule(rule: VirtualRule) -> str:
     every = "::/0" if rule.family == _IPV6 else "0.0.0.0/0"
-    return f"from {rule.source or every} lookup {rule.table} preference {rule.preference}"
+    to = f" to {rule.destination}" if rule.destination else ""
+    return f"from {rule.source or every}{to} lookup {rule.table} preference {rule.preference}"
 
 
 def _check(pattern: re.Pattern[str], value: str, what: str) -> None:

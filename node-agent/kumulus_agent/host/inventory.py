@@ -17,7 +17,9 @@ HOST_ROOT: Final = Path("/proc/1/root")
 """The host's own file system, seen from a pod in the host's PID namespace."""
 
 _EXECUTABLE_FOLDERS: Final = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/sbin", "usr/local/bin")
+_PLUGINS: Final = "usr/lib/ipsec/plugins"
 _NEEDED: Final = {
+    "charon-systemd": "charon-systemd",
     "dnsmasq": "dnsmasq-base",
     "haproxy": "haproxy",
     "ip": "iproute2",
@@ -30,6 +32,11 @@ _NEEDED: Final = {
     "virtlogd": "libvirt-daemon",
 }
 """Executables that the agent starts on the host, and the Debian packages that bring them."""
+_NEEDED_PLUGINS: Final = {
+    "libstrongswan-kernel-libipsec.so": "libcharon-extra-plugins",
+    "libstrongswan-openssl.so": "libstrongswan-standard-plugins",
+}
+"""What strongSwan loads, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,10 @@ async def read_inventory(hypervisor: Hypervisor, state_dir: Path, host_root: Pat
 
 def missing_packages(host_root: Path) -> tuple[str, ...]:
     """Return the packages whose executables are not below ``host_root``."""
-    return tuple(sorted({package for name, package in _NEEDED.items() if not _has(host_root, name)}))
+    lacking = {package for name, package in _NEEDED.items() if not _has(host_root, name)}
+    plugins = host_root / _PLUGINS
+    lacking |= {package for name, package in _NEEDED_PLUGINS.items() if not os.path.lexists(plugins / name)}
+    return tuple(sorted(lacking))
 
 
 def read_boot_id() -> str:

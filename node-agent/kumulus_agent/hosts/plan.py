@@ -9,6 +9,7 @@ from typing import Any
 from kumulus_agent.compute.abilities import Abilities
 from kumulus_api.host import (
     FAILOVER_PACKAGE,
+    VPN_PACKAGES,
     ConsoleEndpoint,
     HostConditionType,
     HostStatus,
@@ -195,7 +196,7 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         ),
     }
     bad = [(kind, part) for kind, part in parts.items() if part[0] is not True]
-    if set(missing) == {FAILOVER_PACKAGE}:
+    if set(missing) <= VPN_PACKAGES | {FAILOVER_PACKAGE}:
         bad = [(kind, part) for kind, part in bad if kind is not HostConditionType.PACKAGES_PRESENT]
     if not facts.tunnel_address:
         bad.append((HostConditionType.READY, (False, "NoTunnelAddress", "neither node IP nor tunnel address is set")))

@@ -29,6 +29,8 @@ from kumulus_agent.routers.state import (
     PREFERENCE_FLOATING,
     PREFERENCE_LEADING,
     PREFERENCE_SHARED_FLOATING,
+    PREFERENCE_TUNNELLED,
+    PREFERENCE_TUNNELLED_LEADING,
     PREFERENCE_WAITING,
     TABLE_OUT,
     TABLE_TRANSIT,
@@ -312,6 +314,8 @@ def _virtual(router: HereRouter) -> Iterator[Address]:
 def _leading(router: HereRouter) -> Iterator[PolicyRule]:
     """Yield the rules by which one of two hosts leads out."""
     yield from (PolicyRule(PREFERENCE_LEADING, TABLE_OUT, family=family) for family in router.families)
+    for network in router.assignment.tunnelled:
+        yield PolicyRule(PREFERENCE_TUNNELLED_LEADING, TABLE_OUT, destination=network)
     for source in {item.fixed_address for item in router.moving if item.fixed_address} | _shared(router):
         if family_of(source) in router.families:
             yield PolicyRule(PREFERENCE_SHARED_FLOATING, TABLE_OUT, source, family_of(source))
@@ -399,6 +403,9 @@ def _policy(router: HereRouter) -> Iterator[PolicyRule]:
         for source in leaving:
             if family_of(source) in router.families:
                 yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source, family_of(source))
+    if router.assignment.gateway is not None and (router.pair is not None or not router.leads):
+        for network in router.assignment.tunnelled:
+            yield PolicyRule(PREFERENCE_TUNNELLED, TABLE_TRANSIT, destination=network)
     for family in router.families:
         if router.pair is not None:
             yield PolicyRule(PREFERENCE_WAITING, TABLE_TRANSIT, family=family)

@@ -55,6 +55,10 @@ class RouterLink:
     firewall: Firewall
 
 
+class Undecided(Exception):
+    """Whether this host leads a router out is not known yet."""
+
+
 class RoutersHere:
     """Keeps the routers of this host, and has their networks carried.
 
@@ -86,10 +90,14 @@ class RoutersHere:
         self._applied: dict[str, RouterDesired] = {}
         self._joined: dict[str, frozenset[int]] = {}
         """By router, networks that were carried for it."""
+        self._made: set[str] = set()
+        """Routers that this agent has made, or found to be as they should."""
         self.known = asyncio.Event()
         self.queue: WorkQueue[str] = WorkQueue("routers")
         self.taken_over_changed: Callable[[], None] = lambda: None
         """Called when `taken_over` may be another."""
+        self.router_changed: Callable[[str], None] = lambda _router_id: None
+        """Called with a router that was made, changed or removed here, or for which `leads_out` is another."""
         members.changed = self._role_changed
         networks.routed = self
 
@@ -98,6 +106,22 @@ class RoutersHere:
         """Routers that lead out here though they are assigned to another host."""
         return self._members.leading(self._pairs())
 
+    def leads_out(self, router_id: str) -> Path | None:
+        """Give the file of a router's namespace if this host leads it out now.
+
+        Raises:
+            Undecided: that is not known yet; `router_changed` is called when it is.
+        """
+        router = self._needed.get(router_id)
+        if not self.known.is_set() or (router is not None and router_id not in self._made):
+            raise Undecided
+        if router is None or not router.leads:
+            return None
+        leads = self._members.leads(router_id) if router.pair is not None else True
+        if leads is None:
+            raise Undecided
+        return self._paths.netns(router_id) if leads else None
+
     def _pairs(self) -> list[Pair]:
         return [router.pair for router in self._needed.values() if router.pair is not None]
 
@@ -105,6 +129,7 @@ class RoutersHere:
         self._applied.pop(router_id, None)
         self.queue.add(router_id)
         self.taken_over_changed()
+        self.router_changed(router_id)
 
     def ports(self, vni: int) -> tuple[RouterPort, ...]:
         """Give the links of routers to the network."""
@@ -232,9 +257,11 @@ class RoutersHere:
                 await self._members.leave(router_id)
             steps = await self._paths.ensure(desired, former)
             await self._members.join(desired, steps)
-            told = _advertised(within, desired, leads=self._members.leads(router_id))
+            told = _advertised(within, desired, leads=self._members.leads(router_id) is True)
             self._paths.advertise(told, again=former is None and bool(steps))
             self._applied[router_id] = desired
+            self._made.add(router_id)
+            self.router_changed(router_id)
             # Neighbours are as many as ports: one line tells of all.
             if steps:
                 _log.info("router changed", router=router_id, steps=dict(Counter(type(s).__name__ for s in steps)))
@@ -263,6 +290,7 @@ class RoutersHere:
     async def _absent(self, router_id: str) -> None:
         """Have no router here, though networks need it."""
         self._applied.pop(router_id, None)
+        self._made.discard(router_id)
         await self._members.leave(router_id)
         if await self._paths.remove(router_id):
             _log.info("removed a router that nothing here uses", router=router_id)
@@ -273,6 +301,7 @@ class RoutersHere:
             await self._networks.leave(vni)
         self._joined.pop(router_id, None)
         await self._members.connect(self._pairs())
+        self.router_changed(router_id)
 
     async def _carry(self, wanted: Iterable[NetworkKey], router_id: str) -> list[str]:
         """Have the networks here; return why some cannot be."""

@@ -48,9 +48,10 @@ class GatewayMembers:
         found = (pair for pair in pairs if not pair.active and self._role(pair.router_id) is Role.MASTER)
         return tuple(sorted(pair.router_id for pair in found))
 
-    def leads(self, router_id: str) -> bool:
-        """Tell whether this host leads a shared router out now."""
-        return self._role(router_id) is Role.MASTER
+    def leads(self, router_id: str) -> bool | None:
+        """Whether this host, of the two, leads a router out; None while that is not known."""
+        role = self._role(router_id)
+        return None if role is None else role is Role.MASTER
 
     async def connect(self, pairs: Iterable[Pair]) -> None:
         """Have the network by which the hosts hear each other, as these need it.

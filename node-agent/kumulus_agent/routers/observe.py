@@ -17,7 +17,7 @@ from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import Observed as Datapath
 from kumulus_agent.routers import firewall
 from kumulus_agent.routers.rules import TableState, parse
-from kumulus_agent.routers.state import Address, Join, Neighbour, Observed, PolicyRule, Route
+from kumulus_agent.routers.state import TABLE_TUNNELS, Address, Join, Neighbour, Observed, PolicyRule, Route
 
 _SCOPE_LINK = 253
 _PERMANENT = 0x80
@@ -88,7 +88,11 @@ async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:
             for message in neighbours
             if message["ifindex"] in own and message["state"] & _PERMANENT and message.get_attr("NDA_LLADDR")
         ),
-        routes=frozenset(_route(message, own) for message in routes if message["proto"] == _STATIC),
+        routes=frozenset(
+            route
+            for message in routes
+            if message["proto"] == _STATIC and (route := _route(message, own)).table != TABLE_TUNNELS
+        ),
         # Where there is IPv6 there is an address of the link, at least.
         speaking6=frozenset(
             own[message["index"]] for message in addresses if message["index"] in own and message["family"] == AF_INET6
@@ -126,4 +130,6 @@ def _preference(message: Any) -> int:
 def _rule(message: Any) -> PolicyRule:
     table = message.get_attr("FRA_TABLE") or message["table"]
     family = 6 if message["family"] == AF_INET6 else 4
-    return PolicyRule(_preference(message), table, message.get_attr("FRA_SRC") or "", family)
+    destination = message.get_attr("FRA_DST")
+    network = f"{destination}/{message['dst_len']}" if destination else ""
+    return PolicyRule(_preference(message), table, message.get_attr("FRA_SRC") or "", family, network)

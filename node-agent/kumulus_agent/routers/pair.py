@@ -82,7 +82,9 @@ class Pair:
             peers=(link_local(self.forward()[0]),),
             priority=self.priority,
             addresses=frozenset(shared),
-            rules=frozenset(VirtualRule(item.preference, item.table, item.source, item.family) for item in rules),
+            rules=frozenset(
+                VirtualRule(item.preference, item.table, item.source, item.family, item.destination) for item in rules
+            ),
             delay_seconds=0 if self.active else STANDBY_DELAY,
         )
 

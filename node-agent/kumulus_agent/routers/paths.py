@@ -175,8 +175,8 @@ def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Ste
         plan.CreateJoin: lambda s: _create(name, outer, inner, s.join),
         plan.DeleteJoin: lambda s: _delete(outer, inner, s.name),
         plan.SpeakIPv6: lambda s: _speak(name, s),
-        plan.Add: lambda s: _change(name, inner, s.item, add=True),
-        plan.Remove: lambda s: _change(name, inner, s.item, add=False),
+        plan.Add: lambda s: _change(inner, s.item, add=True),
+        plan.Remove: lambda s: _change(inner, s.item, add=False),
         plan.Translate: lambda s: _transact(name, rules.transaction(s.translation)),
         plan.Judge: lambda s: _judge(name, s),
         plan.EndConnections: lambda s: _end(name, s.by),
@@ -215,13 +215,16 @@ async def _change(inner: AsyncIPRoute, item: Address | Neighbour | Route | Polic
             noted = {"lladdr": item.mac, "state": _NUD_PERMANENT} if add else {}
             await inner.neigh(verb, family=_family(item.address), ifindex=number, dst=item.address, **noted)
         elif isinstance(item, Route):
-            await _route(name, inner, item, verb)
+            await _route(inner, item, verb)
         else:
             six = item.family != 4
-            source = {"src": item.source, "src_len": 128 if six else 32} if item.source else {}
+            which: dict[str, Any] = {"src": item.source, "src_len": 128 if six else 32} if item.source else {}
+            if item.destination:
+                address, length = item.destination.split("/")
+                which |= {"dst": address, "dst_len": int(length)}
             family = AF_INET6 if six else AF_INET
             await inner.rule(
-                "add" if add else "del", family=family, priority=item.preference, table=item.table, **source
+                "add" if add else "del", family=family, priority=item.preference, table=item.table, **which
             )
 
 
@@ -231,11 +234,9 @@ async def _address(inner: AsyncIPRoute, item: Address, verb: str) -> None:
     await inner.addr(verb, index=number, address=address, prefixlen=int(length), family=_family(address))
 
 
-async def _route(name: str, inner: AsyncIPRoute, item: Route, verb: str) -> None:
+async def _route(inner: AsyncIPRoute, item: Route, verb: str) -> None:
     way: dict[str, Any] = {"gateway": item.via, "flags": _RTNH_F_ONLINK} if item.via else {"scope": "link"}
     number = await link.present(inner, item.link)
-    if _family(item.destination) == AF_INET6 and verb != "del":
-        namespace.enable_ipv6_on(name, item.link)
     await inner.route(verb, family=_family(item.destination), dst=item.destination, oif=number, table=item.table, **way)
 
 

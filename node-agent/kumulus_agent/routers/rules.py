@@ -141,6 +141,9 @@ def _outgoing(wanted: Translation) -> list[list[Any]]:
 def _leaving(wanted: Translation) -> list[list[Any]]:
     out, drop = _is(_meta("oifname"), wanted.external), {"drop": None}
     rules: list[list[Any]] = [[out, _is(_field("ip", "daddr"), _prefix(_LINK_LOCAL)), drop]]
+    if wanted.tunnelled:
+        # What has no tunnel now does not leave in clear.
+        rules.append([out, _is(_field("ip", "daddr"), prefixes(wanted.tunnelled)), drop])
     if wanted.source or wanted.floating:
         rules.append([out, _INVALID, drop])
     return rules

@@ -17,6 +17,11 @@ PREFERENCE_DEFAULT = 34000
 PREFERENCE_SHARED_FLOATING, PREFERENCE_LEADING = 33500, 34500
 """Of rules that of two hosts only the one has that leads out now."""
 PREFERENCE_WAITING = 35000
+PREFERENCE_TUNNELLED_LEADING, PREFERENCE_TUNNELLED = 32900, 32950
+"""Of rules for networks behind VPNs, before those of floating addresses: the first that of two hosts only the one has
+that leads out now."""
+TABLE_TUNNELS = 220
+"""Routing table of charon, which it alone writes; asked before all others."""
 PEER_ADDRESS = "169.254.0.2"
 """The other of the two as each sees it; its MAC is noted."""
 
@@ -77,12 +82,14 @@ class Route:
 
 @dataclass(frozen=True, order=True)
 class PolicyRule:
-    """Which table is asked for packets from `source` ("" for all of the family, which is 4 or 6)."""
+    """Which table is asked for packets from `source` to `destination` ("" for all of the family, which is 4 or 6)."""
 
     preference: int
     table: int
     source: str = ""
     family: int = 4
+    destination: str = ""
+    """A network: 10.20.0.0/16."""
 
 
 @dataclass(frozen=True, order=True)
@@ -114,6 +121,7 @@ class Translation:
         source: what everything else leaves as; "" if it keeps its address or leaves elsewhere.
         hairpin: what a server without floating address has as source when it speaks to a floating address here.
         shared: another host may lead out instead: a floating address is translated only while it is here.
+        tunnelled: networks behind VPNs, where nothing is sent in clear; none overlaps another.
         family: 4 or 6.
         routed: of IPv6, networks that go out and are reached from outside as they are.
         closed: of IPv6, what is neither routed nor has a floating address here does not get out.
@@ -127,6 +135,7 @@ class Translation:
     floating: frozenset[Floating] = frozenset()
     forwardings: frozenset[Forwarding] = frozenset()
     shared: bool = False
+    tunnelled: tuple[str, ...] = ()
     family: int = 4
     routed: tuple[str, ...] = ()
     closed: bool = False
@@ -172,7 +181,10 @@ class RouterDesired:
         if self.failover is None:
             return frozenset()
         addresses = (Address(item.link, alone(item.address)) for item in self.failover.of_family(own=False))
-        rules = (PolicyRule(item.preference, item.table, item.source, item.family) for item in self.failover.rules)
+        rules = (
+            PolicyRule(item.preference, item.table, item.source, item.family, item.destination)
+            for item in self.failover.rules
+        )
         return frozenset([*addresses, *rules])
 
 

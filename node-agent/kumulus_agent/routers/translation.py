@@ -6,7 +6,8 @@ under the router's address if that is asked for, or not at all.
 
 from __future__ import annotations
 
-from ipaddress import ip_interface, ip_network
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 from kumulus_agent.routers.state import Floating, Forwarding, Translation, family_of
@@ -42,8 +43,20 @@ def translation(router: HereRouter, family: int) -> Translation:
             for f in item.forwardings
             if family_of(f.address) == family
         ),
+        tunnelled=_apart(router.assignment.tunnelled, family),
         family=family,
         routed=tuple(gateway.routed) if family == 6 else (),
         closed=family == 6 and not translated,
         silent=router.link("transit") if family == 6 and router.leads and router.first is not None else "",
     )
+
+
+def _apart(networks: Iterable[str], family: int) -> tuple[str, ...]:
+    """Give networks of a family so that none overlaps another."""
+    found = [ip_network(text) for text in networks if family_of(text) == family]
+    apart: Iterable[IPv4Network | IPv6Network] = (
+        collapse_addresses(item for item in found if isinstance(item, IPv4Network))
+        if family == 4
+        else collapse_addresses(item for item in found if isinstance(item, IPv6Network))
+    )
+    return tuple(map(str, apart))

@@ -104,6 +104,25 @@ async def fetch_certificates(client: KubeClient, source: BootDataSource, balance
     return found
 
 
+async def fetch_vpn_key(client: KubeClient, source: BootDataSource, connection: tuple[str, str]) -> bytes:
+    """Ask the operator for the key of a VPN connection whose router this host leads out, or may.
+
+    Args:
+        client: to reach the API server.
+        source: where to ask.
+        connection: namespace and name of the VPNConnection.
+
+    Raises:
+        BootDataRefused: there is none, or it is not for this host.
+        StepFailed: the operator cannot be asked now.
+    """
+    found = await _fetch(client, source, f"vpn-keys/{connection[0]}/{connection[1]}")
+    try:
+        return base64.b64decode(found.get("key") or "", validate=True)
+    except (TypeError, ValueError) as error:
+        raise _unexpected() from error
+
+
 async def _fetch(client: KubeClient, source: BootDataSource, path: str) -> dict[str, Any]:
     try:
         context = await _trust(client, source)

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from kumulus_api import KeyPair, LoadBalancer, Server, ServerAction
+from kumulus_api import KeyPair, LoadBalancer, Server, ServerAction, VPNConnection
 from kumulus_api.server_action import ActionPhase, ActionReason
 from kumulus_operator.actions.password import password_of
 from kumulus_operator.bodies import MANAGER
@@ -21,6 +21,7 @@ from kumulus_operator.load_balancers.certificates import certificate_of
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
+from kumulus_operator.vpn_connections.keys import key_of
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.certificates.issuing import issue_apart, server_context
 from kumulus_runtime.errors import ApiError
@@ -64,6 +65,10 @@ class BootData:
     async def handle_certificates(self, request: web.Request) -> web.Response:
         """Answer a request for a load balancer's certificates."""
         return await self._answer(request, self.certificates)
+
+    async def handle_vpn_key(self, request: web.Request) -> web.Response:
+        """Answer a request for a VPN connection's key."""
+        return await self._answer(request, self.vpn_key)
 
     async def _answer(
         self, request: web.Request, give: Callable[[str, str, str], Awaitable[dict[str, Any]]]
@@ -164,6 +169,27 @@ class BootData:
                 faults[listener.name] = refused.refusal.message
         return {"certificates": certificates, "faults": faults}
 
+    async def vpn_key(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give the key of a VPN connection whose router a node leads out, or is to take over.
+
+        Returns:
+            It, as `key` in base64.
+
+        Raises:
+            Denied: 403 if the connection is not that node's (whether it exists is not told), 404 if its Secret is
+                missing or holds no key.
+        """
+        found = await self._client.get(VPNConnection, name, namespace)
+        connection = VPNConnection.model_validate(found) if found is not None else None
+        given = connection.spec.assignment if connection is not None else None
+        if connection is None or given is None or node not in (given.host, given.standby):
+            raise Denied(HTTPStatus.FORBIDDEN, f"VPN connection {namespace}/{name} is not assigned to node {node}")
+        try:
+            key = await key_of(self._client, namespace, connection.spec.psk)
+        except Refused as refused:
+            raise Denied(HTTPStatus.NOT_FOUND, refused.refusal.message) from None
+        return {"key": base64.b64encode(key.content).decode()}
+
     async def _server(self, namespace: str, name: str) -> Server | None:
         body = await self._client.get(Server, name, namespace)
         return Server.model_validate(body) if body is not None else None
@@ -206,6 +232,7 @@ def application(client: KubeClient) -> web.Application:
     app.router.add_get("/v1/boot-data/{namespace}/{name}", served.handle)
     app.router.add_get("/v1/certificates/{namespace}/{name}", served.handle_certificates)
     app.router.add_get("/v1/passwords/{namespace}/{name}", served.handle_password)
+    app.router.add_get("/v1/vpn-keys/{namespace}/{name}", served.handle_vpn_key)
     return app
 
 

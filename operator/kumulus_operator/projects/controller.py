@@ -75,7 +75,7 @@ class ProjectController:
             ports = [port for port in cloud.ports.in_namespace(name) if not port.metadata.owner_references]
             views = (
                 *(cloud.servers, cloud.volumes, cloud.images, cloud.networks),
-                *(cloud.routers, cloud.floating_ips, cloud.load_balancers, cloud.dns_zones),
+                *(cloud.routers, cloud.floating_ips, cloud.load_balancers, cloud.dns_zones, cloud.vpn_connections),
             )
             content = {view.kind.__name__: [item.metadata.name for item in view.in_namespace(name)] for view in views}
             held = content_text(content | {"Port": [port.metadata.name for port in ports]})

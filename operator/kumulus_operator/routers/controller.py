@@ -33,6 +33,7 @@ from kumulus_operator.routers.routed import RoutedPrefixes
 from kumulus_operator.routers.way_out import WayOut
 from kumulus_operator.servers.interfaces import mac_of
 from kumulus_operator.views import Key
+from kumulus_operator.vpn_connections.plan import tunnelled
 from kumulus_operator.waiting import quota
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -112,6 +113,7 @@ class RouterController:
                 "routes": routes,
                 "centralised": bool(firewalls),
                 "firewalls": [item.dump() for item in firewalls],
+                "tunnelled": tunnelled(router, cloud.vpn_connections.in_namespace(router.key[0])),
             }
         )
         if wanted != given:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kumulus_api import FloatingIP, LoadBalancer, Network, Port, Project, Router, Server, Volume
+from kumulus_api import FloatingIP, LoadBalancer, Network, Port, Project, Router, Server, Volume, VPNConnection
 from kumulus_api.testing import make_object
 from kumulus_lab import builds
 from kumulus_lab.commands import wait_until
@@ -75,7 +75,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cl
         subprocess.run([*command, f"--kubeconfig={plane.kubeconfig}"], check=True, timeout=120)
         crds = ["--for=condition=Established", "crd", "--all", "--timeout=30s"]
         plane.kubectl("wait", *crds)
-        for kind in (Server, Volume, Port, Network, Router, FloatingIP, LoadBalancer, Project):
+        for kind in (Server, Volume, Port, Network, Router, FloatingIP, LoadBalancer, VPNConnection, Project):
             body = json.dumps(make_object(kind))
             wait_until(partial(_accepted, plane, body), what=f"the mutating policy for {kind.__name__}", limit=60)
         users = directory / "users"

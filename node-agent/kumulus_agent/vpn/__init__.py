@@ -1,0 +1,1 @@
+"""Site-to-site VPN: strongSwan in the namespace of a router."""

@@ -1,0 +1,112 @@
+"""Reconcile a VPNConnection: tell its router's hosts what to hold, and say what came of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import structlog
+
+from kumulus_api import VPNConnection
+from kumulus_api.vpn_connection import VPNConnectionAssignment, VPNConnectionReason
+from kumulus_operator.bodies import MANAGER, identity
+from kumulus_operator.cloud import Cloud
+from kumulus_operator.refusal import Refusal, Refused
+from kumulus_operator.views import Key
+from kumulus_operator.vpn_connections.keys import key_of
+from kumulus_operator.vpn_connections.plan import (
+    assignment_of,
+    connection_status,
+    down,
+    ends_of,
+    taken_down,
+    unheard,
+)
+from kumulus_operator.waiting import Need
+from kumulus_runtime.resources import SECRET
+
+_LOG = structlog.stdlib.get_logger(__name__)
+_PASSING = {
+    VPNConnectionReason.WAITING_FOR_HOST,
+    VPNConnectionReason.CONNECTING,
+    VPNConnectionReason.WAITING_FOR_PEER,
+    VPNConnectionReason.DOWN,
+}
+"""Reasons that are no news to anybody: the condition has them, and no Event."""
+
+
+class VPNConnectionController:
+    """Serves VPN connections.
+
+    Args:
+        cloud: what the operator works with.
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    async def reconcile(self, key: Key) -> None:
+        """Bring one VPN connection to its desired state."""
+        cloud = self._cloud
+        cloud.vpn_waiters.forget(key)
+        connection = cloud.vpn_connections.get(*key)
+        if connection is None or connection.deleting:
+            cloud.vpn_keys.follow(key, ())
+            return
+        # Registered before looking, so that a change in between is not missed.
+        interests: set[Need] = {
+            ("Router", key[0], connection.spec.router.name),
+            (SECRET.kind, key[0], connection.spec.psk.secret),
+        }
+        cloud.vpn_waiters.wait(key, interests)
+        cloud.vpn_keys.follow(key, interests)
+        wanted, faults = await self._decide(connection)
+        if wanted is not None and wanted != connection.spec.assignment:
+            connection = await self._assign(connection, wanted)
+        cloud.vpn_waiters.wait(key, interests | {need for fault in faults for need in fault.needs})
+        silent = unheard(connection)
+        await self._tell(connection, [*faults, silent] if silent is not None else faults)
+
+    async def _decide(self, connection: VPNConnection) -> tuple[VPNConnectionAssignment | None, list[Refusal]]:
+        """Give what hosts are to be told, and what is not as the spec says."""
+        cloud, (namespace, _) = self._cloud, connection.key
+        router = cloud.routers.get(namespace, connection.spec.router.name)
+        try:
+            ends = ends_of(connection, router, cloud.vpn_connections.in_namespace(namespace))
+        except Refused as refused:
+            return taken_down(connection), [refused.refusal]
+        faults = [] if connection.spec.admin_state_up else [down()]
+        try:
+            version = (await key_of(cloud.client, namespace, connection.spec.psk)).version
+        except Refused as refused:
+            given = connection.spec.assignment
+            faults.append(refused.refusal)
+            if given is None:
+                return None, faults
+            # What is established goes on with the key that the hosts have.
+            version = given.psk_version
+        return assignment_of(connection, ends, version), faults
+
+    async def _assign(self, connection: VPNConnection, wanted: VPNConnectionAssignment) -> VPNConnection:
+        cloud = self._cloud
+        body = await cloud.client.apply(
+            VPNConnection, identity(connection) | {"spec": {"assignment": wanted.dump()}}, manager=MANAGER
+        )
+        cloud.take(VPNConnection, body)
+        _LOG.info(
+            "VPN connection assigned",
+            namespace=connection.key[0],
+            name=connection.key[1],
+            host=wanted.host,
+            standby=wanted.standby,
+            up=wanted.up,
+        )
+        return VPNConnection.model_validate(body)
+
+    async def _tell(self, connection: VPNConnection, faults: list[Refusal]) -> None:
+        cloud = self._cloud
+        status = connection_status(connection, faults, datetime.now(UTC))
+        if status is None or not await cloud.write_status(connection, status):
+            return
+        for fault in faults:
+            if fault.reason not in _PASSING:
+                cloud.events.post(identity(connection), fault.reason, fault.message, warning=True)
