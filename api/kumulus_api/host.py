@@ -231,7 +231,8 @@ class HostStatus(Status):
         list[UnclaimedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID"))
     ] = Field(default_factory=list)
     taken_over: Annotated[list[UUIDText], Field(max_length=16384)] = Field(default_factory=list)
-    """Routers, by `routerID`, that lead out here though they are assigned to another host, which was not heard of."""
+    """Routers, by `routerID`, that lead out here though they are assigned to another host, which was not heard of; and
+    load balancers, by `loadBalancerID`, that are served here instead."""
     observed_revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)

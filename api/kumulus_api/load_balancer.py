@@ -247,6 +247,27 @@ class AssignedListener(ListenerBasics):
     """The resourceVersion of the Secret with its certificate; the host asks the operator for what that holds."""
 
 
+class AssignedBalancerTakeover(Model):
+    """How the addresses go over to the standby without the API.
+
+    The two hosts have a link of the port's MAC each, and one of them the addresses (VRRP, RFC 5798). The other one
+    reaches the members from a port of its own.
+    """
+
+    priority: Annotated[int, Field(ge=1, le=253)]
+    """Of the assigned host in VRRP; the standby's is one more. It grows when the hosts change, so that of two that
+    served apart the one stays that did so last."""
+    tunnel_address: IPAddressText
+    """Where the assigned host is reached."""
+    standby_tunnel_address: IPAddressText
+    port: ObjectName
+    """The Port by which the standby reaches members."""
+    port_id: UUIDText = Field(alias="portID")
+    mac: MACAddress
+    addresses: Annotated[list[CIDRText], Field(min_length=1, max_length=16)]
+    """The standby's own."""
+
+
 class LoadBalancerAssignment(Model):
     """What the operator decided. It survives a restore from a backup."""
 
@@ -275,6 +296,8 @@ class LoadBalancerAssignment(Model):
     """The host that has the addresses."""
     standby: HostName | None = None
     """The host that is chosen to take over."""
+    takeover: AssignedBalancerTakeover | None = None
+    """How it does; None where the operator moves the addresses."""
     listeners: Annotated[list[AssignedListener], Field(max_length=32)] = Field(default_factory=list)
 
 

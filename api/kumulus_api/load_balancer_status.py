@@ -14,7 +14,9 @@ class LoadBalancerConditionType(StrEnum):
     """Conditions of a LoadBalancer beside Ready."""
 
     SERVING = "Serving"
-    """Whether its host takes connections for it; told by that host's agent."""
+    """Whether its host takes connections for it; told by the agent of the one that has the addresses."""
+    STANDBY = "Standby"
+    """Whether another host takes over by itself when that one is heard of no more; told by the operator."""
 
 
 class LoadBalancerReason(StrEnum):
@@ -39,6 +41,8 @@ class LoadBalancerReason(StrEnum):
     """Its port's name is another port's."""
     SECURITY_GROUP_NOT_FOUND = "SecurityGroupNotFound"
     SECURITY_GROUP_NOT_READY = "SecurityGroupNotReady"
+    SECURITY_GROUP_CONFLICT = "SecurityGroupConflict"
+    """Some of its port's groups are stateful, and others are not."""
     NO_HOST = "NoHost"
     """No Ready host reaches its network."""
     TOO_MANY_MEMBERS = "TooManyMembers"
@@ -46,6 +50,13 @@ class LoadBalancerReason(StrEnum):
     CERTIFICATE_INVALID = "CertificateInvalid"
     CERTIFICATE_NOT_FETCHED = "CertificateNotFetched"
     """The host could not get a certificate from the operator."""
+    TAKES_OVER = "TakesOver"
+    NO_STANDBY = "NoStandby"
+    """No other host can serve it."""
+    KEEPALIVED_MISSING = "KeepalivedMissing"
+    """One of its two hosts has no keepalived: the operator moves the addresses, and later."""
+    NO_ADDRESS_FOR_STANDBY = "NoAddressForStandby"
+    """Its network has no further address, or the port's name is another's: the operator moves the addresses."""
 
 
 class MemberState(StrEnum):
@@ -68,7 +79,7 @@ class MemberStatus(Model):
 
 
 class LoadBalancerStatus(Status):
-    """What became of it: `host` and `members` are told by the agent of that host."""
+    """What became of it: `host` and `members` are told by the agent of the host that has the addresses."""
 
     host: HostName | None = None
     """The host that has told."""

@@ -304,6 +304,8 @@ class Endpoint(Model):
     addresses: Annotated[list[IPAddressText], Field(max_length=16)]
     host: HostName
     tunnel_address: IPAddressText
+    standby_tunnel_address: IPAddressText | None = None
+    """Where the port may be instead: its two hosts decide by themselves, and the others hear of it by its frames."""
     hostname: Name
     """The name that the network's DNS answers for."""
     groups: Annotated[list[MemberOf], Field(max_length=16)] = Field(default_factory=list)

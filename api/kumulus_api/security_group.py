@@ -103,13 +103,25 @@ Rules = Annotated[list[SecurityGroupRule], Field(max_length=200)]
 
 
 class SecurityGroupSpec(Model):
-    """Connections that a port in the group takes and makes; answers to them always pass."""
+    """Connections that a port in the group takes and makes; answers to them pass, unless the group is stateless."""
 
     description: Annotated[str, Field(max_length=1024)] = ""
     ingress: Rules = Field(default_factory=list)
     """Connections to the port; none if it is empty."""
     egress: Rules = Field(default_factory=_everywhere)
     """Connections from the port; all if it is not given."""
+    stateful: bool = True
+    """Answers to what was let through pass. Of a stateless group (`false`) each packet is judged by the rules alone, so
+    answers need rules of their own; only those of the network's own servers (addresses, names, metadata) and neighbour
+    discovery pass always. It cannot change, and a port's groups are all stateful, or all stateless."""
+
+    model_config = validated(
+        Rule(
+            "self.stateful == oldSelf.stateful",
+            "stateful cannot change, as ports in the group rely on it: make another group",
+            ".stateful",
+        ),
+    )
 
 
 class SecurityGroupReason(StrEnum):

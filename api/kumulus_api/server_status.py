@@ -247,6 +247,8 @@ class ScheduledReason(StrEnum):
     SECURITY_GROUP_NOT_FOUND = "SecurityGroupNotFound"
     SECURITY_GROUP_NOT_READY = "SecurityGroupNotReady"
     """It is beyond the project's quota."""
+    SECURITY_GROUP_CONFLICT = "SecurityGroupConflict"
+    """A port would be in stateful and stateless groups at once."""
     ADDRESS_IN_USE = "AddressInUse"
     ADDRESS_INVALID = "AddressInvalid"
     ADDRESSES_EXHAUSTED = "AddressesExhausted"

@@ -28,6 +28,7 @@ from kumulus_agent.images.held import HeldImages
 from kumulus_agent.load_balancers.certificates import CertificateSource
 from kumulus_agent.load_balancers.haproxy import HAProxies
 from kumulus_agent.load_balancers.here import LoadBalancersHere
+from kumulus_agent.load_balancers.members import balancer_members
 from kumulus_agent.load_balancers.place import Places
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.migration.controller import MigrationController
@@ -127,10 +128,12 @@ class Agent:
             Places(self._datapath),
             HAProxies(HostServices(settings.run_dir / "services"), settings.run_dir / "lb"),
             self._networks,
-            settings.node_name,
+            balancer_members(settings.run_dir, self._routers, settings.node_name),
             certificates=CertificateSource(client, boot_data_source(settings)).fetch,
         )
         self._vpns = vpns_of(client, self._routers, boot_data_source(settings), settings.node_name, settings.run_dir)
+        self._routers.others, self._routers.others_known = lambda: self._balancers.pairs, self._balancers.known
+        self._balancers.taken_over_changed = self._taken_over_changed
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
         exchange = ImageExchange(client, settings.node_name, self._port)
@@ -157,7 +160,7 @@ class Agent:
             self._physical.look,
             self._host_devices,
         )
-        self._host.taken_over = lambda: self._routers.taken_over
+        self._host.taken_over = self._taken_over
         self._consoles = Consoles(settings, client, self._hypervisor)
         self._adoption = Adoption(
             settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
@@ -412,9 +415,12 @@ class Agent:
     def _host_changed(self) -> None:
         self._hosts.add(self._settings.node_name)
 
+    def _taken_over(self) -> tuple[str, ...]:
+        return self._routers.taken_over + self._balancers.taken_over
+
     def _taken_over_changed(self) -> None:
         told = (self._store.get(Host, self._settings.node_name) or {}).get("status") or {}
-        if list(self._routers.taken_over) != (told.get("takenOver") or []):
+        if list(self._taken_over()) != (told.get("takenOver") or []):
             self._host_changed()
 
     def _physical_changed(self) -> None:

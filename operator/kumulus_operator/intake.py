@@ -92,14 +92,10 @@ def _but_usage(project: Project) -> tuple[Any, ...]:
     return project.metadata.uid, project.deleting, project.metadata.finalizers, project.spec, shown
 
 
-def _flavor(cloud: Cloud, former: Flavor | None, new: Flavor | None) -> None:
+def _named(cloud: Cloud, former: Kind | None, new: Kind | None) -> None:
+    """Take in what others only wait for by its name."""
     if former is None and new is not None:
-        cloud.wake(("Flavor", "", new.metadata.name))
-
-
-def _key_pair(cloud: Cloud, former: KeyPair | None, new: KeyPair | None) -> None:
-    if former is None and new is not None:
-        cloud.wake(("KeyPair", *new.key))
+        cloud.wake((type(new).__name__, *new.key))
 
 
 def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
@@ -168,11 +164,6 @@ def _enqueue_aggregates(cloud: Cloud) -> None:
     """Have all aggregates looked at: a zone that two give to one host concerns both."""
     for aggregate in cloud.host_aggregates:
         cloud.queues.aggregates.add(aggregate.key)
-
-
-def _server_group(cloud: Cloud, former: ServerGroup | None, new: ServerGroup | None) -> None:
-    if former is None and new is not None:
-        cloud.wake(("ServerGroup", *new.key))
 
 
 def _image(cloud: Cloud, former: Image | None, new: Image | None) -> None:
@@ -382,8 +373,8 @@ def _index_server(cloud: Cloud, former: Server | None, new: Server | None) -> No
 
 _TAKERS: dict[type[Kind], Taker] = {
     Project: _project,
-    Flavor: _flavor,
-    KeyPair: _key_pair,
+    Flavor: _named,
+    KeyPair: _named,
     Host: _host,
     HostAggregate: _host_aggregate,
     Image: _image,
@@ -400,7 +391,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Volume: _volume,
     Server: _server,
     ServerAction: _action,
-    ServerGroup: _server_group,
+    ServerGroup: _named,
     AddressClaim: address_claim_seen,
     NetworkIDClaim: network_id_claim_seen,
     DNSZone: names.zone_seen,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kumulus_api import DNSRecord, DNSZone, FloatingIP, Kind, LoadBalancer, Router, Server, VPNConnection
+from kumulus_api import DNSRecord, DNSZone, FirewallGroup, FloatingIP, Kind, LoadBalancer, Router, Server, VPNConnection
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing.cloud import Cloud, ready
@@ -14,7 +14,7 @@ from kumulus_lab.testing.cloud import Cloud, ready
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST = "quickstart.yaml"  # applied by `make up`; the others use its project
 READY: dict[str, type[Kind]] = {
-    kind.__name__: kind for kind in (DNSRecord, DNSZone, FloatingIP, LoadBalancer, Router, VPNConnection)
+    kind.__name__: kind for kind in (DNSRecord, DNSZone, FirewallGroup, FloatingIP, LoadBalancer, Router, VPNConnection)
 }
 OTHERS = sorted(file.name for file in EXAMPLES.glob("*.yaml") if file.name != FIRST)
 

@@ -16,9 +16,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.load_balancers.certificates import CertificatesMissing
 from kumulus_agent.load_balancers.haproxy import HAProxies
 from kumulus_agent.load_balancers.here import LoadBalancersHere
+from kumulus_agent.load_balancers.members import BalancerMembers
 from kumulus_agent.load_balancers.place import Places
 from kumulus_agent.network.namespace import within
 from kumulus_agent.networks.carried import CarriedNetworks
@@ -38,6 +40,13 @@ MEMBER_PORT = 8080
 
 async def _nothing_mapped() -> None:
     """Look for physical networks on a host that has none."""
+
+
+class Alone:
+    """A host that shares nothing with another."""
+
+    async def connect_hosts(self) -> None:
+        """Do nothing."""
 
 
 @dataclass
@@ -74,12 +83,13 @@ class BalancingHost:
         self.services = HostServices(self.host.directory / "services", init_pid=None)
         self.proxies = HAProxies(self.services, self.directory)
         places = Places(self.host.datapath, self.prefix)
+        vrrp = HostServices(self.host.directory / "lb-vrrp-services", init_pid=None)
         self.balancers = LoadBalancersHere(
             self.api,  # type: ignore[arg-type]
             places,
             self.proxies,
             self.networks,
-            self.host.name,
+            BalancerMembers(Keepalived(vrrp, self.directory / "vrrp"), Alone(), self.host.name),
             certificates=self._fetch,
         )
         for instance, port in (held or {}).items():

@@ -16,6 +16,7 @@ from kumulus_api import (
     API_VERSION,
     DNSRecord,
     DNSZone,
+    FirewallGroup,
     Flavor,
     FloatingIP,
     Image,
@@ -45,7 +46,7 @@ _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
 """How the names of projects begin; of those that this process makes, where tests run side by side."""
 _NAMESPACED: tuple[type[Kind], ...] = (
-    Server, Volume, FloatingIP, LoadBalancer, Router, Port, Network, Image, KeyPair, DNSRecord, DNSZone,
+    Server, Volume, FloatingIP, LoadBalancer, FirewallGroup, Router, Port, Network, Image, KeyPair, DNSRecord, DNSZone,
 )  # fmt: skip
 
 

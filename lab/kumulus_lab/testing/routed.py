@@ -353,8 +353,13 @@ class RoutedCloud:
     def told(self, host: str, mac: str, address: str) -> None:
         """Tell of a router's or floating address in an external overlay, as an operator does."""
         node = self.node(host).host
-        endpoint = {"port": f"router.{address}", "mac": mac, "addresses": [address], "host": node.name}
-        endpoint |= {"tunnelAddress": node.address, "hostname": f"ip-{address.replace('.', '-')}"}
+        endpoint = {
+            "port": "router." + address.replace(":", "-"),
+            "mac": mac,
+            "addresses": [address],
+            "host": node.name,
+        }
+        endpoint |= {"tunnelAddress": node.address, "hostname": "ip-" + address.replace(".", "-").replace(":", "-")}
         self.outer.append((self.external, endpoint))
         self._endpoints(self.external.name)
 

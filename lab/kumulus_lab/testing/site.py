@@ -15,6 +15,7 @@ from typing import Any
 
 from kumulus_api import (
     FINALIZER,
+    FirewallGroup,
     Flavor,
     FloatingIP,
     Host,
@@ -245,7 +246,7 @@ class Site:
         await asyncio.gather(*self._beats.values(), return_exceptions=True)
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
-        kinds: tuple[type[Kind], ...] = (NetworkTrace, LoadBalancer, FloatingIP, Router, Volume, Image)
+        kinds: tuple[type[Kind], ...] = (NetworkTrace, LoadBalancer, FloatingIP, FirewallGroup, Router, Volume, Image)
         for kind in kinds:
             for body in (await self.client.list(kind, self.name))[0]:
                 await self.client.delete(kind, body["metadata"]["name"], self.name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 _NAME = re.compile(r"[a-z0-9-]{1,30}")
@@ -183,7 +183,10 @@ def _block(keyword: str, lines: Iterable[str]) -> Iterator[str]:
 
 def _address(item: VirtualAddress) -> str:
     address = ip_address(item.address)
-    return f"{address}/{128 if isinstance(address, IPv6Address) else 32} dev {item.link}"
+    if isinstance(address, IPv4Address):
+        return f"{address}/32 dev {item.link}"
+    # By itself keepalived would have other addresses preferred to one without a network, as sources.
+    return f"{address}/128 dev {item.link}{'' if address.is_link_local else ' preferred_lft forever'}"
 
 
 def _rule(rule: VirtualRule) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface, ip_network
 from typing import Literal
 
+from kumulus_agent.load_balancers.inside import Own, Place
+from kumulus_agent.load_balancers.pair import pair_of
 from kumulus_agent.network import names
 from kumulus_agent.network.groups import GroupKey, GroupRule
+from kumulus_agent.routers.pair import Pair
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_api.load_balancer import LoadBalancerAssignment
 from kumulus_api.security_group import DEFAULT_GROUP
@@ -27,6 +30,7 @@ class HereBalancer:
         uid: of the object, so that a successor of its name is not told of.
         generation: of the object.
         assignment: what was decided.
+        here: this host.
     """
 
     namespace: str
@@ -34,6 +38,12 @@ class HereBalancer:
     uid: str
     generation: int
     assignment: LoadBalancerAssignment
+    here: str
+
+    @property
+    def pair(self) -> Pair | None:
+        """This host as one of two, of which one has the addresses; None where they are on its host for good."""
+        return pair_of(self.assignment, self.here)
 
     @property
     def balancer_id(self) -> str:
@@ -70,6 +80,44 @@ class HereBalancer:
             port_id=given.port_id,
             groups=(*groups, self.own_group),
             namespace=self.namespace,
+            shared=self.pair is not None,
+        )
+
+    @property
+    def own(self) -> DesiredPort | None:
+        """The standby's own port, by which it reaches members; None on the other host, which does so as itself."""
+        takeover, pair = self.assignment.takeover, self.pair
+        if takeover is None or pair is None or pair.active:
+            return None
+        return replace(
+            self.port(),
+            name="own",
+            port=takeover.port,
+            mac=takeover.mac,
+            addresses=tuple(str(ip_interface(item).ip) for item in takeover.addresses),
+            tap=names.tap(self.balancer_id, "own"),
+            port_id=takeover.port_id,
+            shared=False,
+        )
+
+    def ports(self) -> list[DesiredPort]:
+        """Give all its ports here."""
+        own = self.own
+        return [self.port(), *([own] if own is not None else [])]
+
+    def place(self, mtu: int) -> Place:
+        """Say what it should be in its namespace."""
+        given, own, takeover = self.assignment, self.own, self.assignment.takeover
+        return Place(
+            self.balancer_id,
+            self.tap,
+            given.vni,
+            given.mac,
+            tuple(given.addresses),
+            tuple(given.next_hops),
+            mtu,
+            self.pair,
+            Own(own.tap, own.mac, tuple(takeover.addresses)) if own is not None and takeover is not None else None,
         )
 
     def rules(self) -> frozenset[GroupRule]:

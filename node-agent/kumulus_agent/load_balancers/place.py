@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from socket import AF_INET, AF_INET6
-from typing import Any, Protocol
+from typing import Protocol
 
 from kumulus_agent.load_balancers.haproxy import digits
-from kumulus_agent.network import link, namespace
+from kumulus_agent.load_balancers.inside import Own, Place, configure
+from kumulus_agent.load_balancers.pair import LINK, OWN_LINK
+from kumulus_agent.network import link, names, namespace
 from kumulus_agent.network.errors import NetworkError, netlink_errors
 from kumulus_agent.network.names import TAP_DIGITS
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.routers.announce import announce
+from kumulus_agent.routers.pair import NETWORK
+from kumulus_agent.routers.paths import create_join
+from kumulus_agent.routers.state import Join
 
-INNER = "eth0"
-_NO_DUPLICATE_DETECTION = 2
+__all__ = ["Own", "Place", "Places"]
 
 
 class Bridges(Protocol):
     """What of the datapath is needed."""
 
     @property
-    def namespace(self) -> str: ...  # noqa: D102
-    async def plug(self, name: str, vni: int) -> bool: ...  # noqa: D102
-    async def unplug(self, name: str) -> bool: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a load balancer is.
-
-    Attributes:
-        balancer_id: which.
-        tap: the bridge's end of its link.
-        vni: of its network.
-        mac: of its port.
-        addresses: with the prefix lengths of their subnets.
-        next_hops: where all else is reached, one for each family.
-        mtu: bytes.
-    """
-
-    balancer_id: str
-    tap: str
-    vni: int
-    mac: str
-    addresses: tuple[str, ...]
-    next_hops: tuple[str, ...]
-    mtu: int
+    def namespace(self) -> str: ...
+    async def plug(self, name: str, vni: int) -> bool: ...
+    async def unplug(self, name: str) -> bool: ...
 
 
 class Places:
@@ -69,39 +48,56 @@ class Places:
         return namespace.path(self._name(balancer_id))
 
     async def ensure(self, place: Place) -> bool:
-        """Have the namespace, its link and addresses; the network with its rules is here already. False if they were.
+        """Have the namespace, its links and addresses; the network with its rules is here already. False if they were.
 
         Raises:
             NetworkError: the kernel refused.
         """
         name = self._name(place.balancer_id)
-        if await namespace.ensure(name):
-            namespace.configure_balancer(name, ipv6=any(":" in address for address in place.addresses))
+        await namespace.ensure(name)
         async with self._open(self._datapath.namespace) as outer, self._open(name) as inner:
-            made = await link.index(inner, INNER) is None
-            if made:
-                await self._join(outer, name, place)
-            await _configure(inner, place)
+            missing = [item for item in _links(place) if await link.index(inner, item) is None]
+            between = names.router_link(place.balancer_id, "pair")
+            if missing and await link.index(inner, between) is None:  # without IPv6 it would be heard no more
+                namespace.configure_balancer(name, ipv6=place.ipv6)
+            for item in missing:
+                await self._join(outer, inner, item, place)
+            if place.own is None:
+                await link.absent(inner, OWN_LINK)
+            if place.pair is None:
+                await link.absent(inner, between)
+            await configure(name, inner, place)
         await self._datapath.plug(place.tap, place.vni)
-        if made:
-            await self._announce(name, place)
-        return made
+        if place.own is not None:
+            await self._datapath.plug(place.own.tap, place.vni)
+        if LINK in missing and place.pair is None:
+            await self._announce(name, LINK, place.mac, place.addresses)
+        if OWN_LINK in missing and place.own is not None:
+            await self._announce(name, OWN_LINK, place.own.mac, place.own.addresses)
+        return bool(missing)
 
-    async def _join(self, outer: AsyncIPRoute, name: str, place: Place) -> None:
-        await link.absent(outer, place.tap)
-        peer = {"ifname": INNER, "address": place.mac, "mtu": place.mtu, "net_ns_fd": name}
-        with netlink_errors(f"make the veth {place.tap} to namespace {name}"):
-            await outer.link("add", ifname=place.tap, kind="veth", mtu=place.mtu, peer=peer)
+    async def _join(self, outer: AsyncIPRoute, inner: AsyncIPRoute, item: str, place: Place) -> None:
+        name = self._name(place.balancer_id)
+        if place.pair is not None and item == place.pair.link:
+            await link.absent(outer, item)
+            join = Join(item, names.bridge(NETWORK), place.pair.port().mac, place.mtu)
+            await create_join(name, outer, inner, join)
+            return
+        tap, mac = (place.own.tap, place.own.mac) if item == OWN_LINK and place.own else (place.tap, place.mac)
+        await link.absent(outer, tap)
+        peer = {"ifname": item, "address": mac, "mtu": place.mtu, "net_ns_fd": name}
+        with netlink_errors(f"make the veth {tap} to namespace {name}"):
+            await outer.link("add", ifname=tap, kind="veth", mtu=place.mtu, peer=peer)
 
-    async def _announce(self, name: str, place: Place) -> None:
+    async def _announce(self, name: str, link_name: str, mac: str, addresses: Iterable[str]) -> None:
         """Tell the network where the addresses are now: on another host they were elsewhere before."""
-        for text in place.addresses:
+        for text in addresses:
             address = text.partition("/")[0]
             if ":" not in address:
                 try:
-                    await asyncio.to_thread(announce, name, INNER, place.mac, address)
+                    await asyncio.to_thread(announce, name, link_name, mac, address)
                 except OSError as error:
-                    raise NetworkError(f"asked to announce {address} by {place.tap}: {error}") from error
+                    raise NetworkError(f"asked to announce {address} by {link_name}: {error}") from error
 
     async def remove(self, balancer_id: str) -> bool:
         """Remove the namespace and its link; False if it was not here."""
@@ -123,16 +119,10 @@ class Places:
         return AsyncIPRoute(fileno=namespace.netlink_socket(name), groups=0)
 
 
-async def _configure(inner: AsyncIPRoute, place: Place) -> None:
-    """Set all that is inside; what is so already is not disturbed by being set again."""
-    with netlink_errors(f"configure the addresses {', '.join(place.addresses)} of a load balancer"):
-        number = await link.present(inner, INNER)
-        await inner.link("set", index=await link.present(inner, "lo"), state="up")
-        await inner.link("set", index=number, state="up", mtu=place.mtu)
-        for text in place.addresses:
-            address, length = text.split("/")
-            flags: dict[str, Any] = {"flags": _NO_DUPLICATE_DETECTION} if ":" in address else {}
-            await inner.addr("replace", index=number, address=address, prefixlen=int(length), **flags)
-        for hop in place.next_hops:
-            everywhere, family = ("::/0", AF_INET6) if ":" in hop else ("0.0.0.0/0", AF_INET)
-            await inner.route("replace", dst=everywhere, gateway=hop, family=family)
+def _links(place: Place) -> Iterator[str]:
+    """Give the names of the links inside."""
+    yield LINK
+    if place.own is not None:
+        yield OWN_LINK
+    if place.pair is not None:
+        yield place.pair.link

@@ -46,12 +46,12 @@ def balancer_status(
     """
     assignment = balancer.assignment
     own = [item for item in old.get("conditions", []) if item["type"] == LoadBalancerConditionType.SERVING]
-    message = f"on host {assignment.host}"
+    message = f"on host {balancer.here}"
     reason, text = fault if fault is not None else (LoadBalancerReason.BALANCING, message)
     conditions = set_condition(
         own, LoadBalancerConditionType.SERVING, fault is None, reason, text, balancer.generation, now
     )
     members = member_states(assignment, found) if found is not None else old.get("members", [])
-    wanted = {"host": assignment.host, "conditions": conditions, "members": members}
+    wanted = {"host": balancer.here, "conditions": conditions, "members": members}
     former = {"host": old.get("host"), "conditions": own, "members": old.get("members", [])}
     return None if wanted == former else wanted

@@ -17,7 +17,7 @@ from typing import Any
 
 from kumulus_agent.network import namespace
 from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.network.groups import ICMP, Flow, GroupKey, permits
+from kumulus_agent.network.groups import ICMP, Direction, Flow, GroupKey, permits, stateless
 from kumulus_agent.network.netlink import AsyncConntrack, NetlinkError, netfilter_socket
 from kumulus_agent.network.rules import REFUSED
 from kumulus_agent.network.state import NetworkDesired
@@ -47,14 +47,23 @@ def changed(desired: NetworkDesired, connections: Iterable[Connection]) -> list[
     changes = []
     for connection in connections:
         flow = connection.flow
-        ends = (("egress", groups_at(flow.source)), ("ingress", groups_at(flow.destination)))
+        ends: tuple[tuple[Direction, list[frozenset[GroupKey] | None]], ...] = (
+            ("egress", groups_at(flow.source)),
+            ("ingress", groups_at(flow.destination)),
+        )
         refused = any(
-            held and not any(keys is None or permits(keys, desired.groups, direction, flow) for keys in held)  # type: ignore[arg-type]
-            for direction, held in ends
+            held and not any(_lets(keys, desired, direction, flow) for keys in held) for direction, held in ends
         )
         if refused != connection.refused and not _asks_for_an_address(flow):
             changes.append(Connection(flow, refused, connection.key))
     return changes
+
+
+def _lets(keys: frozenset[GroupKey] | None, desired: NetworkDesired, direction: Direction, flow: Flow) -> bool:
+    """Whether a port of these groups holds nothing against a connection; of a stateless one each packet is judged."""
+    if keys is None or stateless(keys, desired.groups):
+        return True
+    return permits(keys, desired.groups, direction, flow)
 
 
 def _groups_at(desired: NetworkDesired) -> Callable[[IPv4Address | IPv6Address], list[frozenset[GroupKey] | None]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Network, collapse_addresses
 
 from kumulus_agent.network.gateways import SOURCES
-from kumulus_agent.network.groups import DIRECTIONS, Chain, Direction, GroupKey, chain, members_set, remotes
+from kumulus_agent.network.groups import DIRECTIONS, Chain, Direction, GroupKey, chain, members_set, remotes, stateless
 from kumulus_agent.network.names import host_mac
-from kumulus_agent.network.rules import PORT_SHIFT, UNASKED, ZONES, Element
+from kumulus_agent.network.rules import ANSWERED, PORT_SHIFT, STATELESS, UNASKED, ZONES, Element
 from kumulus_agent.network.spoofing import ADVERTISERS, NEIGHBOURS, OWN_NEIGHBOURS, neighbour_chain, paired_chain
 from kumulus_agent.network.state import NetworkDesired, PortDesired
 
@@ -33,7 +33,11 @@ def elements(desired: NetworkDesired, zone: int, numbers: Mapping[str, int]) -> 
     yield from _of_routers(desired, zone)
     chains = _judges(desired, zone)
     for port in desired.ports:
-        yield from _of_port(port, chains, zone, numbers[port.tap] << PORT_SHIFT)
+        mark = numbers[port.tap] << PORT_SHIFT
+        yield from _of_port(port, chains, zone, mark)
+        if port.groups is not None and stateless(port.groups, desired.groups):
+            yield Element(STATELESS, (mark,))
+            yield Element(ANSWERED, (port.tap,))
     for named, tap, guard in _discovery(desired, zone):
         yield Element(named, (tap,), guard.name)
     for key in _remotes(desired):
@@ -158,7 +162,8 @@ def _of_routers(desired: NetworkDesired, zone: int) -> Iterator[Element]:
         yield Element("outward", (desired.outward,))
         yield Element(SOURCES, (desired.outward,), host_mac(desired.underlay_address))
         yield from (Element("gatewaymacs", (desired.outward, port.mac)) for port in distributed)
-        yield from (Element("localmacs", (desired.outward, guest.mac)) for guest in desired.ports)
+        here = (guest.mac for guest in desired.ports if not guest.shared)
+        yield from (Element("localmacs", (desired.outward, mac)) for mac in here)
 
 
 def _remotes(desired: NetworkDesired) -> frozenset[GroupKey]:

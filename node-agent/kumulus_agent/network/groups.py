@@ -40,6 +40,7 @@ class GroupRule:
         icmp: type, and code or None.
         remote: the other end: its addresses, or the group that its port is a member of.
         family: IPv4 or IPv6: a rule is about one of them.
+        stateful: it lets through connections, answers included; else packets.
     """
 
     direction: Direction
@@ -48,6 +49,7 @@ class GroupRule:
     icmp: tuple[int, int | None] | None = None
     remote: IPv4Network | IPv6Network | GroupKey | None = None
     family: Literal[4, 6] = 4
+    stateful: bool = True
 
     def __post_init__(self) -> None:
         if self.ports and self.protocol not in _WITH_PORTS:
@@ -159,6 +161,16 @@ def _matches(rule: GroupRule, groups: Groups, flow: Flow, remote: IPv4Address | 
     if isinstance(rule.remote, IPv4Network | IPv6Network):
         return remote in rule.remote
     return rule.remote is None or (rule.remote in groups and remote in groups[rule.remote].members)
+
+
+def stateless(keys: Iterable[GroupKey], groups: Groups) -> bool:
+    """Tell whether each packet of a port of these groups is judged by itself.
+
+    Groups of both kinds at once are refused by who assigns them; if there are, answers pass: a load balancer's own
+    group is stateful, whatever its others are.
+    """
+    known = [rule for key in keys if key in groups for rule in groups[key].rules]
+    return bool(known) and not any(rule.stateful for rule in known)
 
 
 def members_set(zone: int, key: GroupKey, family: int) -> str:

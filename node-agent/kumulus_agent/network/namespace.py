@@ -69,8 +69,13 @@ SERVICE_SETTINGS = (
 BALANCER_SETTINGS = (
     "net.ipv4.ip_forward=0",
     "net.ipv4.ip_nonlocal_bind=1",
+    "net.ipv6.ip_nonlocal_bind=1",
     "net.ipv4.conf.all.arp_ignore=1",
     "net.ipv4.conf.default.arp_ignore=1",
+    # With two links into one network each answers and asks for its own addresses, and hears of either's.
+    *(f"net.ipv4.conf.{scope}.{key}" for scope in ("all", "default") for key in ("arp_announce=2", "rp_filter=0")),
+    # The link to the other host has its address at once.
+    *(f"net.ipv6.conf.{scope}.accept_dad=0" for scope in ("all", "default")),
     # Each connection to a member takes a port of the load balancer's address.
     "net.ipv4.ip_local_port_range=10240 65535",
     "net.core.somaxconn=4096",
@@ -217,6 +222,11 @@ def configure_services(name: str) -> None:
 def configure_balancer(name: str, *, ipv6: bool) -> None:
     """Set what the namespace of a load balancer needs: it forwards nothing, and may listen before it has addresses."""
     _write(name, *BALANCER_SETTINGS, *(IPV6 if ipv6 else NO_IPV6))
+
+
+def choose_link_local(name: str, interface: str, *, wanted: bool) -> None:
+    """Have an interface make itself an address of its MAC, or none."""
+    _write(name, f"net.ipv6.conf.{interface}.addr_gen_mode={0 if wanted else 1}")
 
 
 def _write(name: str, *settings: str) -> None:

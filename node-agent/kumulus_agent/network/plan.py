@@ -238,7 +238,7 @@ def _vxlan(desired: NetworkDesired, observed: Observed) -> Iterator[Step]:
         flood, neighbours, fixed = frozenset(), frozenset(), frozenset()
     yield from set_link(link, desired.mtu, desired.bridge)
     peers = desired.peers - {desired.underlay_address}
-    local = {port.mac for port in desired.ports}
+    local = {port.mac for port in desired.ports if not port.shared}
     noted = desired.neighbours | desired.transits
     wanted = {(mac, peer) for mac, peer in noted if mac not in local and peer != desired.underlay_address}
     heard = neighbours & desired.taken

@@ -67,6 +67,10 @@ PORT_SHIFT = 16
 REFUSED = 1
 """Mark of a tracked connection that the groups no longer permit."""
 
+STATELESS = "stateless"
+"""The ports of which each packet is judged by itself."""
+ANSWERED = "answered"
+"""Their interfaces: what the network's own servers answer needs no rule."""
 UNASKED = {4: "unasked4", 6: "unasked6"}
 """By family, the interfaces by which no guest's question for an address leaves."""
 SETS: dict[str, list[str]] = {
@@ -75,6 +79,7 @@ SETS: dict[str, list[str]] = {
     "overlays": ["ifname"],
     **{name: ["ifname"] for name in UNASKED.values()},
     "services": ["ifname"],
+    ANSWERED: ["ifname"],
     "uplinks": ["ifname"],
     "uplinks6": ["ifname"],
     ADVERTISERS: ["ifname"],
@@ -84,6 +89,8 @@ ZONES = "zones"
 """The map of interface to its mark: the numbers of port and network."""
 _BRIDGED = {*SETS, ZONES, NEIGHBOURS, OWN_NEIGHBOURS, gateways.SOURCES}
 _OF_PORTS = (*DIRECTIONS, "nd")
+_ANSWERING = {"udp": (53,), "tcp": (53, 80)}
+"""By protocol, the ports of the network's servers of names and metadata."""
 _SOLICITED = (SOLICIT_ROUTER, SOLICIT, ADVERTISE, REPORT, DONE, REPORT_2)
 """ICMPv6 that every port may send; what is in it has been looked at."""
 _HEARD = (ADVERTISE_ROUTER, SOLICIT, ADVERTISE, QUERY, REPORT, DONE, REPORT_2)
@@ -116,7 +123,7 @@ class Element:
         """What it is about."""
         if self.set in _BRIDGED:
             return self.key[0]
-        if self.set in DIRECTIONS:
+        if self.set in (*DIRECTIONS, STATELESS):
             return int(self.key[0]) >> PORT_SHIFT
         return (zone_of_members(self.set),)
 
@@ -267,19 +274,25 @@ def _crossing() -> list[list[Any]]:
         *gateways.crossing(),
         [{"mangle": {"key": meta("mark"), "value": 0}}],
         *([*between(service, guest), *udp(server, client), ACCEPT] for server, client in (DHCP, DHCPV6)),
+        *(
+            [*between(service, ANSWERED), match(field(protocol, "sport"), anyof(*ports)), ACCEPT]
+            for protocol, ports in _ANSWERING.items()
+        ),
         [{"mangle": {"key": meta("mark"), "value": {"map": {"key": meta("oifname"), "data": f"@{ZONES}"}}}}],
         to_service(),
     ]
 
 
 def _judging(direction: str) -> list[list[Any]]:
-    """Established connections pass without a look at the rules, unless these were changed against them."""
-    port = {"vmap": {"key": {"&": [meta("mark"), PORT_MASK]}, "data": f"@{direction}"}}
+    """Established connections of stateful ports pass without a look at the rules, unless these changed against them."""
+    number = {"&": [meta("mark"), PORT_MASK]}
+    port = {"vmap": {"key": number, "data": f"@{direction}"}}
+    established = match({"ct": {"key": "state"}}, {"set": ["established", "related"]})
     connection = {"ct": {"key": "mark"}}
     discovery = _SOLICITED if direction == "egress" else _HEARD
     return [
         [match(connection, REFUSED), {"goto": {"target": refused(direction)}}],
-        [match({"ct": {"key": "state"}}, {"set": ["established", "related"]}), ACCEPT],
+        [established, match(number, f"@{STATELESS}", "!="), ACCEPT],
         # Neutron's users may always ask for their address.
         *([*udp(client, server), ACCEPT] for server, client in (DHCP, DHCPV6) if direction == "egress"),
         [match(field("icmpv6", "type"), anyof(*discovery)), ACCEPT],
@@ -311,6 +324,7 @@ def _base_objects() -> list[Command]:
         commands.append(add("chain", bridge, name=name, type="filter", hook=hook, prio=priority, policy="accept"))
         commands += [add("rule", bridge, chain=name, expr=rule) for rule in rules]
     commands.append(add("map", inet, name=ZONES, type="mark", map="verdict"))
+    commands.append(add("set", inet, name=STATELESS, type="mark"))
     commands.append(add("chain", inet, name="zone", type="filter", hook="prerouting", prio=-450, policy="accept"))
     commands.append(add("rule", inet, chain="zone", expr=[lookup]))
     for name in REASONS:

@@ -101,6 +101,7 @@ class PortDesired:
         secured: whether what the guest sends is looked at; without that there are no groups and no pairs.
         rates: the most that it takes and sends.
         dns_name: a name of its own that DNS answers for besides the hostname.
+        shared: another host has it too, and one of them speaks: the network's frames say which.
     """
 
     tap: str
@@ -113,6 +114,7 @@ class PortDesired:
     secured: bool = True
     rates: Rates | None = None
     dns_name: str = ""
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if not self.secured and (self.pairs or self.groups is not None):
@@ -218,7 +220,7 @@ class NetworkDesired:
         groups: the security groups of its ports here, and those that these speak of.
         routers: links to the namespaces of routers, which the routers' own plan makes.
         transits: on which other host routers' gateways are reached through this network.
-        taken: where they may be instead, as this host has heard.
+        taken: where they, and ports that two hosts share, may be instead, as this host has heard.
         centred: a router of the network is centralised on another host, which advertises it.
     """
 

@@ -20,7 +20,14 @@ from kumulus_agent.networks.held import HeldPort, PortsOfTaps, port_desired
 from kumulus_agent.networks.known import Carried
 from kumulus_agent.networks.members import groups_desired
 from kumulus_agent.networks.pauses import restart_pause
-from kumulus_agent.networks.plan import Here, NetworkFacts, network_desired, network_facts, tunnels
+from kumulus_agent.networks.plan import (
+    Here,
+    NetworkFacts,
+    network_desired,
+    network_facts,
+    shared_here,
+    tunnels,
+)
 from kumulus_agent.networks.port_settings import PortKey, PortsHere
 from kumulus_agent.networks.ports_of_instances import PortsOfInstances
 from kumulus_agent.networks.reach import overlay_obstacle, uplink_of
@@ -294,7 +301,7 @@ class CarriedNetworks:
             groups=await self._members(vni, ports),
             routers=self.routed.ports(vni),
             transits=self.routed.transits(vni),
-            taken=self.routed.taken(vni),
+            taken=found.taken | self.routed.taken(vni),
         )
         if desired == carried.applied and not carried.altered:
             return
@@ -311,8 +318,12 @@ class CarriedNetworks:
             _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)
 
     def _audience(self, vni: int) -> frozenset[str]:
-        """Give the other hosts that have ports behind routers, and have to hear where these lead out."""
-        numbers = self.routed.audience(vni) & self._carried.keys()
+        """Give the other hosts that have ports behind routers, and have to hear where these lead out, or to what."""
+        numbers = set(self.routed.audience(vni))
+        carried = self._carried.get(vni)
+        if carried is not None and shared_here(carried.slices.values(), self._here):
+            numbers |= self.routed.joined(vni)
+        numbers &= self._carried.keys()
         return tunnels((body for number in numbers for body in self._carried[number].slices.values()), self._here)
 
     async def _members(self, vni: int, ports: list[PortDesired]) -> dict[GroupKey, SecurityGroup]:

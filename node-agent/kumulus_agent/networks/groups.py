@@ -53,6 +53,7 @@ def _read(group: SecurityGroup, direction: Direction, rules: list[SecurityGroupR
             (rule.icmp_type, rule.icmp_code) if rule.icmp_type is not None else None,
             remote,
             family,
+            group.spec.stateful,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -87,6 +87,25 @@ def network_desired(
         domain=(network.spec.dns_domain or "") if network is not None else "",
         provider=provider is not None,
         uplink=uplink,
+        taken=frozenset(_taken(overlay, here)),
+    )
+
+
+def _taken(endpoints: Iterable[Endpoint], here: Here) -> Iterator[Neighbour]:
+    """Yield where ports may be besides that two hosts share."""
+    for endpoint in endpoints:
+        other = endpoint.standby_tunnel_address
+        if other is not None and other != here.underlay_address:
+            yield endpoint.mac, other
+
+
+def shared_here(slices: Iterable[dict[str, Any]], here: Here) -> bool:
+    """Whether this host is one of two that share a port, whose frames tell all others where it is."""
+    endpoints = (endpoint for body in slices for endpoint in body["spec"].get("endpoints") or ())
+    return any(
+        endpoint.get("standbyTunnelAddress") is not None
+        and here.underlay_address in (endpoint.get("tunnelAddress"), endpoint["standbyTunnelAddress"])
+        for endpoint in endpoints
     )
 
 

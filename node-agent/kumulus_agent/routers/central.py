@@ -14,7 +14,7 @@ from kumulus_agent.network import names
 from kumulus_agent.network.groups import ICMP
 from kumulus_agent.routers.firewall import Firewall, Guard, Rule
 from kumulus_agent.routers.pair import mac_of
-from kumulus_agent.routers.state import Address
+from kumulus_agent.routers.state import Address, Route
 from kumulus_api.firewall_group import AssignedFirewallRule
 from kumulus_api.router import AssignedInterface, RouterAssignment
 from kumulus_api.security_group import Protocol
@@ -70,6 +70,12 @@ def shared_addresses(link: str, interface: AssignedInterface) -> Iterator[Addres
     for text in interface.addresses:
         address = ip_interface(text)
         yield Address(link, f"{address.ip}/{address.max_prefixlen}")
+
+
+def shared_routes(table: int, link: str, interface: AssignedInterface) -> Iterator[Route]:
+    """Yield the ways into the network of an interface: addresses that come and go bring none."""
+    for text in interface.addresses:
+        yield Route(table, str(ip_interface(text).network), link)
 
 
 def firewall_of(assignment: RouterAssignment) -> Firewall:

@@ -304,8 +304,7 @@ def _shared(router: HereRouter) -> set[str]:
 def _virtual(router: HereRouter) -> Iterator[Address]:
     yield from (Address(router.link("external"), alone(address)) for address in _shared(router))
     if router.central:
-        for interface in router.assignment.interfaces:
-            yield from central.shared_addresses(router.link(interface), interface)
+        yield from (a for i in router.assignment.interfaces for a in central.shared_addresses(router.link(i), i))
     elif router.first is not None:
         # It is announced, too: so other hosts hear where the gateway is.
         yield Address(router.link("transit"), f"{TRANSIT_ADDRESS}/32")
@@ -354,10 +353,7 @@ def _routes(router: HereRouter) -> Iterator[Route]:
     """Yield routes; a later one takes the place of an earlier one with its destination."""
     gateway, external = router.assignment.gateway, router.link("external")
     if router.central and router.pair is not None:
-        # Addresses that come and go have no network of their own.
-        for interface in router.assignment.interfaces:
-            for at in map(ip_interface, interface.addresses):
-                yield Route(_MAIN, str(at.network), router.link(interface))
+        yield from (r for i in router.assignment.interfaces for r in central.shared_routes(_MAIN, router.link(i), i))
     if gateway is not None and router.out:
         for address in map(ip_interface, gateway.addresses):
             yield Route(TABLE_OUT, str(address.network), external)

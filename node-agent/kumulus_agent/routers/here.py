@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,10 @@ class RoutersHere:
         """Routers that this agent has made, or found to be as they should."""
         self.known = asyncio.Event()
         self.queue: WorkQueue[str] = WorkQueue("routers")
+        self.others_known = asyncio.Event()
+        self.others_known.set()
+        self.others: Callable[[], Collection[Pair]] = list
+        """Pairs that are no routers', and have links to the hosts' network, too; known once the event is set."""
         self.taken_over_changed: Callable[[], None] = lambda: None
         """Called when `taken_over` may be another."""
         self.router_changed: Callable[[str], None] = lambda _router_id: None
@@ -124,6 +128,16 @@ class RoutersHere:
 
     def _pairs(self) -> list[Pair]:
         return [router.pair for router in self._needed.values() if router.pair is not None]
+
+    async def connect_hosts(self) -> None:
+        """Have the network by which this host hears others, with all links that it is to have.
+
+        Raises:
+            NetworkError: the kernel refused.
+        """
+        await self.known.wait()
+        await self.others_known.wait()
+        await self._members.connect([*self._pairs(), *self.others()])
 
     def _role_changed(self, router_id: str) -> None:
         self._applied.pop(router_id, None)
@@ -168,7 +182,7 @@ class RoutersHere:
     def uses(self, vni: int) -> bool:
         """Tell whether a router here needs the network; as long as that is not known, one may."""
         if vni == NETWORK:
-            return not self.known.is_set() or bool(self._pairs())
+            return not (self.known.is_set() and self.others_known.is_set()) or bool([*self._pairs(), *self.others()])
         return not self.known.is_set() or any(vni in _numbers(router.networks()) for router in self._needed.values())
 
     def joined(self, vni: int) -> frozenset[int]:
@@ -248,11 +262,14 @@ class RoutersHere:
         failures = await self._carry(wanted, router_id)
         facts = {key.vni: known for key in wanted if (known := self._facts(key.vni)) is not None}
         within = _within(router, facts)
-        if not within.placed:
+        if not router.placed:
             await self._absent(router_id)
+        elif not within.placed:
+            # Its way out cannot be had now: what is there stays, and judges as it did.
+            _log.warning("a centralised router is left as it is", router=router_id)
         elif (desired := router_desired(within, facts)) != self._applied.get(router_id):
             former = self._applied.pop(router_id, None)
-            await self._members.connect(self._pairs())
+            await self.connect_hosts()
             if desired.failover is None:
                 await self._members.leave(router_id)
             steps = await self._paths.ensure(desired, former)
@@ -300,7 +317,7 @@ class RoutersHere:
         for vni in self._joined.get(router_id, frozenset()):
             await self._networks.leave(vni)
         self._joined.pop(router_id, None)
-        await self._members.connect(self._pairs())
+        await self.connect_hosts()
         self.router_changed(router_id)
 
     async def _carry(self, wanted: Iterable[NetworkKey], router_id: str) -> list[str]:

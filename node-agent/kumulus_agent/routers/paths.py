@@ -172,7 +172,7 @@ async def _make(name: str) -> None:
 def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Step], Callable[[Any], Awaitable[object]]]:
     """Return the verb of each kind of step."""
     return {
-        plan.CreateJoin: lambda s: _create(name, outer, inner, s.join),
+        plan.CreateJoin: lambda s: create_join(name, outer, inner, s.join),
         plan.DeleteJoin: lambda s: _delete(outer, inner, s.name),
         plan.SpeakIPv6: lambda s: _speak(name, s),
         plan.Add: lambda s: _change(inner, s.item, add=True),
@@ -184,7 +184,8 @@ def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Ste
     }
 
 
-async def _create(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute, join: Join) -> None:
+async def create_join(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute, join: Join) -> None:
+    """Make a veth between a namespace and a bridge."""
     peer = {"ifname": join.name, "address": join.mac, "mtu": join.mtu, "net_ns_fd": name}
     with netlink_errors(f"make the veth {join.name} to namespace {name}"):
         await outer.link("add", ifname=join.name, kind="veth", mtu=join.mtu, peer=peer)

@@ -47,6 +47,8 @@ class DesiredPort:
     """Its security groups; without any it takes and makes no connection."""
     namespace: str = ""
     """Of the Port."""
+    shared: bool = False
+    """Another host has it too, and one of them speaks."""
 
 
 @dataclass(frozen=True, slots=True)

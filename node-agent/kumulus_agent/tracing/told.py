@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network
 
-from kumulus_agent.network.groups import Direction, Flow, GroupKey, GroupRule, Groups, permitting
+from kumulus_agent.network.groups import Direction, Flow, GroupKey, GroupRule, Groups, permitting, stateless
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.routers.firewall import Firewall, is_about
 from kumulus_agent.tracing.state import Hop
@@ -71,7 +71,11 @@ def judged(port: PortDesired, groups: Groups, direction: Direction, flow: Flow, 
     found = permitting(port.groups, groups, direction, flow)
     if passed and found is not None:
         key, item = found
-        return Hop(kind, "/".join(key), verdict, f"{direction} rule of group {key[1]} lets {word} {rule(item)}")
+        message = f"{direction} rule of group {key[1]} lets {word} {rule(item)}"
+        if stateless(port.groups, groups):
+            other = "ingress" if direction == "egress" else "egress"
+            message += f"; the group is stateless: answers need an {other} rule of their own"
+        return Hop(kind, "/".join(key), verdict, message)
     if passed:
         message = f"the kernel lets {word} {packet(flow)}, though no {direction} rule of {names} does"
         return Hop(kind, names, verdict, message, _REPAIRED)
@@ -137,7 +141,8 @@ def dropped(kind: HopKind, name: str, chain: str) -> Hop:
         "only a router or a server of the network says",
         "crossing": "the bridge's rules do not let it pass between these two interfaces",
         "excess": "the port has begun too many connections",
-        "leaving": "the router does not let it out: it is for a link, or is not translated",
+        "leaving": "the router does not let it out: it is for a link, is not translated, or is for a network behind a "
+        "tunnel that is not established",
         "unrouted": "the outside does not route this IPv6 network to the router, which does not translate it either",
     }.get(chain, "a rule of the kernel drops it")
     remedy = _ROUTED if chain == "unrouted" else _REPAIRED

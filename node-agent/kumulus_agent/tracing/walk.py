@@ -16,6 +16,7 @@ from kumulus_agent.tracing import told
 from kumulus_agent.tracing.forwarding import Outlet, addresses_of, next_hop, outlet
 from kumulus_agent.tracing.nft import Frame, Passage, Unjudged, pass_hook
 from kumulus_agent.tracing.state import Address, Bridges, Hop, NetworkHere, Object, PortHere, Result, RouterView, World
+from kumulus_agent.vpn.config import DEVICE as TUNNEL
 from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TraceLeg, TraceVerdict
 
 _CROSSINGS = 8
@@ -326,6 +327,9 @@ class Walk:
             self._frame = frame
             self._end(HopKind.ROUTER, name, _PASSED, f"{frame.flow.destination} is the router's own address")
         frame = self._filtered(view, replace(frame, outgoing=way.link), router, own=own)
+        if way.link == TUNNEL:
+            message = "it goes by a VPNConnection to another site, where it is not followed"
+            self._end(HopKind.ROUTER, name, _UNKNOWN, message)
         hop = way.via or frame.flow.destination
         mac = await self._next_mac(view, way.link, hop)
         outer = self._routers.get(way.link)

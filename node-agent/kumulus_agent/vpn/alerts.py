@@ -26,7 +26,10 @@ _MEANING: dict[int, _Told] = {
         "the peer does not prove what it is: its key is another, or it calls itself otherwise than peerID",
     ),
     6: (VPNConnectionReason.PEER_UNREACHABLE, "the peer does not answer"),
-    8: (VPNConnectionReason.NO_PROPOSAL_CHOSEN, "the two have no ike policy in common"),
+    8: (
+        VPNConnectionReason.NO_PROPOSAL_CHOSEN,
+        "the two have no ike policy in common, or the peer does not know this end",
+    ),
     9: (VPNConnectionReason.NO_PROPOSAL_CHOSEN, "the two have no esp policy in common"),
     10: (VPNConnectionReason.NETWORKS_DIFFER, "the peer has other networks for the two sites"),
     11: (VPNConnectionReason.DAEMON_FAILED, "charon could not install what was agreed on"),

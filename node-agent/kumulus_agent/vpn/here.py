@@ -117,6 +117,7 @@ class VPNsHere:
         if not wanted or netns is None:
             if await self._charons.absent(_name(router_id)):
                 _log.info("tunnels ended", router=router_id)
+            self._again_unless(missing)
             return
         lacking = self._lacking()
         if lacking:
@@ -130,8 +131,7 @@ class VPNsHere:
             _log.warning("tunnels are not as they should be", router=router_id, error=str(error))
             await self._tell_all(wanted, (VPNConnectionReason.DAEMON_FAILED, str(error)[:500]))
             raise Retry(_RETRY_SECONDS, str(error)) from error
-        if missing:
-            raise Retry(_RETRY_SECONDS, missing[0])
+        self._again_unless(missing)
 
     async def sweep(self) -> None:
         """End what is left of routers that have no tunnel here."""
@@ -142,6 +142,10 @@ class VPNsHere:
     async def close(self) -> None:
         """Speak with no charon any more; they go on."""
         await self._charons.close()
+
+    def _again_unless(self, missing: list[str]) -> None:
+        if missing:
+            raise Retry(_RETRY_SECONDS, missing[0])
 
     async def _serve(self, router_id: str, netns: Path, wanted: list[HereTunnel]) -> None:
         tunnels = [here.tunnel for here in wanted]

@@ -21,7 +21,7 @@ from kumulus_operator.floating_ips.plan import (
     lead,
 )
 from kumulus_operator.ipam.holding import Claimant, earlier_claims, hold_address, release_rest
-from kumulus_operator.load_balancers.intake import host_of_port
+from kumulus_operator.load_balancers.intake import host_of_port, is_shared
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.routers.index import Spot
 from kumulus_operator.routers.ways import reaches
@@ -176,6 +176,7 @@ class FloatingIPController:
             host_of=host_of,
             reached=reached,
             holder=lambda router, address: self._holder(floating, (router.key, address)),
+            moves=lambda name: is_shared(cloud, (namespace, name)),
         )
 
     def _holder(self, floating: FloatingIP, spot: Spot) -> str | None:

@@ -59,6 +59,7 @@ class World:
         host_of: gives the host of the server that uses a port.
         reached: gives whether a host reaches the external network.
         holder: gives the other floating IP that a router leads to an address already.
+        moves: gives whether a port's hosts decide by themselves on which of them it is.
     """
 
     port: Callable[[str], Port | None]
@@ -66,6 +67,7 @@ class World:
     host_of: Callable[[str], str | None]
     reached: Callable[[str], bool]
     holder: Callable[[Router, str], str | None]
+    moves: Callable[[str], bool] = lambda _port: False
 
 
 def external_subnets(network: Network, address: str | None, named: str | None = None) -> list[Subnet]:
@@ -165,9 +167,10 @@ def _whole(floating: FloatingIP, given: FloatingIPAssignment, world: World) -> L
         message = f"port: port {name} is used by no server that has a host; transient: goes on when one is"
         refusal = Refusal(FloatingIPReason.NO_HOST.value, message)
         return Leads(router, None, target.address, faults=(refusal,))
-    # A centralised router has its translation where it has everything.
+    # A centralised router has its translation where it has everything, and what moves without the operator is led to
+    # from where the router leads out, which does so as well.
     central = router.spec.assignment is not None and router.spec.assignment.centralised
-    if world.reached(server_host) and not central:
+    if world.reached(server_host) and not central and not world.moves(name):
         return Leads(router, server_host, target.address)
     host, standby = _gateway_hosts(router)
     return Leads(router, host, target.address, standby=standby)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from typing import Any
 
 import structlog
 
@@ -14,11 +16,11 @@ from kumulus_api.load_balancer_status import LoadBalancerReason
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.load_balancers.certificates import certificate_of
+from kumulus_operator.load_balancers.hosts import Hosts, Seen, Standing, choose_hosts, moved_takeover, priority_of
+from kumulus_operator.load_balancers.hosts import standing as standing_of
 from kumulus_operator.load_balancers.plan import (
-    Hosts,
     Members,
     addresses_with,
-    choose_hosts,
     former_version,
     listeners_of,
     load_balancer_status,
@@ -26,9 +28,10 @@ from kumulus_operator.load_balancers.plan import (
     no_host,
     unheard,
 )
-from kumulus_operator.load_balancers.vip import give_port
+from kumulus_operator.load_balancers.vip import give_own_port, give_port
+from kumulus_operator.networks.plan import tunnel_of
 from kumulus_operator.refusal import Refusal, Refused
-from kumulus_operator.routers.ways import objection
+from kumulus_operator.routers.ways import has_taken_over, objection, shares
 from kumulus_operator.security_groups.plan import names_of, need_of, references, require
 from kumulus_operator.servers.resolve import ready_network
 from kumulus_operator.views import Key
@@ -69,17 +72,17 @@ class LoadBalancerController:
         try:
             self._admit(balancer)
             with cloud.placing_on({_network(balancer)}):
-                balancer, faults = await self._bring(balancer)
+                balancer, faults, standing = await self._bring(balancer)
         except Refused as refused:
-            faults = [refused.refusal]
+            faults, standing = [refused.refusal], None
         finally:
             cloud.balancers.choosing.pop(key, None)
-        needs = {need for fault in faults for need in fault.needs}
+        needs = {need for fault in faults for need in fault.needs} | (standing.needs if standing else frozenset())
         given = balancer.spec.assignment
-        alone: set[Need] = {CAPACITY} if given is None or given.standby is None else set()
+        alone: set[Need] = {CAPACITY} if given is None or given.takeover is None else set()
         cloud.load_balancer_waiters.wait(key, interests | needs | alone)
         silent = unheard(balancer)
-        await self._tell(balancer, [*faults, silent] if silent is not None else faults)
+        await self._tell(balancer, [*faults, silent] if silent is not None else faults, standing)
 
     def _admit(self, balancer: LoadBalancer) -> None:
         admitted = balancer.spec.assignment is not None
@@ -90,7 +93,7 @@ class LoadBalancerController:
                 Refusal(LoadBalancerReason.QUOTA_EXCEEDED.value, message, frozenset({quota(balancer.key[0])}))
             )
 
-    async def _bring(self, balancer: LoadBalancer) -> tuple[LoadBalancer, list[Refusal]]:
+    async def _bring(self, balancer: LoadBalancer) -> tuple[LoadBalancer, list[Refusal], Standing]:
         """Write what is decided, if it is news; give the load balancer as it is then, and what is not as it should be.
 
         Raises:
@@ -103,12 +106,13 @@ class LoadBalancerController:
                 raise
             return await self._move(balancer, refused.refusal)
         groups, faults = self._groups(balancer)
-        hosts, fault = self._hosts(balancer, network)
+        hosts, tunnels, fault = self._hosts(balancer, network)
         faults += [fault] if fault is not None else []
         if hosts.host is None:
             raise Refused(faults[-1])
         given = balancer.spec.assignment
         port = await give_port(self._cloud, balancer, network, groups)
+        takeover, standing = await self._takeover(balancer, network, groups, hosts, tunnels)
         certificates, without = await self._certificates(balancer)
         found = self._members(balancer.key[0], network.key, port.addresses, certificates)
         listeners, left_out = listeners_of(balancer, found)
@@ -127,22 +131,54 @@ class LoadBalancerController:
                 "securityGroups": [item["name"] for item in references(groups)],
                 "host": hosts.host,
                 "standby": hosts.standby,
+                "takeover": takeover,
                 "listeners": [item.dump() for item in listeners],
             }
         )
         if wanted != given:
             balancer = await self._assign(balancer, wanted)
-        return balancer, faults + left_out
+        return balancer, faults + left_out, standing
 
-    async def _move(self, balancer: LoadBalancer, fault: Refusal) -> tuple[LoadBalancer, list[Refusal]]:
+    async def _takeover(
+        self,
+        balancer: LoadBalancer,
+        network: Network,
+        groups: tuple[str, ...],
+        hosts: Hosts,
+        tunnels: Mapping[str, str],
+    ) -> tuple[dict[str, Any] | None, Standing]:
+        """Give how the standby takes over, and what is told of it."""
+        if not hosts.by_itself or hosts.host is None or hosts.standby is None:
+            return None, standing_of(hosts, None)
+        try:
+            own = await give_own_port(self._cloud, balancer, network, groups)
+        except Refused as refused:
+            return None, standing_of(hosts, refused.refusal)
+        takeover = {
+            "priority": priority_of(balancer.spec.assignment, hosts),
+            "tunnelAddress": tunnels[hosts.host],
+            "standbyTunnelAddress": tunnels[hosts.standby],
+            "port": own.name,
+            "portID": own.port_id,
+            "mac": own.mac,
+            "addresses": addresses_with(network, own.addresses),
+        }
+        return takeover, standing_of(hosts, None)
+
+    async def _move(self, balancer: LoadBalancer, fault: Refusal) -> tuple[LoadBalancer, list[Refusal], Standing]:
         """Keep a load balancer as it is though its network cannot be had anew, on a host that lives."""
         given = balancer.spec.assignment
         network = self._cloud.networks.get(given.network_namespace, given.network) if given is not None else None
         if given is None or network is None:
-            return balancer, [fault]
-        hosts, _ = self._hosts(balancer, network)
-        wanted = given.model_copy(update={"host": hosts.host or given.host, "standby": hosts.standby})
-        return (await self._assign(balancer, wanted) if wanted != given else balancer), [fault]
+            return balancer, [fault], standing_of(Hosts(None), None)
+        hosts, tunnels, _ = self._hosts(balancer, network)
+        takeover = moved_takeover(given, hosts, tunnels)
+        wanted = given.model_copy(
+            update={"host": hosts.host or given.host, "standby": hosts.standby, "takeover": takeover}
+        )
+        refused = fault if takeover is None else None
+        balancer = await self._assign(balancer, wanted) if wanted != given else balancer
+        return balancer, [fault], standing_of(hosts, refused)
 
     def _groups(self, balancer: LoadBalancer) -> tuple[tuple[str, ...], list[Refusal]]:
         """Give the groups of its port: while one is not there, those that it is in already."""
@@ -156,21 +192,29 @@ class LoadBalancerController:
             return tuple(given.security_groups) or names_of(None), [refused.refusal]
         return names, []
 
-    def _hosts(self, balancer: LoadBalancer, network: Network) -> tuple[Hosts, Refusal | None]:
-        """Give the hosts to be on, and what is to be said as none is good."""
+    def _hosts(self, balancer: LoadBalancer, network: Network) -> tuple[Hosts, dict[str, str], Refusal | None]:
+        """Give the hosts to be on, where hosts are reached, and what is to be said as none is good."""
         cloud, given = self._cloud, balancer.spec.assignment
         objections = Counter[str]()
-        able = []
+        able, silent, tunnels = [], [], {}
         own = {given.host, given.standby} if given is not None else set()
         for host in cloud.hosts:
-            name = host.metadata.name
-            found = "silent" if cloud.host_silent(name) else objection(host, network)
+            name, against = host.metadata.name, objection(host, network)
+            found = "silent" if cloud.host_silent(name) else against
+            tunnel = tunnel_of(host)
+            if tunnel is not None and shares(host):
+                tunnels[name] = tunnel
+            if found == "silent" and against in (None, "not Ready"):
+                silent.append(name)
             # One that has it is kept until it is silent: a new leader has not heard of any yet.
             if found is None and (name in own or cloud.host_fresh(name)):
                 able.append(name)
             else:
                 objections[found or "silent"] += 1
-        chosen = choose_hosts(given, able, cloud.balancers.counts())
+        standby = cloud.hosts.get("", given.standby) if given is not None and given.standby is not None else None
+        taken = given is not None and has_taken_over(standby, given.load_balancer_id)
+        seen = Seen(able, cloud.balancers.counts(), tunnels, frozenset(silent), taken)
+        chosen = choose_hosts(given, seen)
         cloud.balancers.choosing[balancer.key] = frozenset(
             name for name in (chosen.host, chosen.standby) if name is not None
         )
@@ -183,8 +227,8 @@ class LoadBalancerController:
                 target=chosen.host,
             )
         if able:
-            return chosen, None
-        return chosen, no_host(network.metadata.name, given.host if given is not None else None, objections)
+            return chosen, tunnels, None
+        return chosen, tunnels, no_host(network.metadata.name, given.host if given is not None else None, objections)
 
     def _members(self, namespace: str, network: Key, own: tuple[str, ...], certificates: dict[str, str]) -> Members:
         cloud = self._cloud
@@ -231,9 +275,9 @@ class LoadBalancerController:
         )
         return LoadBalancer.model_validate(body)
 
-    async def _tell(self, balancer: LoadBalancer, faults: list[Refusal]) -> None:
+    async def _tell(self, balancer: LoadBalancer, faults: list[Refusal], standing: Standing | None) -> None:
         cloud = self._cloud
-        status = load_balancer_status(balancer, faults, datetime.now(UTC))
+        status = load_balancer_status(balancer, faults, datetime.now(UTC), standing)
         if status is None or not await cloud.write_status(balancer, status):
             return
         for fault in faults:
@@ -260,4 +304,6 @@ def _interests(balancer: LoadBalancer) -> set[Need]:
     needs |= {("Secret", namespace, name) for name in secrets}
     if given is not None:
         needs.add(("Port", namespace, given.port))
+        if given.takeover is not None:
+            needs.add(("Port", namespace, given.takeover.port))
     return needs

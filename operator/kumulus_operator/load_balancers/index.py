@@ -17,7 +17,7 @@ class Balancers:
         self.in_network: defaultdict[Key, set[Key]] = defaultdict(set)
         """Those with an address in a network."""
         self.of_port: defaultdict[Key, set[Key]] = defaultdict(set)
-        """Those whose address a port has: one."""
+        """Those that a port belongs to: one."""
         self.naming: defaultdict[Key, set[Key]] = defaultdict(set)
         """Those of which a server is a member by its name."""
         self.selecting: defaultdict[str, set[Key]] = defaultdict(set)
@@ -59,7 +59,10 @@ def _networks(balancer: LoadBalancer | None) -> set[Key]:
 
 def _ports(balancer: LoadBalancer | None) -> set[Key]:
     given = balancer.spec.assignment if balancer is not None else None
-    return {(balancer.key[0], given.port)} if balancer is not None and given is not None else set()
+    if balancer is None or given is None:
+        return set()
+    own = {given.takeover.port} if given.takeover is not None else set()
+    return {(balancer.key[0], name) for name in {given.port, *own}}
 
 
 def _named(balancer: LoadBalancer | None) -> set[Key]:

@@ -24,7 +24,7 @@ def take_load_balancer(cloud: Cloud, former: LoadBalancer | None, new: LoadBalan
     was, now = (one.spec.assignment if one is not None else None for one in (former, new))
     if now is not None:
         cloud.counted_load_balancers.admit(item.key, admitted=True)
-    where = [(one.host, one.port, one.vni) if one is not None else None for one in (was, now)]
+    where = [(one.host, one.port, one.vni, one.takeover) if one is not None else None for one in (was, now)]
     if where[0] != where[1]:
         for given in (was, now):
             if given is not None:
@@ -41,8 +41,15 @@ def host_of_port(cloud: Cloud, port: Key) -> str | None:
         balancer = cloud.load_balancers.get(*key)
         given = balancer.spec.assignment if balancer is not None else None
         if given is not None:
-            return given.host
+            return given.host if given.port == port[1] else given.standby
     return None
+
+
+def is_shared(cloud: Cloud, port: Key) -> bool:
+    """Whether a port is a load balancer's whose two hosts decide which of them has its address."""
+    found = (cloud.load_balancers.get(*key) for key in cloud.balancers.of_port.get(port, ()))
+    given = (balancer.spec.assignment for balancer in found if balancer is not None)
+    return any(item is not None and item.takeover is not None and item.port == port[1] for item in given)
 
 
 def host_in_balancers(cloud: Cloud, name: str) -> None:

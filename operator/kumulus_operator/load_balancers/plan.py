@@ -15,15 +15,16 @@ from kumulus_api.load_balancer import (
     AssignedMember,
     Listener,
     ListenerProtocol,
-    LoadBalancerAssignment,
     Pool,
 )
 from kumulus_api.load_balancer_status import LoadBalancerConditionType, LoadBalancerReason
 from kumulus_operator.faults import ready_status
 from kumulus_operator.ipam.plan import subnet_of
+from kumulus_operator.load_balancers.hosts import Standing
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.views import Key
 from kumulus_operator.waiting import CAPACITY
+from kumulus_runtime.conditions import set_condition
 
 MOST_MEMBERS = 256
 """Of a listener, those included that labels find."""
@@ -168,39 +169,6 @@ def next_hops(network: Network, addresses: Iterable[str]) -> list[str]:
     return [found[version] for version in sorted(found)]
 
 
-@dataclass(frozen=True)
-class Hosts:
-    """Where a load balancer is.
-
-    Attributes:
-        host: has its addresses; None if no host can.
-        standby: is to take over; None if there is no other.
-    """
-
-    host: str | None
-    standby: str | None = None
-
-
-def choose_hosts(given: LoadBalancerAssignment | None, able: Sequence[str], counts: Mapping[str, int]) -> Hosts:
-    """Choose the hosts of a load balancer: those that it has are kept while they are able, so that connections last.
-
-    Args:
-        given: what it has; None if it is new.
-        able: hosts that are Ready, speak, and reach its network.
-        counts: how many load balancers each host has.
-
-    Returns:
-        The standby in the host's place if the host is able no more; where nobody is, the host as it is.
-    """
-    had = [given.host, given.standby] if given is not None else []
-    kept = [name for name in had if name is not None and name in able]
-    others = sorted((name for name in able if name not in kept), key=lambda name: (counts.get(name, 0), name))
-    chosen = [*kept, *others][:2]
-    if not chosen:
-        return Hosts(given.host, None) if given is not None else Hosts(None)
-    return Hosts(chosen[0], chosen[1] if len(chosen) > 1 else None)
-
-
 def no_host(network: str, current: str | None, objections: Counter[str]) -> Refusal:
     """Say that no host can have a load balancer."""
     told = ", ".join(f"{count} {text}" for text, count in sorted(objections.items()))
@@ -219,11 +187,13 @@ def unheard(balancer: LoadBalancer) -> Refusal | None:
     if given is None:
         return None
     told = _condition(status.conditions if status is not None else [], LoadBalancerConditionType.SERVING)
-    if told is None or status is None or status.host != given.host:
+    # The one of two that has the addresses tells.
+    speakers = {given.host, given.standby if given.takeover is not None else None}
+    if told is None or status is None or status.host is None or status.host not in speakers:
         message = f"host: {given.host} has not told yet that it serves; transient: goes on when it has"
         return Refusal(LoadBalancerReason.WAITING_FOR_HOST.value, message)
     if told.status != "True":
-        return Refusal(LoadBalancerReason.NOT_SERVING.value, f"host: {given.host}: {told.message}")
+        return Refusal(LoadBalancerReason.NOT_SERVING.value, f"host: {status.host}: {told.message}")
     return None
 
 
@@ -231,17 +201,23 @@ def _condition(conditions: Iterable[Condition], name: str) -> Condition | None:
     return next((item for item in conditions if item.type == name), None)
 
 
-def load_balancer_status(balancer: LoadBalancer, faults: Sequence[Refusal], now: datetime) -> dict[str, Any] | None:
+def load_balancer_status(
+    balancer: LoadBalancer, faults: Sequence[Refusal], now: datetime, standing: Standing | None = None
+) -> dict[str, Any] | None:
     """Give the operator's part of the status, or None if it says so already.
 
     Args:
         balancer: as it is, with its assignment.
         faults: what is not as its spec says; the first is told.
         now: the present.
+        standing: what is to be told of its standby; None as it was.
     """
     found = _own_part(balancer)
     wanted = ready_status(balancer, found, faults, (LoadBalancerReason.BALANCING, _shown(balancer)), now)
     given = balancer.spec.assignment
+    if standing is not None:
+        told = (standing.holds, standing.reason, standing.message, balancer.metadata.generation, now)
+        wanted["conditions"] = set_condition(wanted["conditions"], LoadBalancerConditionType.STANDBY, *told)
     if given is not None:
         wanted["address"] = given.addresses[0].partition("/")[0]
     return None if wanted == found else wanted
@@ -250,7 +226,7 @@ def load_balancer_status(balancer: LoadBalancer, faults: Sequence[Refusal], now:
 def _own_part(balancer: LoadBalancer) -> dict[str, Any]:
     """Give what the operator wrote of the status: the rest is the agent's."""
     found = balancer.status.dump() if balancer.status is not None else {}
-    conditions = [item for item in found.get("conditions", []) if item["type"] == "Ready"]
+    conditions = [item for item in found.get("conditions", []) if item["type"] in ("Ready", "Standby")]
     own = {name: found[name] for name in ("observedGeneration", "address") if name in found}
     return own | ({"conditions": conditions} if conditions else {})
 

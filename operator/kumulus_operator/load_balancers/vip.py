@@ -1,9 +1,12 @@
-"""The Port that has a load balancer's address, so that all that is true of ports is true of it."""
+"""The Ports of a load balancer, so that all that is true of ports is true of them.
+
+One has its address, the other one that by which the standby reaches members.
+"""
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
 from kumulus_api import AddressClaim, LoadBalancer, Network, Port
@@ -36,15 +39,38 @@ async def give_port(cloud: Cloud, balancer: LoadBalancer, network: Network, grou
         Refused: its address cannot be had, or another port has the name.
     """
     given, name = balancer.spec.assignment, f"{balancer.metadata.name}-vip"
-    if given is not None:
-        addresses = [str(ip_interface(item).ip) for item in given.addresses]
-        vip = VIP(given.load_balancer_id, given.port, given.port_id, given.mac, tuple(addresses))
-        held = {claim.spec.address for claim in _claims(cloud, balancer, given.port, given.port_id)}
+    had = VIP(given.port_id, given.port, given.port_id, given.mac, tuple(given.addresses)) if given else None
+    vip = await _have(cloud, balancer, network, groups, had or (name, balancer.spec.address))
+    return replace(vip, load_balancer_id=given.load_balancer_id) if given is not None else vip
+
+
+async def give_own_port(cloud: Cloud, balancer: LoadBalancer, network: Network, groups: tuple[str, ...]) -> VIP:
+    """Give the port by which the standby reaches members, as `give_port` does.
+
+    Raises:
+        Refused: there is no address for it, or another port has the name.
+    """
+    given, name = balancer.spec.assignment, f"{balancer.metadata.name}-own"
+    takeover = given.takeover if given is not None else None
+    if takeover is None:
+        return await _have(cloud, balancer, network, groups, (name, None))
+    had = VIP(takeover.port_id, takeover.port, takeover.port_id, takeover.mac, tuple(takeover.addresses))
+    return await _have(cloud, balancer, network, groups, had)
+
+
+async def _have(
+    cloud: Cloud, balancer: LoadBalancer, network: Network, groups: tuple[str, ...], found: VIP | tuple[str, str | None]
+) -> VIP:
+    """Have a port as it was decided, with prefix lengths; or a new one of a name, with the address asked for."""
+    if isinstance(found, VIP):
+        addresses = [str(ip_interface(item).ip) for item in found.addresses]
+        vip = replace(found, addresses=tuple(addresses))
+        held = {claim.spec.address for claim in _claims(cloud, balancer, vip.name, vip.port_id)}
         if not set(addresses) <= held:
             # After a restore claims may be missing.
-            await claim_addresses(cloud, network, ((balancer.key[0], given.port), given.port_id), addresses)
+            await claim_addresses(cloud, network, ((balancer.key[0], vip.name), vip.port_id), addresses)
     else:
-        vip = await _new(cloud, balancer, network, name)
+        vip = await _new(cloud, balancer, network, *found)
     port = cloud.ports.get(balancer.key[0], vip.name)
     if port is None or port.deleting:
         await _make(cloud, balancer, network, vip, groups)
@@ -56,9 +82,9 @@ async def give_port(cloud: Cloud, balancer: LoadBalancer, network: Network, grou
     return vip
 
 
-async def _new(cloud: Cloud, balancer: LoadBalancer, network: Network, name: str) -> VIP:
-    """Claim the addresses of a new load balancer; what an interrupted attempt has made or claimed is used."""
-    namespace, asked = balancer.key[0], balancer.spec.address
+async def _new(cloud: Cloud, balancer: LoadBalancer, network: Network, name: str, asked: str | None) -> VIP:
+    """Claim the addresses of a new port; what an interrupted attempt has made or claimed is used."""
+    namespace = balancer.key[0]
     found = cloud.ports.get(namespace, name)
     had = found.spec.assignment if found is not None else None
     if found is not None and had is not None and _owned(found, balancer):

@@ -177,6 +177,20 @@ def balancer_endpoints(
             "groups": [f"{own}/{group}" if foreign else group for group in groups],
             **told_by(ports(own, given.port)),
         }
+        takeover = given.takeover
+        if takeover is not None and given.standby is not None:
+            out[name]["standbyTunnelAddress"] = takeover.standby_tunnel_address
+            another = f"{own}.{takeover.port}" if foreign else takeover.port
+            out[another] = {
+                "port": another,
+                "mac": takeover.mac,
+                "addresses": [item.partition("/")[0] for item in takeover.addresses],
+                "host": given.standby,
+                "tunnelAddress": takeover.standby_tunnel_address,
+                "hostname": takeover.port,
+                "groups": out[name]["groups"],
+                **told_by(ports(own, takeover.port)),
+            }
     return out
 
 

@@ -55,11 +55,12 @@ def references(names: Collection[str]) -> list[dict[str, str]]:
 
 
 def require(namespace: str, names: Iterable[str], known: View[SecurityGroup]) -> None:
-    """Have all of the groups there and admitted; the default always is, as the operator makes it.
+    """Have all of the groups there and admitted, and of one kind; the default always is, as the operator makes it.
 
     Raises:
-        Refused: one is absent, or beyond its project's quota.
+        Refused: one is absent, or beyond its project's quota, or some are stateful and others are not.
     """
+    names = tuple(names)
     for name in names:
         group, need = known.get(namespace, name), need_of(namespace, name)
         if name == DEFAULT_GROUP:
@@ -70,6 +71,14 @@ def require(namespace: str, names: Iterable[str], known: View[SecurityGroup]) ->
         if not admitted_before(group):
             message = f"quota: security group {name} is not admitted; transient: goes on when the quota allows it"
             raise refuse(ScheduledReason.SECURITY_GROUP_NOT_READY, message, need)
+    stateless = [name for name in names if (group := known.get(namespace, name)) and not group.spec.stateful]
+    if stateless and len(stateless) < len(names):
+        others = ", ".join(sorted(set(names) - set(stateless)))
+        message = (
+            f"securityGroups: {', '.join(stateless)} is stateless and {others} is not, and a port's groups are of one"
+            " kind; transient: name groups of one kind"
+        )
+        raise refuse(ScheduledReason.SECURITY_GROUP_CONFLICT, message, need_of(namespace, stateless[0]))
 
 
 def need_of(namespace: str, name: str) -> Need:

@@ -129,6 +129,24 @@ async def test_an_agent_tells_of_what_its_host_has(connect: Any) -> None:
             await other.apply_status(LoadBalancer, body, manager="kumulus-agent")
 
 
+async def test_the_standby_tells_of_what_it_has_taken_over(connect: Any) -> None:
+    """The agent of a standby that takes over by itself writes the status; one to which the operator moves does not."""
+    restorer, standby = await connect(RESTORER), await connect("agent@h2")
+    own = {"port": "lb-own", "portID": "11111111-1111-4111-8111-111111111112", "mac": "02:00:00:00:00:31"}
+    own |= {"addresses": ["10.0.0.31/24"], "priority": 100}
+    takeover = own | {"tunnelAddress": "192.0.2.1", "standbyTunnelAddress": "192.0.2.2"}
+    for name, given in (("shared", {"takeover": takeover}), ("moved", {})):
+        body = make_assigned(LoadBalancer, name, "h1")
+        body["spec"]["assignment"] |= {"standby": "h2"} | given
+        await fresh(restorer, LoadBalancer, body)
+        status = {"metadata": {"name": name, "namespace": "demo"}, "status": {"host": "h2", "members": []}}
+        if given:
+            await standby.apply_status(LoadBalancer, status, manager="kumulus-agent")
+            status["status"]["host"] = "h1"
+        with pytest.raises(Forbidden):
+            await standby.apply_status(LoadBalancer, status, manager="kumulus-agent")
+
+
 async def test_both_write_their_part_of_the_status(connect: Any) -> None:
     """What the operator and the agent write stands beside each other: neither takes away the other's."""
     restorer, operator, agent = await connect(RESTORER), await connect("operator"), await connect("agent@h1")

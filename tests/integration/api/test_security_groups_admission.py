@@ -56,6 +56,15 @@ async def test_a_group_takes_many_rules(admin: KubeClient) -> None:
         await admin.create(SecurityGroup, group("a.b"))
 
 
+async def test_a_group_keeps_its_kind(admin: KubeClient) -> None:
+    """A group is stateful unless it says otherwise, and neither kind becomes the other."""
+    for name, said in (("kept", {}), ("kept-bare", {"stateful": False})):
+        made = await admin.create(SecurityGroup, group(name, **said))
+        assert made["spec"]["stateful"] is said.get("stateful", True)
+        with pytest.raises(ApiError, match="stateful cannot change"):
+            await admin.patch_merge(SecurityGroup, name, {"spec": {"stateful": not made["spec"]["stateful"]}}, "demo")
+
+
 async def test_the_default_group_stays_while_the_project_lives(admin: KubeClient) -> None:
     """It is deleted by nobody, one by one or all at once, until its namespace goes; others have the finalizer."""
     await admin.create(NAMESPACE, {"metadata": {"name": "sg-life", "labels": {"kumulus.dev/project": "sg-life"}}})

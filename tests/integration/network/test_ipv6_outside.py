@@ -199,21 +199,23 @@ async def test_a_floating_address_leads_in_and_out_on_its_servers_host(cloud):
     assert await stream.carries(back=True)
 
 
-async def test_servers_find_each_other_by_floating_addresses(cloud):
+@pytest.mark.parametrize("snat6", [False, True])
+async def test_servers_find_each_other_by_floating_addresses(cloud, snat6):
     """By the floating address of another server, near or far, and by its own; with a floating address or without.
 
-    But not from a network that stays inside, wherever they are.
+    From a network that stays inside they do so where that is translated, and else not, wherever they are.
     """
     web = await boot(cloud, "web", "b", RED1, 1)
     near = await boot(cloud, "near", "b", RED1, 2)
     beside = await boot(cloud, "beside", "b", RED2, 2)
     far = await boot(cloud, "far", "a", RED1, 3)
-    router_id = make_router(cloud)
+    plain = await boot(cloud, "plain", "a", RED1, 4)
+    router_id = make_router(cloud, snat6=snat6)
     cloud.floating("f", str(FIP), router_id, "b", fixed=str(web.address6))
     cloud.floating("g", str(OTHER), router_id, "a", fixed=str(far.address6))
     await cloud.settled()
-    await routes_learned(web, near, beside, far)
-    for source in (web, near, far):
+    await routes_learned(web, near, beside, far, plain)
+    for source in (web, near, far, plain):
         for target, server in ((FIP, web), (OTHER, far)):
             assert await source.reaches(target), (source.namespace, target)
             stream = await source.connect(server, target, 8080)
@@ -221,7 +223,7 @@ async def test_servers_find_each_other_by_floating_addresses(cloud):
             assert await stream.carries()
             assert await stream.carries(back=True)
     for target in (FIP, OTHER):
-        assert not await beside.reaches(target)
+        assert await beside.reaches(target) is snat6
 
 
 async def test_a_floating_address_moves_live(cloud):
@@ -296,3 +298,27 @@ async def test_a_guest_sends_from_no_network_of_others(cloud):
         assert await guest.reaches(OUTSIDE6, "-I", str(guest.address6))
         assert not await guest.reaches(OUTSIDE6, "-I", "2001:db8:5::5")
         assert sources_of(frames(0.1)) == {guest.address6}
+
+
+async def test_an_external_network_may_be_an_overlay(cloud):
+    """What leaves, and floating addresses on either host, are reached from servers of an overlay on either host."""
+    cloud.external = cloud.network("lake", 0x300, "198.51.100.0/24")
+    outsiders = [
+        await cloud.boot(f"out-{host}", host, "lake", f"198.51.100.1{n}", f"2001:db8:88::1{n}")
+        for n, host in enumerate(("a", "b"), 1)
+    ]
+    a, b = [await boot(cloud, host, host, RED2, number) for number, host in enumerate(("a", "b"), 1)]
+    router_id = make_router(cloud, "b", address="198.51.100.2", address6="2001:db8:88::2", snat6=True)
+    cloud.told("b", "0e:72:00:00:00:ee", "2001:db8:88::2")
+    led = {host: IPv6Address(f"2001:db8:88::2{n}") for n, host in enumerate(("a", "b"), 1)}
+    for host, guest in (("a", a), ("b", b)):
+        cloud.floating(f"f-{host}", str(led[host]), router_id, host, fixed=str(guest.address6))
+        cloud.told(host, f"0e:00:00:00:01:{led[host].packed[-1]:02x}", str(led[host]))
+    plain = await boot(cloud, "plain", "a", RED2, 3)
+    await cloud.settled()
+    await routes_learned(a, b, plain)
+    for outsider in outsiders:
+        for address in led.values():
+            assert await outsider.reaches(address), (outsider.namespace, address)
+        for guest in (a, b, plain):
+            assert await guest.reaches(outsider.address6), (guest.namespace, outsider.namespace)

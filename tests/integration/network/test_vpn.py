@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,8 +14,12 @@ import pytest
 
 from kumulus_agent.network.command import run
 from kumulus_agent.routers import pair
+from kumulus_agent.tracing.state import Hop
+from kumulus_agent.tracing.walk import Walk
+from kumulus_agent.tracing.world import LiveWorld
+from kumulus_api.network_trace import LegStart, TracedPacket, TraceLeg, TraceVerdict
 from kumulus_lab.testing.routed import captured, eventually, routed_cloud
-from kumulus_lab.testing.tunnelled import DESK, PEER, TunnelledCloud, tunnelled_cloud
+from kumulus_lab.testing.tunnelled import DESK, PEER, SITE, TunnelledCloud, tunnelled_cloud
 
 RED = "red1"
 KEY = b"as long as it should be"
@@ -39,6 +43,15 @@ async def begun(cloud, gateway="a", **terms) -> str:
     cloud.connect(router_id, gateway, KEY, **terms)
     await cloud.until("True", "Established")
     return router_id
+
+
+@contextmanager
+def outside(cloud):
+    """Capture what the hosts send to the external network, and get from there."""
+    with ExitStack() as stack:
+        machine = cloud.routed.outside.namespace
+        links = [stack.enter_context(captured(machine, f"p{number}")) for number in range(3)]
+        yield lambda seconds: [frame for link in links for frame in link(seconds)]
 
 
 def inner(frames: list[bytes]) -> list[bytes]:
@@ -73,7 +86,7 @@ async def test_packets_between_the_sites_pass_encrypted_and_not_in_clear(cloud):
     router_id = await begun(cloud)
     cloud.routed.floating("f", "203.0.113.10", router_id, "c", fixed="10.0.1.14")
     await cloud.routed.settled()
-    with captured(cloud.site.gateway.namespace, "out") as frames:
+    with outside(cloud) as frames:
         for guest in (near, far, floating):
             assert await guest.reaches(DESK), guest.namespace
             assert await cloud.site.desk.reaches(guest.address), guest.namespace
@@ -106,7 +119,8 @@ async def test_another_key_never_establishes_and_says_why(cloud):
     await cloud.site.expect("what the site has")
     cloud.connect(router_id, "a", KEY)
     await cloud.until("False", "AuthenticationFailed")
-    with captured(cloud.site.gateway.namespace, "out") as frames:
+    await cloud.routed.settled()
+    with outside(cloud) as frames:
         assert not await guest.reaches(DESK)
         assert inner(frames(0.1)) == []
     assert cloud.told() == ("False", "AuthenticationFailed")
@@ -270,16 +284,22 @@ async def test_a_host_without_strongswan_says_so(cloud):
     cloud.connect(router_id, "a", KEY)
     await cloud.until("False", "PackageMissing")
     assert "charon-systemd" in str(cloud.routed.api.statuses[-1])
-    with captured(cloud.site.gateway.namespace, "out") as frames:
+    await cloud.routed.settled()
+    with outside(cloud) as frames:
         assert not await guest.reaches(DESK)
         assert inner(frames(0.1)) == []
 
 
 async def test_the_standby_establishes_anew_when_it_takes_over(cloud):
-    """When the gateway's host is cut off its standby connects to the peer, and guests of a third host pass again."""
+    """When the gateway's host is cut off its standby connects to the peer, and guests of a third host pass again.
+
+    So do those of the standby, which goes by the other host before.
+    """
     guest = await cloud.routed.boot("third", "c", RED, "10.0.1.13")
+    near = await cloud.routed.boot("near", "b", RED, "10.0.1.12")
     await begun(cloud, gateway="a/b")
     assert await guest.reaches(DESK)
+    assert await near.reaches(DESK)
     assert len(daemons(cloud)) == 1
     await cloud.routed.settled()
     await eventually(lambda: _standby_waits(cloud), pair.STANDBY_DELAY + 10)
@@ -290,6 +310,7 @@ async def test_the_standby_establishes_anew_when_it_takes_over(cloud):
     await eventually(lambda: guest.reaches(DESK), 40)
     print(f"established again after {time.monotonic() - start:.1f} s")
     assert time.monotonic() - start < 15
+    assert await near.reaches(DESK)
 
 
 async def _standby_waits(cloud) -> bool:
@@ -298,15 +319,63 @@ async def _standby_waits(cloud) -> bool:
     return [str(role) for role in roles] == ["BACKUP"]
 
 
-@pytest.mark.parametrize("outside", ["provider", "overlay"])
-async def test_two_routers_of_one_cloud_have_a_tunnel(cloud, outside):
+async def test_tunnels_of_one_router_come_and_go_apart(cloud):
+    """Another tunnel of a router begins and ends in the same charon, and the first goes on with its connections."""
+    routed = cloud.routed
+    routed.network("branch", 0x102, "10.0.2.0/24")
+    guest = await routed.boot("here", "a", RED, "10.0.1.11")
+    there = await routed.boot("there", "c", "branch", "10.0.2.11")
+    router_id = await begun(cloud)
+    stream = await guest.connect(cloud.site.desk, DESK, 8080)
+    before = daemons(cloud)
+    other = routed.router("s", "branch", gateway="b", address="203.0.113.60")
+    far = {"localAddress": "203.0.113.60", "localID": "203.0.113.60", "peerAddress": "203.0.113.2", "peerID": "head"}
+    far |= {"localSubnets": ["10.0.2.0/24"], "peerCIDRs": ["10.0.1.0/24"]}
+    cloud.connect(other, "b", KEY[::-1], name="home", router="s", **far)
+    own = {"localID": "head", "peerAddress": "203.0.113.60", "peerID": "203.0.113.60", "peerCIDRs": ["10.0.2.0/24"]}
+    cloud.connect(router_id, "a", KEY[::-1], name="branch", **own)
+    cloud.tunnelled(ROUTER, [SITE, "10.0.2.0/24"])
+    for name in ("home", "branch"):
+        await cloud.until("True", "Established", name=name)
+    await eventually(lambda: guest.reaches(there.address))
+    assert await stream.carries()
+    routed.api.delete("VPNConnection", "branch")
+    await cloud.until("False", "NoProposalChosen", name="home")
+    assert await stream.carries()
+    assert set(before) <= set(daemons(cloud))
+    assert cloud.told() == ("True", "Established")
+
+
+async def test_a_trace_tells_of_the_tunnel(cloud):
+    """A packet for the site is said to go by the tunnel, and to be dropped by the router while there is none."""
+    guest = await cloud.routed.boot("near", "a", RED, "10.0.1.11")
+    router_id = await begun(cloud)
+    node = cloud.routed.node("a")
+    packet = TracedPacket(source=str(guest.address), destination=str(DESK), protocol=6, first=40000, second=80)
+    leg = TraceLeg(number=1, start=LegStart.PORT, port="near", packet=packet)
+
+    async def last() -> Hop:
+        world = LiveWorld(node.host.namespace, node.networks, node.routers)
+        return (await Walk(world, "red", leg).run()).hops[-1]
+
+    hop = await last()
+    assert (hop.verdict, "VPNConnection" in hop.message) == (TraceVerdict.UNKNOWN, True)
+    cloud.connect(router_id, "a", KEY, up=False)
+    await cloud.until("False", "TakenDown")
+    await eventually(lambda: _nothing(cloud))
+    hop = await last()
+    assert (hop.verdict, "tunnel" in hop.message) == (TraceVerdict.DROPPED, True)
+
+
+@pytest.mark.parametrize("between", ["provider", "overlay"])
+async def test_two_routers_of_one_cloud_have_a_tunnel(cloud, between):
     """Each is the other's peer, on another host or the same, by a physical network or an overlay."""
     routed = cloud.routed
     routed.network("branch", 0x102, "10.0.2.0/24")
     here = await routed.boot("here", "a", RED, "10.0.1.11")
     there = await routed.boot("there", "c", "branch", "10.0.2.11")
     addresses = ("203.0.113.50", "203.0.113.60")
-    if outside == "overlay":
+    if between == "overlay":
         routed.external = routed.network("lake", 0x300, "198.51.100.0/24")
         addresses = ("198.51.100.50", "198.51.100.60")
     for host in "ab":
@@ -314,7 +383,7 @@ async def test_two_routers_of_one_cloud_have_a_tunnel(cloud, outside):
             routed.router("r", RED, gateway="a", address=addresses[0]),
             routed.router("s", "branch", gateway=host, address=addresses[1]),
         ]
-        if outside == "overlay":
+        if between == "overlay":
             routed.outer.clear()
             for letter, name, address in (("a", "r", addresses[0]), (host, "s", addresses[1])):
                 routed.told(letter, f"0e:{ord(name):02x}:00:00:00:ee", address)

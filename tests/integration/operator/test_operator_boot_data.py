@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kumulus_api import FINALIZER, LoadBalancer, Server, ServerAction
+from kumulus_api import FINALIZER, LoadBalancer, Server, ServerAction, VPNConnection
 from kumulus_api.testing import make_assigned
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_operator.bootdata.server import AUDIENCE, application
@@ -173,3 +173,24 @@ async def test_certificates_are_given_to_the_hosts_of_a_load_balancer(client: Ku
     assert (await service.ask(service.token("b1"), path))[0] == 403
     await client.delete(LoadBalancer, "lb", "demo")
     await client.delete(SECRET, "cert", "demo")
+
+
+async def test_a_vpn_key_is_given_to_the_hosts_of_its_router(client: KubeClient, service: Service) -> None:
+    """The gateway's host and its standby get the key of a VPN connection; no other host gets it, nor learns of it."""
+    await client.create(SECRET, secret("office", "psk", b"as long as it should be\n"))
+    body = make_assigned(VPNConnection, "office", "b1")
+    body["spec"]["assignment"]["standby"] = "b2"
+    await client.create(VPNConnection, body)
+    path = "vpn-keys/demo/office"
+    for node in ("b1", "b2"):
+        status, given = await service.ask(service.token(node), path)
+        assert (status, base64.b64decode(str(given["key"]))) == (200, b"as long as it should be")
+    assert (await service.ask(service.token("b1", "other"), path))[0] == 401
+    assert (await service.ask(service.token("b1"), "vpn-keys/demo/absent"))[0] == 403
+    alone = {"spec": {"assignment": body["spec"]["assignment"] | {"host": "b2", "standby": None}}}
+    await client.patch_merge(VPNConnection, "office", alone, "demo")
+    assert (await service.ask(service.token("b1"), path))[0] == 403
+    await client.delete(SECRET, "office", "demo")
+    status, given = await service.ask(service.token("b2"), path)
+    assert (status, "Secret office was not found" in str(given["error"])) == (404, True)
+    await client.delete(VPNConnection, "office", "demo")

@@ -29,6 +29,7 @@ async def world(site: Site) -> None:
     """Make networks, and a router between them that leads out."""
     await networks(site)
     await router(site)
+    await site.condition(Router, "r", "Ready", "True")
 
 
 async def router(site: Site) -> None:

@@ -152,8 +152,14 @@ async def test_members_come_and_go(site: Site) -> None:
 
 
 async def test_a_silent_host_is_left_by_one_write(site: Site, plane: ControlPlane) -> None:
-    """When its host is silent the standby has the load balancer, and another is the standby: by one write."""
+    """Where hosts have no keepalived the standby of a silent one has the load balancer, and another is the standby.
+
+    It is moved by one write.
+    """
     await world(site)
+    for name in ("l1", "l2", "l3"):
+        status = (await site.get(Host, name))["status"] | {"missingPackages": ["keepalived"]}
+        await site.client.apply_status(Host, {"metadata": {"name": name}, "status": status}, manager=AGENT)
     await balancer(site)
     given = await has(site)
     await serves(site, given["host"])
@@ -294,7 +300,10 @@ async def test_no_server_takes_its_port(site: Site) -> None:
 
 
 async def test_a_floating_ip_leads_to_it(site: Site) -> None:
-    """A floating IP leads to the port of a load balancer, on its host, and follows it from host to host."""
+    """A floating IP leads to the port of a load balancer, from where the router leads out if its two hosts decide.
+
+    Where the operator does, it is on the load balancer's host, and follows it from host to host.
+    """
     await world(site)
     subnet = {"name": "v4", "cidr": "203.0.113.0/24", "gateway": "203.0.113.1"}
     await site.create(Network, "public", {"external": True, "subnets": [subnet]})
@@ -307,10 +316,22 @@ async def test_a_floating_ip_leads_to_it(site: Site) -> None:
     await site.create(FloatingIP, "fip", {"network": {"name": "public"}, "port": {"name": "lb-vip"}}, (IN_USE,))
     await site.condition(FloatingIP, "fip", "Ready", "True", "Bound")
     leading = await site.assigned(FloatingIP, "fip")
-    assert (leading["fixedAddress"], leading["host"]) == (given["addresses"][0].partition("/")[0], given["host"])
-    await site.client.patch_merge(Host, given["host"], {"spec": {"maintenance": True}})
-    moved = await has(site, host=given["standby"])
-    await site.until(FloatingIP, "fip", lambda body: body["spec"]["assignment"].get("host") == moved["host"])
+    gateway = (await site.assigned(Router, "r"))["gateway"]
+    assert (leading["fixedAddress"], leading["host"]) == (given["addresses"][0].partition("/")[0], gateway["host"])
+    await site.client.patch_merge(Host, gateway["host"], {"spec": {"maintenance": True}})
+    router_body = await site.until(
+        Router, "r", lambda body: body["spec"]["assignment"]["gateway"]["host"] != gateway["host"]
+    )
+    moved = router_body["spec"]["assignment"]["gateway"]["host"]
+    await site.until(FloatingIP, "fip", lambda body: body["spec"]["assignment"].get("host") == moved)
+    for name in ("l1", "l2", "l3"):
+        status = (await site.get(Host, name))["status"] | {"missingPackages": ["keepalived"]}
+        await site.client.apply_status(Host, {"metadata": {"name": name}, "status": status}, manager=AGENT)
+    alone = await has(site, takeover=None)
+    await site.until(FloatingIP, "fip", lambda body: body["spec"]["assignment"].get("host") == alone["host"])
+    await site.client.patch_merge(Host, alone["host"], {"spec": {"maintenance": True}})
+    moved = (await has(site, host=alone["standby"]))["host"]
+    await site.until(FloatingIP, "fip", lambda body: body["spec"]["assignment"].get("host") == moved)
 
 
 async def test_a_port_that_was_deleted_is_made_again(site: Site) -> None:
@@ -337,7 +358,9 @@ async def test_deletion_gives_the_address_back(site: Site) -> None:
     await site.client.delete(LoadBalancer, "lb", site.name)
     await site.gone(LoadBalancer, "lb")
     # The garbage collector's part.
-    await site.client.delete(Port, "lb-vip", site.name)
+    for port in ("lb-vip", "lb-own"):
+        await site.client.delete(Port, port, site.name)
     await site.gone(Network, "own")
-    name = address_claim_name(given["vni"], given["addresses"][0].partition("/")[0])
-    await site.cloud.gone(AddressClaim, name, None, 60)
+    for address in (*given["addresses"], *given["takeover"]["addresses"]):
+        name = address_claim_name(given["vni"], address.partition("/")[0])
+        await site.cloud.gone(AddressClaim, name, None, 60)

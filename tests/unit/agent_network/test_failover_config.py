@@ -116,3 +116,13 @@ def test_the_last_notice_counts() -> None:
     assert last_role(told) is Role.MASTER
     assert last_role('INSTANCE "gateway" DELETED 0\n') is None
     assert last_role("") is None
+
+
+def test_a_rule_may_be_for_a_network_of_destinations(tmp_path: Path) -> None:
+    """The word `to` tells keepalived of it; what is no network is refused."""
+    text = render(
+        "gateway", replace(MEMBER, rules=frozenset({VirtualRule(7, 10, "", "10.20.0.0/16")})), Files(tmp_path)
+    )
+    assert "from 0.0.0.0/0 to 10.20.0.0/16 lookup 10 preference 7" in text
+    with pytest.raises(ValueError, match="bad"):
+        VirtualRule(7, 10, "", "bad")

@@ -41,7 +41,7 @@ def make_balancer(*listeners: AssignedListener, **assignment: Any) -> HereBalanc
     """Give a load balancer of host h1."""
     body = make_assigned(LoadBalancer, "lb", "h1")["spec"]["assignment"]
     body |= {"listeners": [item.dump() for item in listeners]} | assignment
-    return HereBalancer("demo", "lb", "uid", 7, LoadBalancerAssignment.model_validate(body))
+    return HereBalancer("demo", "lb", "uid", 7, LoadBalancerAssignment.model_validate(body), "h1")
 
 
 def lines(*listeners: AssignedListener) -> list[str]:

@@ -73,8 +73,13 @@ def test_host_status_is_stable_and_survives_a_new_agent() -> None:
 
 
 def test_a_host_without_keepalived_says_so_and_serves() -> None:
-    """What only takeovers need is named as missing, and keeps the host from nothing else."""
-    for missing, ready in ((("keepalived",), "True"), (("dnsmasq-base", "keepalived"), "False")):
+    """What only takeovers or VPNs need is named as missing, and keeps the host from nothing else."""
+    for missing, ready in (
+        (("keepalived",), "True"),
+        (("charon-systemd", "keepalived", "libcharon-extra-plugins"), "True"),
+        (("charon-systemd", "dnsmasq-base"), "False"),
+        (("dnsmasq-base", "keepalived"), "False"),
+    ):
         status = host_status(1, {}, replace(FACTS, missing_packages=missing))
         found = {item["type"]: item["status"] for item in status["conditions"]}
         assert status["missingPackages"] == list(missing)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Address
 from typing import Any
 
 from kumulus_agent.network.errors import NetworkError
+from kumulus_agent.network.groups import Flow, GroupRule, SecurityGroup
+from kumulus_agent.network.state import PortDesired
 from kumulus_agent.tracing.controller import Traces
+from kumulus_agent.tracing.told import judged
 
 PACKET = {"source": "10.0.0.11", "destination": "10.0.0.12", "protocol": 6, "first": 49152, "second": 80}
 
@@ -82,3 +86,14 @@ async def test_a_kernel_that_cannot_be_read_makes_no_verdict():
     assert report["hops"][-1]["verdict"] == "Unknown"
     assert "nft ended with 1" in report["hops"][-1]["message"]
     assert report["packet"] == PACKET
+
+
+def test_a_stateless_group_says_what_answers_need():
+    """Of a packet that a stateless group lets through a trace says that its answer needs a rule; of others not."""
+    key = ("red", "web")
+    flow = Flow(6, IPv4Address("10.0.0.11"), IPv4Address("10.0.0.12"), 40000, 80)
+    port = PortDesired("kt1", "02:00:00:00:00:12", (flow.destination,), "i1", groups=frozenset({key}))
+    for stateful in (True, False):
+        groups = {key: SecurityGroup(frozenset({GroupRule("ingress", 6, (80, 80), stateful=stateful)}))}
+        said = judged(port, groups, "ingress", flow, passed=True).message
+        assert ("answers need an egress rule" in said) is not stateful

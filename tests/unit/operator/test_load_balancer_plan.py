@@ -13,13 +13,12 @@ from kumulus_api import LoadBalancer, Network, Server
 from kumulus_api.load_balancer import LoadBalancerAssignment
 from kumulus_api.load_balancer_status import LoadBalancerReason
 from kumulus_api.testing import make_assigned, make_object
+from kumulus_operator.load_balancers.hosts import Hosts, Seen, choose_hosts
 from kumulus_operator.load_balancers.index import Balancers
 from kumulus_operator.load_balancers.plan import (
     MOST_MEMBERS,
-    Hosts,
     Members,
     addresses_with,
-    choose_hosts,
     former_version,
     listeners_of,
     load_balancer_status,
@@ -165,23 +164,23 @@ def test_a_certificate_that_is_served_is_kept(balancer: LoadBalancer, expected: 
 
 def test_hosts_are_kept_while_they_are_able() -> None:
     """A load balancer stays where it is, whatever other hosts have."""
-    assert choose_hosts(given_to("h2", "h3"), ["h1", "h2", "h3"], {"h2": 9, "h3": 9}) == Hosts("h2", "h3")
+    assert choose_hosts(given_to("h2", "h3"), Seen(["h1", "h2", "h3"], {"h2": 9, "h3": 9})) == Hosts("h2", "h3")
 
 
 def test_the_standby_takes_over() -> None:
     """Where the host is able no more its standby has the addresses, and another is the standby."""
-    assert choose_hosts(given_to("h2", "h3"), ["h1", "h3", "h4"], {"h1": 5, "h4": 1}) == Hosts("h3", "h4")
+    assert choose_hosts(given_to("h2", "h3"), Seen(["h1", "h3", "h4"], {"h1": 5, "h4": 1})) == Hosts("h3", "h4")
 
 
 def test_a_new_one_goes_where_the_fewest_are() -> None:
     """A new load balancer is on the host with the fewest; of several on the first by name."""
-    assert choose_hosts(None, ["h3", "h1", "h2"], {"h1": 1}) == Hosts("h2", "h3")
+    assert choose_hosts(None, Seen(["h3", "h1", "h2"], {"h1": 1})) == Hosts("h2", "h3")
 
 
 def test_without_an_able_host_it_stays() -> None:
     """Where no host is able a load balancer is kept where it is, and a new one has none."""
-    assert choose_hosts(given_to("h2", "h3"), [], {}) == Hosts("h2", None)
-    assert choose_hosts(None, [], {}) == Hosts(None)
+    assert choose_hosts(given_to("h2", "h3"), Seen([])) == Hosts("h2", None)
+    assert choose_hosts(None, Seen([])) == Hosts(None)
 
 
 def test_hosts_that_were_just_chosen_count() -> None:

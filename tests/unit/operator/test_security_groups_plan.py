@@ -96,6 +96,21 @@ def test_a_group_must_be_there_and_admitted() -> None:
         assert caught.value.refusal.needs == {("SecurityGroup", "demo", name)}
 
 
+def test_a_ports_groups_are_of_one_kind() -> None:
+    """Stateful and stateless groups on one port are refused, the default being stateful; those of one kind are not."""
+    known = View(SecurityGroup)
+    for name, stateful in (("web", True), ("bare", False), ("plain", False)):
+        body = make_group(name, "Admitted").dump()
+        body["spec"]["stateful"] = stateful
+        known.put(body)
+    require("demo", ("bare", "plain"), known)
+    for names in (("bare", "web"), ("bare", "default")):
+        with pytest.raises(Refused) as caught:
+            require("demo", names, known)
+        assert caught.value.refusal.reason == "SecurityGroupConflict"
+        assert "bare is stateless" in caught.value.refusal.message
+
+
 def test_the_default_group_is_neutrons() -> None:
     """All may go out, and what comes in comes from its own members, in IPv4 and IPv6."""
     group = SecurityGroup.model_validate(default_group("demo"))
