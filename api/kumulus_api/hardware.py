@@ -85,6 +85,16 @@ class Topology(Model):
     threads: Annotated[int, Field(ge=1, le=512)]
 
 
+class Bandwidth(Model):
+    """How much an interface carries in one direction, in Nova's units: kB (of 1,000 bytes) and kB in a second."""
+
+    average: Annotated[int, Field(ge=1)]
+    peak: Annotated[int, Field(ge=1)] | None = None
+    """As fast as this what `burst` lets through at once is sent; without it as fast as can be."""
+    burst: Annotated[int, Field(ge=1)] | None = None
+    """Without it what passes in a tenth of a second at `average`, at least 64 KiB."""
+
+
 class Hardware(Model):
     """What a guest's machine is made of, where flavor and image say it; else as its host does it."""
 
@@ -113,6 +123,10 @@ class Hardware(Model):
     any_huge_page: bool | None = None
     """Huge pages of whatever size the host has."""
     numa_nodes: Annotated[int, Field(ge=1, le=99)] | None = None
+    vif_inbound: Bandwidth | None = None
+    """Towards the guest, of each of its interfaces whose Port says nothing of it."""
+    vif_outbound: Bandwidth | None = None
+    """The same from the guest."""
 
     @property
     def huge(self) -> bool:
@@ -171,6 +185,14 @@ def _layout(prefix: str) -> tuple[Word, ...]:
     return tuple(Word(f"{prefix}cpu_{name}", pattern=_COUNT, told=_COUNT_TOLD) for name in names)
 
 
+_KILOBYTES = r"^([1-9][0-9]{0,5}|[1-3][0-9]{6})$"
+VIF_WORDS: tuple[Word, ...] = tuple(
+    Word(f"quota:vif_{way}_{kind}", pattern=_KILOBYTES, told=f"a number of {unit} from 1 to 3999999")
+    for way in ("inbound", "outbound")
+    for kind, unit in (("average", "kB/s"), ("peak", "kB/s"), ("burst", "kB"))
+)
+"""How much the interfaces of a server carry."""
+
 FLAVOR_WORDS: tuple[Word, ...] = (
     Word("hw:boot_menu", _BOOL),
     Word("hw:cpu_policy", ("shared", "dedicated")),
@@ -185,6 +207,7 @@ FLAVOR_WORDS: tuple[Word, ...] = (
     Word("hw_rng:rate_bytes", pattern=r"^[1-9][0-9]{0,8}$", told="a number of bytes"),
     Word("hw_rng:rate_period", pattern=r"^[1-9][0-9]{0,8}$", told="a number of milliseconds"),
     Word("os:secure_boot", ("required", "disabled")),
+    *VIF_WORDS,
 )
 """Extra specs that make the guest's machine. `hw:cpu_model` is Kumulus' own; the others are Nova's."""
 
@@ -210,6 +233,31 @@ IMAGE_WORDS: tuple[Word, ...] = (
 def keys(words: tuple[Word, ...]) -> str:
     """Give the keys as they stand in a refusal."""
     return ", ".join(word.key for word in words)
+
+
+def vif_rules(where: str) -> tuple[Rule, ...]:
+    """Give the rules for words about bandwidth that do not go together."""
+    table = f"self.{where}"
+    found = []
+    for way in ("inbound", "outbound"):
+        average, peak, burst = (f"quota:vif_{way}_{kind}" for kind in ("average", "peak", "burst"))
+        found.append(
+            Rule(
+                f"!has({table}) || '{average}' in {table} || !('{peak}' in {table} || '{burst}' in {table})",
+                f"{peak} and {burst} go with {average}: give that too",
+                f".{where}",
+            )
+        )
+        numbers = " && ".join(f"{table}[{key!r}].matches(r'^[1-9][0-9]{{0,6}}$')" for key in (average, peak))
+        found.append(
+            Rule(
+                f"!has({table}) || !('{average}' in {table} && '{peak}' in {table}) || !({numbers})"
+                f" || int({table}[{peak!r}]) >= int({table}[{average!r}])",
+                f"{peak} is at least {average}",
+                f".{where}",
+            )
+        )
+    return tuple(found)
 
 
 def word_rules(where: str, words: tuple[Word, ...]) -> tuple[Rule, ...]:

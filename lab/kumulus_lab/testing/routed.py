@@ -130,7 +130,8 @@ async def _shown(name: str) -> dict[str, Any]:
     rules = await run(("ip", "-netns", name, "rule", "show"))
     rules += await run(("ip", "-netns", name, "-6", "rule", "show"))
     neighbours = await run((*where, "neighbour", "show", "nud", "permanent"))
-    ruleset = await run(("ip", "netns", "exec", name, "nft", "--handle", "list", "ruleset"))
+    # Without counters: a guest that has no IPv6 tries it now and then, and that is counted.
+    ruleset = await run(("ip", "netns", "exec", name, "nft", "--handle", "--stateless", "list", "ruleset"))
     kept = ("ifname", "address", "mtu", "master", "operstate", "ifindex")
     return {
         "links": sorted(str({key: link.get(key) for key in kept}) for link in links),

@@ -82,6 +82,7 @@ class Places:
             await link.absent(outer, item)
             join = Join(item, names.bridge(NETWORK), place.pair.port().mac, place.mtu)
             await create_join(name, outer, inner, join)
+            namespace.enable_ipv6_on(name, item)
             return
         tap, mac = (place.own.tap, place.own.mac) if item == OWN_LINK and place.own else (place.tap, place.mac)
         await link.absent(outer, tap)

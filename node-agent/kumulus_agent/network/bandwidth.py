@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kumulus_agent.network import names
-from kumulus_agent.network.state import Bucket, Observed, PortDesired
+from kumulus_agent.network.state import Bucket, Observed, PortDesired, Rates
 from kumulus_agent.network.steps import DeleteLink, Step
 
 _LEAST_BURST = 64 * 1024
 """Bytes: less would slow a guest down that hands over 64 KiB at once."""
+_LONGEST_BURST = 200
+"""Seconds that a burst may take at the rate: the kernel counts no longer ones."""
 _ALIKE = 0.01
 """The kernel keeps a burst as time: what is read is a little less than what was written."""
 
@@ -48,19 +50,23 @@ class Unredirect(Step):
     """Lead what comes from a guest straight on."""
 
 
-def bucket(kilobits: int, burst: int) -> Bucket | None:
-    """Give the bucket for a rate in kbit/s (0: none) and a burst in kbit (0: what passes in a tenth of a second)."""
+def bucket(kilobits: int, burst: int, peak: int = 0) -> Bucket | None:
+    """Give the bucket for a rate in kbit/s (0: none) and a burst in kbit (0: what passes in a tenth of a second).
+
+    A peak in kbit/s that is not above the rate is none.
+    """
     if not kilobits:
         return None
     rate = kilobits * 125
-    return Bucket(rate, burst * 125 or max(rate // 10, _LEAST_BURST))
+    most = min(burst * 125, rate * _LONGEST_BURST) or max(rate // 10, _LEAST_BURST)
+    return Bucket(rate, most, peak * 125 if peak > kilobits else 0)
 
 
 def shaping(port: PortDesired, observed: Observed) -> Iterator[Step]:
     """Yield the steps after which a port whose tap is there is as fast as it may be."""
     rates, tap, queue = port.rates, port.tap, names.queue(port.tap)
-    ingress = bucket(rates.ingress, rates.burst) if rates is not None else None
-    egress = bucket(rates.egress, rates.burst) if rates is not None else None
+    ingress = bucket(rates.ingress, rates.burst, rates.ingress_peak) if rates is not None else None
+    egress = _egress(rates) if rates is not None else None
     yield from _limit(tap, ingress, observed)
     led, there = tap in observed.redirected, queue in observed.links
     if egress is None:
@@ -76,6 +82,11 @@ def shaping(port: PortDesired, observed: Observed) -> Iterator[Step]:
         yield Redirect(tap, "what comes from the guest has a rate", queue)
 
 
+def _egress(rates: Rates) -> Bucket | None:
+    burst = rates.burst if rates.egress_burst is None else rates.egress_burst
+    return bucket(rates.egress, burst, rates.egress_peak)
+
+
 def _limit(name: str, wanted: Bucket | None, observed: Observed) -> Iterator[Step]:
     found = observed.buckets.get(name)
     if wanted is None:
@@ -86,7 +97,9 @@ def _limit(name: str, wanted: Bucket | None, observed: Observed) -> Iterator[Ste
 
 
 def _alike(wanted: Bucket, found: Bucket) -> bool:
-    return wanted.rate == found.rate and abs(wanted.burst - found.burst) <= _ALIKE * wanted.burst
+    return (wanted.rate, wanted.peak) == (found.rate, found.peak) and abs(
+        wanted.burst - found.burst
+    ) <= _ALIKE * wanted.burst
 
 
 def orphans(observed: Observed) -> Iterator[Step]:

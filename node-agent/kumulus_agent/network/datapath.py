@@ -126,6 +126,7 @@ class Datapath:
         self._firewall = self._open.enter_context(closing(Firewall(self._namespace)))
         async with self._changing:
             await self._apply(plan.plan_base(await self.observe()))
+            namespace.configure_fragments(self._namespace)
             self.unlimited = await shaping.unsupported(self._datapath)
         self.started = True
 

@@ -50,6 +50,8 @@ DATAPATH_SETTINGS = (
     "net.bridge.bridge-nf-call-arptables=0",
     # The namespace itself is no party to any network.
     "net.ipv4.ip_forward=0",
+)
+FRAGMENT_SETTINGS = (
     # The kernel counts how many fragments come from an address between two of a packet, and has one count for all
     # tenants: who floods from an address that another has, too, would part that one's packets.
     "net.ipv4.ipfrag_max_dist=0",
@@ -196,9 +198,14 @@ async def configure_datapath(name: str) -> None:
         DatapathUnavailable: br_netfilter is not loaded.
     """
     _require_bridge_filter()
-    memory = fragment_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    _write(name, *DATAPATH_SETTINGS, *(f"{key}={memory}" for key in FRAGMENT_MEMORY), *NO_IPV6)
+    _write(name, *DATAPATH_SETTINGS, *NO_IPV6)
     await run(("ip", "-netns", name, "link", "set", "lo", "up"))
+
+
+def configure_fragments(name: str) -> None:
+    """Set how fragments wait in the datapath namespace: once its rules are there, with which the kernel knows of it."""
+    memory = fragment_memory(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    _write(name, *FRAGMENT_SETTINGS, *(f"{key}={memory}" for key in FRAGMENT_MEMORY))
 
 
 def disable_ipv6(name: str) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST
+from pyroute2.netlink.rtnl import RTM_NEWQDISC
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
+
 from kumulus_agent.network import link
 from kumulus_agent.network.errors import NetlinkFailed, netlink_errors
 from kumulus_agent.network.netlink import AsyncIPRoute, NetlinkError
@@ -16,6 +20,9 @@ _ALL_PROTOCOLS = 0x0003
 """ETH_P_ALL."""
 _WAIT = 0.1
 """Seconds of the rate that may wait beside what the bucket holds: more would be late, and is dropped."""
+_AT_PEAK = 64 * 1024
+"""Bytes that pass at once at the peak rate: as many as a guest hands over at once."""
+_REPLACE = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
 _TICK = 64e-9
 """Seconds of the unit in which the kernel tells how large a bucket is (PSCHED_SHIFT is 6)."""
 _MISSING = {errno.ENOENT, errno.EOPNOTSUPP}
@@ -33,7 +40,7 @@ async def observe(ipr: AsyncIPRoute, by_index: dict[int, str]) -> tuple[dict[str
                 redirected.add(name)
             elif kind == "tbf":
                 found = message.get_attr("TCA_OPTIONS").get_attr("TCA_TBF_PARMS")
-                buckets[name] = Bucket(found["rate"], round(found["buffer"] * _TICK * found["rate"]))
+                buckets[name] = Bucket(found["rate"], round(found["buffer"] * _TICK * found["rate"]), found["peak"])
     return buckets, frozenset(redirected)
 
 
@@ -68,7 +75,26 @@ async def set_rate(ipr: AsyncIPRoute, name: str, bucket: Bucket) -> None:
     limit = bucket.burst + round(bucket.rate * _WAIT)
     with netlink_errors(f"limit {name} to {bucket.rate} bytes/s"):
         index = await link.present(ipr, name)
-        await ipr.tc("replace", "tbf", index=index, rate=bucket.rate, burst=bucket.burst, limit=limit)
+        if bucket.peak:
+            await ipr.nlm_request(_with_peak(index, bucket, limit), RTM_NEWQDISC, _REPLACE)
+        else:
+            await ipr.tc("replace", "tbf", index=index, rate=bucket.rate, burst=bucket.burst, limit=limit)
+
+
+def _with_peak(index: int, bucket: Bucket, limit: int) -> tcmsg:
+    """Give the message that `AsyncIPRoute.tc` would send if it did not leave out the peak."""
+    parms = {
+        "rate": bucket.rate,
+        "peak": bucket.peak,
+        "limit": limit,
+        "buffer": round(bucket.burst / bucket.rate / _TICK),
+        "mtu": round(_AT_PEAK / bucket.peak / _TICK),
+    }
+    options = [["TCA_TBF_PARMS", parms], ["TCA_TBF_RTAB", True], ["TCA_TBF_PTAB", True]]
+    message = tcmsg()
+    message["index"], message["parent"] = index, _ROOT
+    message["attrs"] = [["TCA_KIND", "tbf"], ["TCA_OPTIONS", {"attrs": options}]]
+    return message
 
 
 async def remove_rate(ipr: AsyncIPRoute, name: str) -> None:

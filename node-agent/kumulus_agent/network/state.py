@@ -79,11 +79,17 @@ class Rates:
         ingress: towards the guest.
         egress: from the guest.
         burst: so many kbit may pass at once; 0 is chosen by the rate.
+        egress_burst: the same from the guest, where that is another number.
+        ingress_peak: as fast as this, in kbit/s, a burst is sent; 0 is as fast as can be.
+        egress_peak: the same from the guest.
     """
 
     ingress: int = 0
     egress: int = 0
     burst: int = 0
+    egress_burst: int | None = None
+    ingress_peak: int = 0
+    egress_peak: int = 0
 
 
 @dataclass(frozen=True)
@@ -308,10 +314,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Bucket:
-    """How fast an interface may send: bytes in a second, and bytes at once."""
+    """How fast an interface may send: bytes in a second, bytes at once, and how many of these in a second (0: any)."""
 
     rate: int
     burst: int
+    peak: int = 0
 
 
 @dataclass(frozen=True)

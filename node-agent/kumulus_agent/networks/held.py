@@ -25,7 +25,16 @@ class HeldPort:
 def port_desired(instance_id: str, hostname: str, port: DesiredPort) -> PortDesired:
     """Give a port of an instance as its server's assignment has it."""
     addresses = tuple(map(ip_address, port.addresses))
-    return PortDesired(port.tap, port.mac, addresses, instance_id, hostname, frozenset(port.groups), shared=port.shared)
+    return PortDesired(
+        port.tap,
+        port.mac,
+        addresses,
+        instance_id,
+        hostname,
+        frozenset(port.groups),
+        rates=port.rates,
+        shared=port.shared,
+    )
 
 
 class PortsOfTaps:

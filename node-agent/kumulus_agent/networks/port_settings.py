@@ -28,9 +28,8 @@ class PortSettings:
     def of(self, port: PortDesired) -> PortDesired:
         """Give a port with these settings."""
         groups = port.groups if self.secured else None
-        return replace(
-            port, pairs=self.pairs, secured=self.secured, rates=self.rates, dns_name=self.dns_name, groups=groups
-        )
+        rates = self.rates if self.rates is not None else port.rates
+        return replace(port, pairs=self.pairs, secured=self.secured, rates=rates, dns_name=self.dns_name, groups=groups)
 
 
 def read_settings(body: dict[str, Any]) -> PortSettings:

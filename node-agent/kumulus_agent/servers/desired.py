@@ -7,6 +7,7 @@ from typing import Any
 
 from kumulus_agent.network.groups import GroupKey
 from kumulus_agent.network.names import tap
+from kumulus_agent.network.state import Rates
 from kumulus_api import FINALIZER, Server
 from kumulus_api.devices import named_ports, named_volumes
 from kumulus_api.flavor import Allocation
@@ -49,6 +50,8 @@ class DesiredPort:
     """Of the Port."""
     shared: bool = False
     """Another host has it too, and one of them speaks."""
+    rates: Rates | None = None
+    """What the server's flavor says of it, where its Port says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +282,19 @@ def _port(server: Server, assignment: ServerAssignment, port: AssignedPort) -> D
         mtu=port.mtu or 0,
         groups=tuple((server.key[0], name) for name in port.security_groups or (DEFAULT_GROUP,)),
         namespace=server.key[0],
+        rates=flavor_rates(assignment.hardware),
     )
+
+
+def flavor_rates(hardware: Hardware | None) -> Rates | None:
+    """Give the rates of a server's interfaces as its flavor says them; a kB has 8 kbit."""
+    if hardware is None or (hardware.vif_inbound is None and hardware.vif_outbound is None):
+        return None
+    (rate, peak, burst), (egress, egress_peak, egress_burst) = (
+        (item.average * 8, (item.peak or 0) * 8, (item.burst or 0) * 8) if item is not None else (0, 0, 0)
+        for item in (hardware.vif_inbound, hardware.vif_outbound)
+    )
+    return Rates(rate, egress, burst, egress_burst, peak, egress_peak)
 
 
 def _volume(volume: AssignedVolume) -> DesiredVolume:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
+from kumulus_agent.network.state import Rates
 from kumulus_agent.servers.desired import DesiredPort, Key, NetworkKey
 from kumulus_agent.storage.atomic import write_file
 from kumulus_api.security_group import DEFAULT_GROUP
@@ -126,12 +127,14 @@ def _port(item: dict[str, object], namespace: str) -> DesiredPort:
     fields = {"namespace": namespace} | item
     # Recorded before ports had groups: the one that they are in without being told.
     groups = fields.pop("groups", [[namespace, DEFAULT_GROUP]])
+    rates = fields.pop("rates", None)
     network = fields.pop("network")
     addresses = fields.pop("addresses")
     if not isinstance(network, dict) or not isinstance(addresses, list) or not isinstance(groups, list):
         raise TypeError("a record of ports holds no network, addresses or groups")
     keys = tuple((str(place), str(name)) for place, name in groups)
-    return DesiredPort(network=NetworkKey(**network), addresses=tuple(addresses), groups=keys, **fields)  # type: ignore[arg-type]
+    given = Rates(**rates) if isinstance(rates, dict) else None
+    return DesiredPort(network=NetworkKey(**network), addresses=tuple(addresses), groups=keys, rates=given, **fields)  # type: ignore[arg-type]
 
 
 def _remove(directory: Path) -> None:

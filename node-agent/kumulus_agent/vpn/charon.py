@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from kumulus_agent.services.host_service import HostServices, ServiceSpec
@@ -20,6 +20,8 @@ _PREFIX = "kumulus-vpn-"
 _STARTING = 10.0
 """Seconds that a charon may take until it listens."""
 _PAUSE = 0.05
+_SURVIVED = 1.0
+"""Seconds after which one that still runs has not ended together with its session."""
 
 
 class Charons:
@@ -124,17 +126,22 @@ class Charons:
         until = time.monotonic() + _STARTING
         while True:
             try:
-                return await Session.open(files, lambda: self.changed(name))
+                return await Session.open(files, lambda: self.changed(name), lambda: self._closed(name))
             except DaemonUnanswered as error:
                 if not self._services.runs(_PREFIX + name) or time.monotonic() > until:
                     raise DaemonUnanswered(f"charon of {name} does not listen: {error}") from error
             await asyncio.sleep(_PAUSE)
 
+    def _closed(self, name: str) -> None:
+        """Have a charon called again that has ended its session, but not itself: else it is started after a pause."""
+        asyncio.get_running_loop().call_later(_SURVIVED, self._call_again, name)
+
+    def _call_again(self, name: str) -> None:
+        session = self._sessions.get(name)
+        if session is not None and session.closed and self._services.runs(_PREFIX + name):
+            self.changed(name)
+
     async def _hang_up(self, name: str) -> None:
         session = self._sessions.pop(name, None)
         if session is not None:
             await session.close()
-
-
-Keys = Mapping[str, bytes]
-"""By `Tunnel.key_label`."""

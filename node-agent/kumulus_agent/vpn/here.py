@@ -84,6 +84,7 @@ class VPNsHere:
         self._tried: dict[str, float] = {}
         """When this end began to connect last, by the connections' names."""
         self._deaths: dict[str, int] = {}
+        self._closed = False
         self._synced = (asyncio.Event(), asyncio.Event())
         self.queue: WorkQueue[str] = WorkQueue("vpns")
         routers.router_changed = self._router_changed
@@ -128,6 +129,8 @@ class VPNsHere:
         try:
             await self._serve(router_id, netns, wanted)
         except NetworkError as error:
+            if self._closed:
+                return  # it was we who hung up
             _log.warning("tunnels are not as they should be", router=router_id, error=str(error))
             await self._tell_all(wanted, (VPNConnectionReason.DAEMON_FAILED, str(error)[:500]))
             raise Retry(_RETRY_SECONDS, str(error)) from error
@@ -141,6 +144,7 @@ class VPNsHere:
 
     async def close(self) -> None:
         """Speak with no charon any more; they go on."""
+        self._closed = True
         await self._charons.close()
 
     def _again_unless(self, missing: list[str]) -> None:

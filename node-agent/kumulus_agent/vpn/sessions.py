@@ -51,13 +51,18 @@ class Session:
         """By connections' names, or peers' addresses: why they failed last."""
 
     @classmethod
-    async def open(cls, files: Files, changed: Callable[[], None]) -> Session:
+    async def open(cls, files: Files, changed: Callable[[], None], closed: Callable[[], None]) -> Session:
         """Begin.
+
+        Args:
+            files: of the charon.
+            changed: called when something is established, no more, or failed.
+            closed: called once when charon has ended the session.
 
         Raises:
             DaemonUnanswered: it does not listen, or not yet.
         """
-        vici = await Vici.connect(files.socket, lambda _name, _message: changed(), changed)
+        vici = await Vici.connect(files.socket, lambda _name, _message: changed(), closed)
         session = cls(vici, files, changed)
         try:
             session._heard = await Alerts.connect(files.alerts, session._failed)

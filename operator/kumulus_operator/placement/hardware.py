@@ -14,6 +14,7 @@ from kumulus_api.hardware import (
     FLAVOR_WORDS,
     IMAGE_WORDS,
     TPM,
+    Bandwidth,
     Firmware,
     Hardware,
     MachineType,
@@ -66,6 +67,8 @@ def hardware_of(specs: Mapping[str, str], properties: Mapping[str, str], size: R
         page_size=_kib(page) if page is not None and page[0].isdigit() else None,
         any_huge_page=_is_on(page, "large"),
         numa_nodes=_numa_nodes(words, size.vcpus),
+        vif_inbound=_bandwidth(words, "inbound"),
+        vif_outbound=_bandwidth(words, "outbound"),
     )
     # What can be plugged in has its place in the layout from the start.
     most = size.vcpus if hardware.fixed_size else size.max_vcpus or size.vcpus
@@ -177,6 +180,17 @@ def _tpm(words: _Words) -> TPM | None:
 def _watchdog(words: _Words) -> str | None:
     action = words.image("hw_watchdog_action") or words.flavor("hw:watchdog_action")
     return None if action == "disabled" else action
+
+
+def _bandwidth(words: _Words, way: str) -> Bandwidth | None:
+    average, peak, burst = (words.flavor(f"quota:vif_{way}_{kind}") for kind in ("average", "peak", "burst"))
+    if average is None:
+        return None
+    return Bandwidth(
+        average=int(average),
+        peak=int(peak) if peak is not None else None,
+        burst=int(burst) if burst is not None else None,
+    )
 
 
 def _topology(words: _Words, vcpus: int) -> Topology | None:

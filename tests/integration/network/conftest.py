@@ -20,7 +20,7 @@ from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
 
-TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "keepalived", "busybox", "dhclient")
+TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "keepalived", "busybox", "dhclient", "charon-systemd")
 MTU = 1450
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.load_balancers.haproxy import HAProxies
 from kumulus_agent.load_balancers.here import LoadBalancersHere
+from kumulus_agent.load_balancers.members import BalancerMembers
 from kumulus_agent.load_balancers.place import Places
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.network.command import run
@@ -68,12 +70,18 @@ class WholeNode(Node):
             Places(self.host.datapath, f"{self.host.name}-kl"),
             self.proxies,
             self.networks,
-            self.host.name,
+            BalancerMembers(
+                Keepalived(self._vrrp(), DIRECTORIES[self.host.name] / "vrrp"), self.routers, self.host.name
+            ),
             certificates=self._none,
         )
+        self.routers.others, self.routers.others_known = lambda: self.balancers.pairs, self.balancers.known
         self.services = services
         self.tasks.append(asyncio.create_task(self.balancers.follow()))
         self.tasks.append(asyncio.create_task(self.balancers.queue.run(self.balancers.reconcile, 2)))
+
+    def _vrrp(self) -> HostServices:
+        return HostServices(self.host.directory / "balancer-vrrp-services", init_pid=None)
 
     async def _none(self, _namespace: str, _name: str) -> dict[str, str]:
         return {}
@@ -155,7 +163,10 @@ def _kept(line: str) -> bool:
 
 async def shown(node: WholeNode) -> dict[str, Any]:
     """Give all that is on a host; what ages, counts, or was learned by itself is left out."""
-    services = (node.host.services, node.services, HostServices(node.host.directory / "vrrp-services", init_pid=None))
+    vrrp = (
+        HostServices(node.host.directory / name, init_pid=None) for name in ("vrrp-services", "balancer-vrrp-services")
+    )
+    services = (node.host.services, node.services, *vrrp)
     found: dict[str, Any] = {
         "processes": sorted(str(record) for item in services for record in item.observe().values()),
     }

@@ -111,10 +111,11 @@ async def test_the_standby_serves_without_agents_and_api(cloud, balancer):
 async def test_the_assignment_follows_without_a_second_interruption(cloud, balancer):
     """When the operator makes the standby the host, and another the standby, who serves stays, and its talks go on.
 
-    Status and members' states are told by the one that serves, and by nobody else.
+    The client is on a host without any port in the network. Status and members' states are told by the one that
+    serves, and by nobody else.
     """
     await served(balancer)
-    third = await cloud.boot("third", "c", RED1, "10.0.1.13")
+    third = await cloud.boot("third", "c", RED2, "10.0.2.13")
     await eventually(lambda: told_by(balancer, "a"))
     assert balancer.nodes["a"].balancers.taken_over == balancer.nodes["b"].balancers.taken_over == ()
     await cables(cloud, "a", "down")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import re
 import socket
@@ -198,7 +199,8 @@ async def test_another_agent_changes_nothing_and_what_others_break_is_put_right(
     node.start({"a": a.port})
     await node.networks.ensure([a.port.network])
     await cloud.settled()
-    assert await stable(cloud) == made
+    found = await stable(cloud)
+    assert found == made, differing(made, found)
     assert await stream.carries()
     (name,) = await routers_on(cloud, "a")
     await run(("ip", "netns", "exec", name, "nft", "flush", "ruleset"))
@@ -345,13 +347,19 @@ async def test_two_hosts_that_share_a_gateway_are_found_as_they_should_be(shared
         node.start(held)
         await node.networks.ensure({port.network for port in held.values()})
     await cloud.settled()
-    assert await stable(cloud) == made
+    found = await stable(cloud)
+    assert found == made, differing(made, found)
 
 
 async def stable(cloud) -> dict[str, str]:
-    """What is on each host, but for what changes by itself: what guests say is counted, and links settle."""
-    shown = {node.host.name: str(await node.shown()) for node in cloud.nodes}
-    return {name: re.sub(r"counter packets \d+ bytes \d+|'operstate': '\w+'", "", text) for name, text in shown.items()}
+    """What is in the routers' namespaces of each host, but for how links settle by themselves."""
+    shown = {
+        name: str(kept)
+        for node in cloud.nodes
+        for name, kept in (await node.shown()).items()
+        if name.startswith(node.prefix)
+    }
+    return {name: re.sub(r"'operstate': '\w+'", "", text) for name, text in shown.items()}
 
 
 async def test_another_routers_static_route_leads_to_a_centralised_one(cloud):
@@ -400,3 +408,9 @@ async def test_an_agent_that_cannot_have_the_external_network_leaves_the_router_
     assert await stream.carries()
     assert await stream.carries(back=True)
     assert await b.connect(a, a.address, 81, seconds=0.5) is None
+
+
+def differing(made: dict[str, str], found: dict[str, str]) -> list[str]:
+    """The lines of namespaces that are not as they were."""
+    lines = (text.replace("\\n", "\n").replace("', '", "\n").splitlines() for text in (str(made), str(found)))
+    return list(difflib.unified_diff(*lines, lineterm="", n=0))

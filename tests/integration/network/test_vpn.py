@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from kumulus_agent.network.command import run
+from kumulus_agent.network.namespace import within
 from kumulus_agent.routers import pair
 from kumulus_agent.tracing.state import Hop
 from kumulus_agent.tracing.walk import Walk
@@ -24,6 +27,8 @@ from kumulus_lab.testing.tunnelled import DESK, PEER, SITE, TunnelledCloud, tunn
 RED = "red1"
 KEY = b"as long as it should be"
 ROUTER = "r"
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_MTU = 10, 2, 14
+"""See ip(7)."""
 IPV4, UDP = b"\x08\x00", 17
 
 
@@ -104,8 +109,16 @@ async def test_a_large_packet_learns_what_the_tunnel_bears(cloud):
     """A packet that is too large for the tunnel is answered with its MTU, and not lost in silence."""
     guest = await cloud.routed.boot("near", "a", RED, "10.0.1.11")
     await begun(cloud, mtu=1300)
-    said = await guest.run("ping", "-c", "1", "-W", "2", "-M", "do", "-s", "1373", str(DESK), allowed=(0, 1))
-    assert "mtu = 1300" in said or "mtu=1300" in said
+    with within(guest.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sender.connect((str(DESK), 9))
+
+        async def learned() -> bool:
+            with suppress(OSError):  # the answer to the former one
+                sender.send(bytes(1373))
+            return sender.getsockopt(socket.IPPROTO_IP, IP_MTU) == 1300
+
+        await eventually(learned)
     assert await guest.reaches(DESK, "-s", "1200")
 
 
@@ -261,6 +274,16 @@ async def test_a_new_agent_finds_tunnels_and_leaves_them(cloud):
     assert daemons(cloud) == before
     assert len(cloud.routed.api.statuses) == statuses
     assert await guest.reaches(DESK)
+
+
+async def test_an_agent_that_ends_midway_tells_nothing(cloud):
+    """What is under way when an agent hangs up is no fault of charon's, and is not told as one."""
+    router_id = await begun(cloud)
+    made = cloud.vpns[cloud.routed.node("a").host.name]
+    statuses = len(cloud.routed.api.statuses)
+    await asyncio.gather(made.reconcile(router_id), made.close())
+    assert len(cloud.routed.api.statuses) == statuses
+    assert len(daemons(cloud)) == 1
 
 
 async def test_no_key_is_in_a_file_or_a_command_line(cloud):

@@ -21,6 +21,8 @@ from kumulus_agent.network.bandwidth import (
 )
 from kumulus_agent.network.state import Bucket, Link, Observed, PortDesired, Rates
 from kumulus_agent.network.steps import DeleteLink
+from kumulus_agent.servers.desired import flavor_rates
+from kumulus_api.hardware import Bandwidth, Hardware
 
 PORT = PortDesired("kt1", "02:00:00:00:00:01", (IPv4Address("10.0.0.1"),), "i1")
 TAP = {"kt1": Link("kt1", "tun", 1450, up=True)}
@@ -39,6 +41,26 @@ QUEUE = {"ki1": Link("ki1", "ifb", 1500, up=True)}
 def test_a_bucket_is_bytes(kilobits: int, burst: int, wanted: Bucket | None) -> None:
     """Kilobits become bytes; a burst that is not given is a tenth of a second, and never less than 64 KiB."""
     assert bucket(kilobits, burst) == wanted
+
+
+def test_a_flavors_words_become_rates() -> None:
+    """A kB has 8 kbit; each direction has its own burst and peak, and one that is not named has no limit."""
+    hardware = Hardware(
+        vif_inbound=Bandwidth(average=1000, peak=2000, burst=500),
+        vif_outbound=Bandwidth(average=100),
+    )
+    rates = flavor_rates(hardware)
+    assert rates == Rates(8000, 800, 4000, 0, 16_000, 0)
+    port = replace(PORT, rates=rates)
+    buckets = {step.target: step.bucket for step in shaping(port, Observed(TAP)) if isinstance(step, SetRate)}
+    assert buckets == {"kt1": Bucket(1_000_000, 500_000, 2_000_000), "ki1": Bucket(100_000, 65_536)}
+    assert flavor_rates(Hardware()) is None
+    assert flavor_rates(Hardware(vif_outbound=Bandwidth(average=1))) == Rates(0, 8, 0, 0, 0, 0)
+
+
+def test_a_burst_lasts_as_long_as_the_kernel_can_count() -> None:
+    """A burst that would take longer than 200 s at the rate is cut, and a peak not above the rate is none."""
+    assert bucket(8, 8_000_000, 8) == Bucket(1000, 200_000)
 
 
 def test_a_port_gets_its_rates_before_traffic_is_led_there() -> None:

@@ -73,7 +73,7 @@ def test_adverts_speak_of_nothing_that_may_differ() -> None:
     rules = frozenset({VirtualRule(34000, 10, family=6), VirtualRule(33000, 10, "2001:db8::5", 6)})
     text = render("vip", replace(MEMBER, addresses=more, rules=rules), FILES)
     assert "    virtual_ipaddress {\n        fe80::ff/128 dev kr0\n    }" in text
-    assert "        2001:db8::2/128 dev kr1\n" in text
+    assert "        2001:db8::2/128 dev kr1 preferred_lft forever\n" in text
     assert "        from 2001:db8::5 lookup 10 preference 33000\n        from ::/0 lookup 10 preference 34000" in text
     with pytest.raises(ValueError, match="IPv4"):
         VirtualRule(33000, 10, "2001:db8::5")
@@ -121,8 +121,8 @@ def test_the_last_notice_counts() -> None:
 def test_a_rule_may_be_for_a_network_of_destinations(tmp_path: Path) -> None:
     """The word `to` tells keepalived of it; what is no network is refused."""
     text = render(
-        "gateway", replace(MEMBER, rules=frozenset({VirtualRule(7, 10, "", "10.20.0.0/16")})), Files(tmp_path)
+        "gateway", replace(MEMBER, rules=frozenset({VirtualRule(7, 10, destination="10.20.0.0/16")})), Files(tmp_path)
     )
     assert "from 0.0.0.0/0 to 10.20.0.0/16 lookup 10 preference 7" in text
     with pytest.raises(ValueError, match="bad"):
-        VirtualRule(7, 10, "", "bad")
+        VirtualRule(7, 10, destination="bad")

@@ -57,6 +57,13 @@ def make_desired(number: int = 11, **overrides: Any) -> PortDesired:
     return PortDesired(f"kt{number:011x}", mac, (IPv4Address(f"10.0.0.{number}"),), f"i{number}", "web", **overrides)
 
 
+def test_what_a_port_says_of_its_rates_comes_before_its_flavors() -> None:
+    """The flavor's rates hold where the Port has no qos, and none of them where it has."""
+    port = make_desired(rates=Rates(8, 8))
+    assert read_settings(make_port()).of(port).rates == Rates(8, 8)
+    assert read_settings(make_port(qos={"egressKbps": 5000})).of(port).rates == Rates(0, 5000)
+
+
 def test_a_port_is_read_whole() -> None:
     """Pairs, rates and name come as the datapath takes them; a pair with the port's own MAC has none of its own."""
     pairs = [{"address": "10.0.0.50"}, {"address": "10.8.0.0/16", "mac": VRRP}, {"address": "10.0.0.51", "mac": MAC}]

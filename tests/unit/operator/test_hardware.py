@@ -32,6 +32,12 @@ SIZE = Resources(vcpus=4, memory="1Gi", root_disk="1Gi")
         ({"hw:watchdog_action": "reset"}, {"hw_watchdog_action": "disabled"}, None),
         ({"hw_rng:allowed": "False"}, {}, {"rng": False}),
         ({"hw_rng:rate_bytes": "10"}, {}, {"rngBytes": 10}),
+        ({"quota:vif_inbound_average": "10"}, {}, {"vifInbound": {"average": 10}}),
+        (
+            {"quota:vif_outbound_average": "10", "quota:vif_outbound_peak": "20", "quota:vif_outbound_burst": "30"},
+            {},
+            {"vifOutbound": {"average": 10, "peak": 20, "burst": 30}},
+        ),
         ({}, {"hw_boot_menu": "true"}, {"bootMenu": True}),
         ({"hw:boot_menu": "True"}, {"hw_boot_menu": "False"}, None),
         ({"hw:cpu_policy": "dedicated"}, {}, {"dedicated": True}),
