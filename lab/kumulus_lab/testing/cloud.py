@@ -30,6 +30,7 @@ from kumulus_api import (
     Server,
     ServerAction,
     Volume,
+    VPNConnection,
 )
 from kumulus_api.server_action import ENDED
 from kumulus_runtime.api_client import KubeClient
@@ -46,7 +47,8 @@ _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
 """How the names of projects begin; of those that this process makes, where tests run side by side."""
 _NAMESPACED: tuple[type[Kind], ...] = (
-    Server, Volume, FloatingIP, LoadBalancer, FirewallGroup, Router, Port, Network, Image, KeyPair, DNSRecord, DNSZone,
+    Server, Volume, FloatingIP, LoadBalancer, FirewallGroup, VPNConnection, Router, Port, Network, Image, KeyPair,
+    DNSRecord, DNSZone,
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from kumulus_api import (
     Router,
     Server,
     Volume,
+    VPNConnection,
 )
 from kumulus_lab.testing.cloud import Cloud
 from kumulus_runtime.api_client import KubeClient
@@ -246,7 +247,8 @@ class Site:
         await asyncio.gather(*self._beats.values(), return_exceptions=True)
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
-        kinds: tuple[type[Kind], ...] = (NetworkTrace, LoadBalancer, FloatingIP, FirewallGroup, Router, Volume, Image)
+        edges: tuple[type[Kind], ...] = (NetworkTrace, LoadBalancer, FloatingIP, FirewallGroup, VPNConnection, Router)
+        kinds: tuple[type[Kind], ...] = (*edges, Volume, Image)
         for kind in kinds:
             for body in (await self.client.list(kind, self.name))[0]:
                 await self.client.delete(kind, body["metadata"]["name"], self.name)
