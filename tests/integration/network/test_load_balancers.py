@@ -356,6 +356,7 @@ async def test_tls_ends_here(cloud, tmp_path):
     node.pems = {"web": second}
     cloud.balance("one", "two", **secure, certificateVersion="2")
     await _served(cloud, second, "new.test")
+    await _idle(node)
     assert [file.name for file in files.directory.glob("tls.*")] == ["tls.web.2.pem"]
 
 
