@@ -94,7 +94,8 @@ class NameServer:
         """Ask until the answer is as wanted: a name server tells nobody when it has read its files."""
         end = time.monotonic() + _SECONDS
         while True:
-            with contextlib.suppress(OSError, dns.exception.Timeout):
+            # Before it listens its port is anybody's: also the one that asks, to which the question comes back.
+            with contextlib.suppress(OSError, dns.exception.Timeout, dns.query.BadResponse):
                 answer = self.ask(name, kind, timeout=0.2)
                 if holds(answer):
                     return answer
