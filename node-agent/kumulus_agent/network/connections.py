@@ -54,7 +54,7 @@ def changed(desired: NetworkDesired, connections: Iterable[Connection]) -> list[
         refused = any(
             held and not any(_lets(keys, desired, direction, flow) for keys in held) for direction, held in ends
         )
-        if refused != connection.refused and not _asks_for_an_address(flow):
+        if refused != connection.refused and not _of_dhcp(flow):
             changes.append(Connection(flow, refused, connection.key))
     return changes
 
@@ -83,8 +83,9 @@ def _groups_at(desired: NetworkDesired) -> Callable[[IPv4Address | IPv6Address],
     return at
 
 
-def _asks_for_an_address(flow: Flow) -> bool:
-    return (flow.protocol, flow.first, flow.second) in ((17, 68, 67), (17, 546, 547))
+def _of_dhcp(flow: Flow) -> bool:
+    """Whether an address is asked for or given, which rules of its own judge: an entry lives on from start to start."""
+    return (flow.protocol, flow.first, flow.second) in ((17, 68, 67), (17, 67, 68), (17, 546, 547), (17, 547, 546))
 
 
 async def judge(name: str, zone: int, desired: NetworkDesired) -> int:
