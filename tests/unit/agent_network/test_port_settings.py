@@ -197,6 +197,21 @@ def test_pairs_of_ipv6_come_with_link_local_addresses() -> None:
     assert make_desired(pairs=frozenset({AddressPair(IPv4Network("10.0.0.50/32"), VRRP)})).sources6 == ()
 
 
+def test_what_gives_addresses_is_not_held_to_groups() -> None:
+    """DHCP in both directions stays as it is: its entries outlive a guest that starts again at once."""
+    network = NetworkDesired(
+        7,
+        1450,
+        "192.0.2.1",
+        ports=(make_desired(11, groups=frozenset({WEB})),),
+        groups={WEB: SecurityGroup(frozenset())},
+    )
+    server, guest = IPv4Address("10.0.0.254"), IPv4Address("10.0.0.11")
+    flows = [Flow(17, server, guest, 67, 68), Flow(17, guest, server, 68, 67), Flow(17, server, guest, 67, 69)]
+    found = changed(network, [Connection(flow, refused=False) for flow in flows])
+    assert [item.flow for item in found] == flows[2:]
+
+
 def test_what_one_of_those_that_share_an_address_permits_stays() -> None:
     """A connection to an address of two ports' pairs is refused only if neither port's groups permit it."""
     shared = frozenset({AddressPair(IPv6Network("fd00::50/128"))})
