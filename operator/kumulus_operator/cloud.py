@@ -15,6 +15,7 @@ from kumulus_api import (
     Port,
     ServerAction,
 )
+from kumulus_api.base import Model
 from kumulus_api.tenancy import Quota
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.dns.book import ZoneBook, domains_of
@@ -31,11 +32,12 @@ from kumulus_operator.ledger.plan import Usage
 from kumulus_operator.load_balancers.index import Balancers
 from kumulus_operator.placement.facts import HostFacts
 from kumulus_operator.placement.inventory import host_facts
+from kumulus_operator.refusal import Refusal
 from kumulus_operator.routers.index import Edges
 from kumulus_operator.seen import Seen
 from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
-from kumulus_operator.views import Key
+from kumulus_operator.views import Key, KindT
 from kumulus_operator.waiting import CAPACITY, STANDBY, Need, Waiters
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import Conflict, NotFound
@@ -152,6 +154,39 @@ class Cloud(Seen):
             return False  # It is gone; the watch says so too.
         self.take(kind, body)
         return True
+
+    async def tell(
+        self,
+        item: Kind,
+        status: dict[str, Any] | None,
+        faults: Iterable[Refusal],
+        passing: Collection[str] = (),
+    ) -> None:
+        """Write a status that is another than before, with an Event for each fault.
+
+        Args:
+            item: the object.
+            status: None if it says so already.
+            faults: that the status tells of.
+            passing: reasons of faults that are no Events, as they pass by themselves.
+        """
+        if status is None or not await self.write_status(item, status):
+            return
+        for fault in faults:
+            if fault.reason not in passing:
+                self.events.post(identity(item), fault.reason, fault.message, warning=True)
+
+    async def assign(self, item: KindT, assignment: Model) -> KindT:
+        """Apply an assignment to this very object and take it in; give the object as it is then.
+
+        Raises:
+            Conflict, NotFound: it is gone, or another one has its name.
+        """
+        kind = type(item)
+        wanted = identity(item) | {"spec": {"assignment": assignment.dump()}}
+        body = await self.client.apply(kind, wanted, manager=MANAGER)
+        self.take(kind, body)
+        return kind.model_validate(body)
 
     async def let_go(self, item: Kind, finalizer: str) -> None:
         """Remove a finalizer, if the API says now that this very object is being deleted."""

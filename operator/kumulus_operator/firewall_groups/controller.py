@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from kumulus_operator.bodies import identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.firewall_groups.plan import find, firewall_status
 from kumulus_operator.views import Key
@@ -29,8 +28,4 @@ class FirewallGroupController:
         found = find(group, lambda name: cloud.routers.get(key[0], name))
         if found.due:
             return
-        status = firewall_status(group, found, datetime.now(UTC))
-        if status is None or not await cloud.write_status(group, status):
-            return
-        for fault in found.faults:
-            cloud.events.post(identity(group), fault.reason, fault.message, warning=True)
+        await cloud.tell(group, firewall_status(group, found, datetime.now(UTC)), found.faults)

@@ -10,7 +10,6 @@ import structlog
 from kumulus_api import IN_USE, FloatingIP
 from kumulus_api.floating_ip import FloatingIPAssignment, FloatingIPReason
 from kumulus_api.router import RouterReason
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.floating_ips.plan import (
     Leads,
@@ -193,14 +192,10 @@ class FloatingIPController:
         return first.metadata.name
 
     async def _assign(self, floating: FloatingIP, wanted: FloatingIPAssignment) -> FloatingIP:
-        cloud = self._cloud
         spot: Spot = ((floating.key[0], wanted.router or ""), wanted.fixed_address or "")
         self._deciding[spot] = floating.key
         try:
-            body = await cloud.client.apply(
-                FloatingIP, identity(floating) | {"spec": {"assignment": wanted.dump()}}, manager=MANAGER
-            )
-            cloud.take(FloatingIP, body)
+            written = await self._cloud.assign(floating, wanted)
         finally:
             if self._deciding.get(spot) == floating.key:
                 del self._deciding[spot]
@@ -212,15 +207,10 @@ class FloatingIPController:
             fixed_address=wanted.fixed_address,
             host=wanted.host,
         )
-        return FloatingIP.model_validate(body)
+        return written
 
     async def _tell(self, floating: FloatingIP, faults: tuple[Refusal, ...]) -> None:
-        cloud = self._cloud
-        status = floating_status(floating, faults, datetime.now(UTC))
-        if status is None or not await cloud.write_status(floating, status):
-            return
-        for fault in faults:
-            cloud.events.post(identity(floating), fault.reason, fault.message, warning=True)
+        await self._cloud.tell(floating, floating_status(floating, faults, datetime.now(UTC)), faults)
 
     async def _let_go(self, floating: FloatingIP) -> None:
         """Remove the finalizer: hosts stop translating when it is gone, and its claim goes after the quarantine."""

@@ -13,7 +13,6 @@ import structlog
 from kumulus_api import IN_USE, LoadBalancer, Network
 from kumulus_api.load_balancer import LoadBalancerAssignment
 from kumulus_api.load_balancer_status import LoadBalancerReason
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.load_balancers.certificates import certificate_of
 from kumulus_operator.load_balancers.hosts import Hosts, Seen, Standing, choose_hosts, moved_takeover, priority_of
@@ -260,11 +259,7 @@ class LoadBalancerController:
         return versions, faults
 
     async def _assign(self, balancer: LoadBalancer, wanted: LoadBalancerAssignment) -> LoadBalancer:
-        cloud = self._cloud
-        body = await cloud.client.apply(
-            LoadBalancer, identity(balancer) | {"spec": {"assignment": wanted.dump()}}, manager=MANAGER
-        )
-        cloud.take(LoadBalancer, body)
+        written = await self._cloud.assign(balancer, wanted)
         _LOG.info(
             "load balancer assigned",
             namespace=balancer.key[0],
@@ -273,16 +268,11 @@ class LoadBalancerController:
             standby=wanted.standby,
             members=sum(len(item.members) for item in wanted.listeners),
         )
-        return LoadBalancer.model_validate(body)
+        return written
 
     async def _tell(self, balancer: LoadBalancer, faults: list[Refusal], standing: Standing | None) -> None:
-        cloud = self._cloud
         status = load_balancer_status(balancer, faults, datetime.now(UTC), standing)
-        if status is None or not await cloud.write_status(balancer, status):
-            return
-        for fault in faults:
-            if fault.reason != LoadBalancerReason.WAITING_FOR_HOST:
-                cloud.events.post(identity(balancer), fault.reason, fault.message, warning=True)
+        await self._cloud.tell(balancer, status, faults, passing={LoadBalancerReason.WAITING_FOR_HOST})
 
     async def _let_go(self, balancer: LoadBalancer) -> None:
         """Remove the finalizer: hosts stop serving when it is gone, its port goes with it, and its claims after it."""

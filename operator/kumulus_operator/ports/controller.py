@@ -10,7 +10,6 @@ import structlog
 
 from kumulus_api import FINALIZER, Network, Port
 from kumulus_api.port import PortAssignment
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud, network_of
 from kumulus_operator.ipam.plan import fixed_fault
 from kumulus_operator.refusal import Refusal, Refused, refuse
@@ -108,9 +107,7 @@ class PortController:
         fixed = asked_and_held(port.spec.addresses, (c for c in known if c.spec.claim_ref.instance == port_id))
         addresses = await claim_addresses(cloud, network, (port.key, port_id), fixed, mac)
         cloud.port_waiters.forget(port.key)
-        given = PortAssignment(portID=port_id, mac=mac, addresses=addresses)
-        body = identity(port) | {"spec": {"assignment": given.dump()}}
-        cloud.take(Port, await cloud.client.apply(Port, body, manager=MANAGER))
+        await cloud.assign(port, PortAssignment(portID=port_id, mac=mac, addresses=addresses))
 
     async def _unwire(self, port: Port) -> None:
         """Say for a host that is no more that the port is not there, so that another may have it."""

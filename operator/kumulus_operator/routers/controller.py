@@ -9,7 +9,6 @@ import structlog
 
 from kumulus_api import IN_USE, Router
 from kumulus_api.router import AssignedInterface, RouterAssignment, RouterReason
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.firewall_groups.index import groups_on
 from kumulus_operator.firewall_groups.plan import closed, firewalls_of
@@ -154,11 +153,7 @@ class RouterController:
     async def _assign(self, router: Router, wanted: RouterAssignment) -> Router:
         cloud = self._cloud
         former = networks_of(router)
-        body = await cloud.client.apply(
-            Router, identity(router) | {"spec": {"assignment": wanted.dump()}}, manager=MANAGER
-        )
-        cloud.take(Router, body)
-        written = Router.model_validate(body)
+        written = await cloud.assign(router, wanted)
         for network in former - networks_of(written):
             cloud.unused(network)
         host = wanted.gateway.host if wanted.gateway is not None else None
@@ -166,13 +161,7 @@ class RouterController:
         return written
 
     async def _tell(self, router: Router, faults: list[Refusal]) -> None:
-        cloud = self._cloud
-        status = router_status(router, faults, datetime.now(UTC))
-        if status is None:
-            return
-        await cloud.write_status(router, status)
-        for fault in faults:
-            cloud.events.post(identity(router), fault.reason, fault.message, warning=True)
+        await self._cloud.tell(router, router_status(router, faults, datetime.now(UTC)), faults)
 
     async def _let_go(self, router: Router) -> bool:
         """Remove the finalizer of a router that no floating IP needs; give whether none does."""

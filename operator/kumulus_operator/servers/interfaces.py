@@ -215,8 +215,7 @@ async def bind_port(cloud: Cloud, port: Port, host: str) -> None:
     given = port.spec.assignment
     if given is None or given.host == host:
         return
-    body = identity(port) | {"spec": {"assignment": given.dump() | {"host": host}}}
-    cloud.take(Port, await cloud.client.apply(Port, body, manager=MANAGER))
+    await cloud.assign(port, given.model_copy(update={"host": host}))
 
 
 async def make_port(cloud: Cloud, server: Server, interface: Interface, given: PortAssignment) -> None:

@@ -8,7 +8,6 @@ import structlog
 
 from kumulus_api import VPNConnection
 from kumulus_api.vpn_connection import VPNConnectionAssignment, VPNConnectionReason
-from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refusal, Refused
 from kumulus_operator.views import Key
@@ -87,11 +86,7 @@ class VPNConnectionController:
         return assignment_of(connection, ends, version), faults
 
     async def _assign(self, connection: VPNConnection, wanted: VPNConnectionAssignment) -> VPNConnection:
-        cloud = self._cloud
-        body = await cloud.client.apply(
-            VPNConnection, identity(connection) | {"spec": {"assignment": wanted.dump()}}, manager=MANAGER
-        )
-        cloud.take(VPNConnection, body)
+        written = await self._cloud.assign(connection, wanted)
         _LOG.info(
             "VPN connection assigned",
             namespace=connection.key[0],
@@ -100,13 +95,8 @@ class VPNConnectionController:
             standby=wanted.standby,
             up=wanted.up,
         )
-        return VPNConnection.model_validate(body)
+        return written
 
     async def _tell(self, connection: VPNConnection, faults: list[Refusal]) -> None:
-        cloud = self._cloud
         status = connection_status(connection, faults, datetime.now(UTC))
-        if status is None or not await cloud.write_status(connection, status):
-            return
-        for fault in faults:
-            if fault.reason not in _PASSING:
-                cloud.events.post(identity(connection), fault.reason, fault.message, warning=True)
+        await self._cloud.tell(connection, status, faults, passing=_PASSING)
