@@ -130,16 +130,21 @@ class Hosts:
         path = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
         with contextlib.suppress(TimedOut):
             node = plane.kubectl("get", "node", host.name, "-o", path, check=False, timeout=10)
-            return node.stdout == "True" and self._has_renewed(plane, host)
+            return node.stdout == "True" and self._has_renewed(plane, host) and self._has_looked_at_pods(plane, host)
         return False
 
     def _has_renewed(self, plane: ControlPlane, host: HostSpec) -> bool:
         """Whether its kubelet has been heard since the host went on: what the node says may be from before."""
         path = "jsonpath={.spec.renewTime}"
         lease = plane.kubectl("get", "lease", host.name, "-n", "kube-node-lease", "-o", path, check=False, timeout=10)
-        if lease.returncode != 0 or not lease.stdout:
-            return False
-        return datetime.datetime.fromisoformat(lease.stdout).timestamp() > _init(host).pid_file.stat().st_mtime
+        return lease.returncode == 0 and bool(lease.stdout) and _since_power_on(host, lease.stdout)
+
+    def _has_looked_at_pods(self, plane: ControlPlane, host: HostSpec) -> bool:
+        """Whether no pod is said to run since before the host went on: it would be taken for ready, and then end."""
+        path = "jsonpath={.items[*].status.containerStatuses[*].state.running.startedAt}"
+        own = ["--all-namespaces", f"--field-selector=spec.nodeName={host.name}", "-o", path]
+        pods = plane.kubectl("get", "pods", *own, check=False, timeout=10)
+        return pods.returncode == 0 and all(_since_power_on(host, moment) for moment in pods.stdout.split())
 
     def _init_pid(self, host: HostSpec) -> int | None:
         """The host's PID 1 as the machine sees it: the child of the process that made the namespaces."""
@@ -197,6 +202,10 @@ class Hosts:
             if other != host:
                 route = [other.pod_cidr, "via", other.address]
                 commands.run(["ip", "-n", host.netns, "route", "replace", *route])
+
+
+def _since_power_on(host: HostSpec, moment: str) -> bool:
+    return datetime.datetime.fromisoformat(moment).timestamp() > _init(host).pid_file.stat().st_mtime
 
 
 def _init(host: HostSpec) -> Daemon:
