@@ -8,55 +8,28 @@ dropped by that; those that could again are freed of it. Neutron's changes, too,
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address
 from socket import AF_INET, AF_INET6
-from typing import Any
 
-from kumulus_agent.network import namespace
-from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.network.groups import ICMP, Direction, Flow, GroupKey, permits, stateless
-from kumulus_agent.network.netlink import AsyncConntrack, NetlinkError, netfilter_socket
-from kumulus_agent.network.rules import REFUSED
+from kumulus_agent.network import tracked
+from kumulus_agent.network.groups import Direction, Flow, GroupKey, permits, stateless
 from kumulus_agent.network.state import NetworkDesired
-
-_GONE = 2
-"""ENOENT: the connection has ended meanwhile."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """An entry of the table.
-
-    Attributes:
-        flow: as it began.
-        refused: whether it is marked so.
-        key: what the kernel finds it by.
-    """
-
-    flow: Flow
-    refused: bool
-    key: Any = field(compare=False, default=None)
+from kumulus_agent.network.tracked import Connection
 
 
 def changed(desired: NetworkDesired, connections: Iterable[Connection]) -> list[Connection]:
     """Give the connections as they are to be marked, of those that are not."""
     groups_at = _groups_at(desired)
-    changes = []
-    for connection in connections:
-        flow = connection.flow
+
+    def refuses(flow: Flow) -> bool:
         ends: tuple[tuple[Direction, list[frozenset[GroupKey] | None]], ...] = (
             ("egress", groups_at(flow.source)),
             ("ingress", groups_at(flow.destination)),
         )
-        refused = any(
-            held and not any(_lets(keys, desired, direction, flow) for keys in held) for direction, held in ends
-        )
-        if refused != connection.refused and not _of_dhcp(flow):
-            changes.append(Connection(flow, refused, connection.key))
-    return changes
+        return any(held and not any(_lets(keys, desired, direction, flow) for keys in held) for direction, held in ends)
+
+    return tracked.otherwise((item for item in connections if not _of_dhcp(item.flow)), refuses)
 
 
 def _lets(keys: frozenset[GroupKey] | None, desired: NetworkDesired, direction: Direction, flow: Flow) -> bool:
@@ -95,37 +68,4 @@ async def judge(name: str, zone: int, desired: NetworkDesired) -> int:
         NetworkError: the kernel refused.
     """
     families = (AF_INET, AF_INET6) if any(port.sources6 for port in desired.ports) else (AF_INET,)
-    return sum([await _judge(name, zone, desired, family) for family in families])
-
-
-async def _judge(name: str, zone: int, desired: NetworkDesired, family: int) -> int:
-    async with tracked(name, family) as table:
-        found = [connection async for connection in _read(table, zone, family)]
-        changes = changed(desired, found)
-        for connection in changes:
-            try:
-                await table.entry(
-                    "set", tuple_orig=connection.key, zone=zone, mark=REFUSED if connection.refused else 0
-                )
-            except NetlinkError as error:
-                if error.code != _GONE:
-                    raise NetworkError(f"asked to mark {connection.flow}: {error}") from error
-        return len(changes)
-
-
-@asynccontextmanager
-async def tracked(name: str, family: int) -> AsyncIterator[AsyncConntrack]:
-    """Open the kernel's table of connections of a namespace, for one family."""
-    handle = namespace.within(name, netfilter_socket).detach()
-    async with AsyncConntrack(nfgen_family=family, fileno=handle) as table:
-        yield table
-
-
-async def _read(table: AsyncConntrack, zone: int, family: int) -> AsyncIterator[Connection]:
-    async for entry in await table.dump_entries(zone=zone):
-        key = entry.tuple_orig
-        if entry.zone != zone or key.family != family:
-            continue
-        first, second = (key.icmp_type, key.icmp_code) if key.proto in ICMP.values() else (key.sport, key.dport)
-        flow = Flow(key.proto, ip_address(key.saddr), ip_address(key.daddr), first or 0, second or 0)
-        yield Connection(flow, bool((entry.mark or 0) & REFUSED), key)
+    return await tracked.hold(name, families, lambda connections: changed(desired, connections), zone=zone)

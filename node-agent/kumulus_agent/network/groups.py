@@ -24,6 +24,8 @@ GroupKey = tuple[str, str]
 DIRECTIONS: Final[tuple[Direction, ...]] = ("ingress", "egress")
 ICMP: Final = {4: 1, 6: 58}
 """IANA's number of each family's ICMP."""
+REFUSED: Final = 1
+"""Mark of a tracked connection that the rules no longer allow."""
 _WITH_PORTS: Final = {6: "tcp", 17: "udp", 33: "dccp", 132: "sctp", 136: "udplite"}
 _MEMBERS: Final = {"members": "ipv4_addr", "members6": "ipv6_addr"}
 """The sets of members: of one family each."""

@@ -26,7 +26,7 @@ from typing import Any
 
 from kumulus_agent.network import gateways
 from kumulus_agent.network.expressions import ACCEPT, DROP, TABLE, Command, add, anyof, field, match, meta, udp
-from kumulus_agent.network.groups import DIRECTIONS, Chain, is_members, members_type, zone_of_members
+from kumulus_agent.network.groups import DIRECTIONS, REFUSED, Chain, is_members, members_type, zone_of_members
 from kumulus_agent.network.limits import (
     KERNELS,
     NETWORK,
@@ -64,9 +64,6 @@ from kumulus_agent.network.spoofing import SETS as PORT_SETS
 
 NETWORK_MASK = NETWORK
 PORT_SHIFT = 16
-REFUSED = 1
-"""Mark of a tracked connection that the groups no longer permit."""
-
 STATELESS = "stateless"
 """The ports of which each packet is judged by itself."""
 ANSWERED = "answered"

@@ -15,11 +15,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, Literal
 
 from kumulus_agent.network.expressions import ACCEPT, DROP, Command, field, match, meta
-from kumulus_agent.network.groups import ICMP, Direction, Flow
+from kumulus_agent.network.groups import ICMP, REFUSED, Direction, Flow
 
 TABLE: Final = "firewall"
-REFUSED: Final = 1
-"""Mark of a tracked connection that the rules no longer allow."""
 ENDED: Final = "ended"
 """The chain of what belongs to such a connection."""
 _FAMILY: Final = "inet"

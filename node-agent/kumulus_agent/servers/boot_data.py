@@ -58,11 +58,7 @@ async def fetch_user_data(client: KubeClient, source: BootDataSource, desired: D
     Raises:
         StepFailed: with reason BootDataFailed.
     """
-    found = await _fetch(client, source, f"boot-data/{desired.key[0]}/{desired.key[1]}")
-    try:
-        return base64.b64decode(found.get("userData") or "", validate=True)
-    except (TypeError, ValueError) as error:
-        raise _unexpected() from error
+    return _bytes(await _fetch(client, source, f"boot-data/{desired.key[0]}/{desired.key[1]}"), "userData")
 
 
 async def fetch_password(client: KubeClient, source: BootDataSource, action: tuple[str, str]) -> str:
@@ -116,11 +112,7 @@ async def fetch_vpn_key(client: KubeClient, source: BootDataSource, connection: 
         BootDataRefused: there is none, or it is not for this host.
         StepFailed: the operator cannot be asked now.
     """
-    found = await _fetch(client, source, f"vpn-keys/{connection[0]}/{connection[1]}")
-    try:
-        return base64.b64decode(found.get("key") or "", validate=True)
-    except (TypeError, ValueError) as error:
-        raise _unexpected() from error
+    return _bytes(await _fetch(client, source, f"vpn-keys/{connection[0]}/{connection[1]}"), "key")
 
 
 async def _fetch(client: KubeClient, source: BootDataSource, path: str) -> dict[str, Any]:
@@ -160,6 +152,13 @@ def _decode(body: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _unexpected()
     return found
+
+
+def _bytes(found: dict[str, Any], field: str) -> bytes:
+    try:
+        return base64.b64decode(found.get(field) or "", validate=True)
+    except (TypeError, ValueError) as error:
+        raise _unexpected() from error
 
 
 def _unexpected() -> StepFailed:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kumulus_agent.network.connections import Connection, changed
+from kumulus_agent.network.connections import changed
 from kumulus_agent.network.groups import Flow, GroupRule, SecurityGroup
 from kumulus_agent.network.limits import (
     BEGUN,
@@ -22,6 +22,7 @@ from kumulus_agent.network.limits import (
     forgotten,
 )
 from kumulus_agent.network.state import AddressPair, NetworkDesired, PortDesired, Rates
+from kumulus_agent.network.tracked import Connection
 from kumulus_agent.networks.plan import Here, network_desired
 from kumulus_agent.networks.port_settings import PortSettings, PortsHere, read_settings
 from kumulus_runtime.store import Store

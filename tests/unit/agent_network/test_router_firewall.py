@@ -11,6 +11,7 @@ from kumulus_agent.network.elements import elements
 from kumulus_agent.network.groups import Flow
 from kumulus_agent.network.rules import Element
 from kumulus_agent.network.state import NetworkDesired, RouterPort
+from kumulus_agent.network.tracked import Connection
 from kumulus_agent.networks.plan import Here, NetworkFacts
 from kumulus_agent.routers import plan
 from kumulus_agent.routers.central import answering, firewall_of, hosts_of
@@ -28,7 +29,7 @@ from kumulus_agent.routers.firewall import (
     version,
 )
 from kumulus_agent.routers.state import Address, Route
-from kumulus_agent.routers.tracked import Tracked, changed
+from kumulus_agent.routers.tracked import changed
 from kumulus_api.floating_ip import FloatingIPAssignment
 from kumulus_api.router import RouterAssignment
 
@@ -126,8 +127,10 @@ def test_connections_are_marked_that_are_to_be_marked_otherwise():
     web = Rule("web", "Allow", 6, destination_ports=(80, 80))
     firewall = Firewall((Guard("web", ("kr2",), (web,)),), (("10.0.2.0/24", "kr2"),))
     good, bad = flow("10.0.1.11", "10.0.2.11"), flow("10.0.1.11", "10.0.2.11", 81)
-    found = [Tracked(good, refused) for refused in (False, True)] + [Tracked(bad, refused) for refused in (False, True)]
-    assert changed(firewall, found) == [Tracked(good, False), Tracked(bad, True)]
+    found = [Connection(good, refused) for refused in (False, True)] + [
+        Connection(bad, refused) for refused in (False, True)
+    ]
+    assert changed(firewall, found) == [Connection(good, False), Connection(bad, True)]
 
 
 def test_rules_are_known_again_when_connections_were_held_to_them():
