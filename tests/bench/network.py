@@ -21,7 +21,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,18 @@ import netload
 import structlog
 
 from kumulus_agent.agent import NETWORKS_AT_ONCE
+from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.network import names
 from kumulus_agent.network.command import run
 from kumulus_agent.network.datapath import Datapath
+from kumulus_agent.network.groups import Chain
+from kumulus_agent.network.rules import FirewallChange
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.routers.here import RoutersHere
+from kumulus_agent.routers.members import GatewayMembers
 from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_agent.services.host_service import HostServices
@@ -232,7 +236,9 @@ class Agent:
         here = Here("bench", _UNDERLAY, _MTU)
         api: Any = cloud.api
         self.networks = CarriedNetworks(api, self.datapath, here, _nothing_mapped, PortsHere(api, cloud.store))
-        self.routers = RoutersHere(api, RouterPaths(self.datapath, f"{host}-kr"), self.networks, here)
+        paths = RouterPaths(self.datapath, f"{host}-kr")
+        members = GatewayMembers(Keepalived(self.services, directory / "keepalived"), paths, here)
+        self.routers = RoutersHere(api, paths, self.networks, here, members)
         self._tasks: list[asyncio.Task[Any]] = []
 
     async def begin(self) -> None:
@@ -279,10 +285,32 @@ class Agent:
         if not plugged:
             await self.datapath.plug(port.tap, port.network.vni)
 
-    def let_in(self, port: int) -> int:
-        """Give how many chains of the kernel let a port in, as the last transaction left them."""
+    def chains(self) -> frozenset[Chain]:
+        """Give the kernel's chains, as the last transaction left them."""
         seen = self.datapath._firewall._seen
-        return sum(f'"right": {port}' in json.dumps(chain.rules) for chain in seen[1].chains) if seen else 0
+        return seen[1].chains if seen else frozenset()
+
+    async def change_rule(self, port: int, networks: int) -> None:
+        """Change what a project's group lets in, and return when the kernel has it in so many networks.
+
+        Raises:
+            TimeoutError: it has it not, after a minute.
+        """
+        before, changed, apply = self.chains(), asyncio.Event(), self.datapath._firewall.apply
+
+        async def told(change: FirewallChange) -> None:
+            await apply(change)
+            changed.set()
+
+        self.datapath._firewall.apply = told  # type: ignore[method-assign]
+        try:
+            async with asyncio.timeout(60):
+                self._cloud.groups("p0", port)
+                while let_in(self.chains() - before, port) < networks:
+                    await changed.wait()
+                    changed.clear()
+        finally:
+            self.datapath._firewall.apply = apply  # type: ignore[method-assign]
 
     async def end(self) -> None:
         """End as an agent does: all that it made stays."""
@@ -293,6 +321,11 @@ class Agent:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.networks.close()
         await self.datapath.close()
+
+
+def let_in(chains: Iterable[Chain], port: int) -> int:
+    """Give how many of the chains let a port in."""
+    return sum(f'"right": {port}' in json.dumps(chain.rules) for chain in chains)
 
 
 async def _nothing_mapped() -> tuple[()]:
@@ -339,14 +372,12 @@ async def rule_changes(agent: Agent, cloud: Cloud) -> list[float]:
     took = []
     for port in range(5000, 5000 + RULE_CHANGES):
         started = time.monotonic()
-        cloud.groups("p0", port)
-        while agent.let_in(port) < networks:  # noqa: ASYNC110 - it tells nobody
-            await asyncio.sleep(0.005)
+        await agent.change_rule(port, networks)
         took.append((time.monotonic() - started) * 1000)
         await agent.at_rest()
     agent.datapath._firewall._seen = None
     await agent.datapath.observe()
-    if agent.let_in(5000 + RULE_CHANGES - 1) < networks:
+    if let_in(agent.chains(), 5000 + RULE_CHANGES - 1) < networks:
         raise RuntimeError(f"the kernel has not each of {networks} networks' last rule")
     return took
 
