@@ -34,6 +34,9 @@ _TORN: Final = frozenset(
         (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED),
     }
 )
+_UNFINISHED: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_DAEMON)
+"""What libvirtd ended as it began again: of a guest on its way, one whose CPUs it found not to have begun
+(`qemuMigrationDstRecover`)."""
 _STATES: Final = {
     libvirt.VIR_DOMAIN_RUNNING: State.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: State.RUNNING,
@@ -93,11 +96,11 @@ def view(domain: Any) -> View:
         state = State.STILL if reason in _STILL else State.PAUSED
     else:
         state = _STATES.get(code, State.OFF)
-    busy = False
+    busy, unfinished = False, (code, reason) == _UNFINISHED
     if domain.isActive():
         with contextlib.suppress(libvirt.libvirtError):
             busy = domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE
-    return View(state, busy, bool(domain.isPersistent()))
+    return View(state, busy, bool(domain.isPersistent()), unfinished)
 
 
 def view_of(conn: Any, instance_id: str) -> View:

@@ -28,17 +28,19 @@ class View:
     Attributes:
         state: of the domain.
         busy: a migration job goes on.
-        persistent: the domain is defined: an incoming one is only when it has arrived.
+        persistent: the domain is defined: an incoming one is only from the moment before it goes on.
+        unfinished: libvirtd has ended it when it took it up again after its own end, since it had not gone on yet.
     """
 
     state: State
     busy: bool = False
     persistent: bool = False
+    unfinished: bool = False
 
     @property
     def arrived(self) -> bool:
-        """Whether, at the target, the guest is all there."""
-        return self.state is State.RUNNING or (self.persistent and self.state in (State.PAUSED, State.STILL))
+        """Whether, at the target, the guest is all there and has gone on, or stands still as somebody wants it to."""
+        return self.state is State.RUNNING or (self.persistent and self.state is State.PAUSED)
 
     @property
     def runs(self) -> bool:
@@ -78,7 +80,7 @@ def settle(source: View, target: View = _UNKNOWN, *, patient: bool = True) -> Ve
     Args:
         source: as the source's hypervisor sees it.
         target: as the target's does.
-        patient: what is half there at the target may still go by itself.
+        patient: what is half there at the target may still go by itself, and what stands still there go on.
     """
     if source.busy or source.state is State.UNREACHABLE:
         return Verdict.WAIT
@@ -92,8 +94,11 @@ def _stopped(source: View, target: View, *, patient: bool) -> Verdict:
     """Say the same of a guest that does not run at its source, once the target has answered."""
     if target.state is State.TORN and source.state in (State.TORN, State.STILL):
         return Verdict.REPAIR
-    if target.arrived:
+    # Defined there and standing still it is about to go on; or libvirtd, which has just begun again, is about to end it.
+    if target.arrived or (target.state is State.STILL and target.persistent and not patient):
         return Verdict.ARRIVED
+    if target.unfinished and source.state is State.STILL:
+        return Verdict.RESUME  # it is defined there and has never gone on there: all of it is here
     if target.state is State.OFF and target.persistent:
         # It is defined there before it goes on there, and has ended since: its disk is there.
         return Verdict.LOST if source.state is State.TORN else Verdict.ARRIVED

@@ -23,7 +23,7 @@ from kumulus_agent.migration.channels import (
     parse_piece,
 )
 from kumulus_agent.migration.domains import view_of
-from kumulus_agent.migration.plan import View
+from kumulus_agent.migration.plan import State, View
 from kumulus_agent.migration.relay import LIMIT, Connection, close, relay
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import NetworkUnknown
@@ -82,7 +82,7 @@ class Target:
             NotPrepared: something is missing; what was made is gone again.
         """
         found = await self.look(desired.instance_id)
-        if found.runs or found.arrived:
+        if found.runs or (found.persistent and found.state is not State.OFF):
             raise NotPrepared(f"instance {desired.instance_id} is on this host already: nothing was touched")
         try:
             self.check_capacity(desired)

@@ -24,6 +24,10 @@ from kumulus_agent.migration.plan import State, Verdict, View, settle
         (View(State.STILL), View(State.STILL), Verdict.WAIT),
         (View(State.STILL), View(State.RUNNING), Verdict.ARRIVED),
         (View(State.STILL), View(State.PAUSED, persistent=True), Verdict.ARRIVED),
+        (View(State.STILL), View(State.STILL, persistent=True), Verdict.WAIT),
+        (View(State.STILL), View(State.OFF, persistent=True), Verdict.ARRIVED),
+        (View(State.STILL), View(State.OFF, persistent=True, unfinished=True), Verdict.RESUME),
+        (View(State.ABSENT), View(State.OFF, persistent=True, unfinished=True), Verdict.ARRIVED),
         (View(State.PAUSED), View(State.ABSENT), Verdict.STAYED),
         (View(State.PAUSED), View(State.PAUSED, persistent=True), Verdict.ARRIVED),
         (View(State.OFF), View(State.ABSENT), Verdict.STAYED),
@@ -72,7 +76,7 @@ class Libvirts:
     flipped: bool = False
 
 
-_STEPS = ("prepared", "performing", "performed", "finished", "confirmed")
+_STEPS = ("prepared", "performing", "performed", "defined", "finished", "confirmed")
 
 
 class Protocol(RuleBasedStateMachine):
@@ -129,6 +133,8 @@ class Protocol(RuleBasedStateMachine):
             world.source = View(State.RUNNING, busy=True, persistent=True)
         elif step == "performed":
             world.source = View(State.STILL, persistent=True)
+        elif step == "defined":
+            world.target = View(State.STILL, persistent=True)
         elif step == "finished":
             world.target = View(State.RUNNING, persistent=True)
         else:
@@ -147,13 +153,20 @@ class Protocol(RuleBasedStateMachine):
             world.target = View(State.STILL) if heard and world.target.state is State.STILL else View(State.ABSENT)
             if world.step == "performing":
                 world.source = View(State.RUNNING, persistent=True)
+        elif world.step == "defined" and heard:
+            world.target = View(State.RUNNING, persistent=True)
         world.step = None
 
     @precondition(lambda self: self.world.target.state is State.STILL and self.world.step is None)
     @rule()
     def cleaned_up(self) -> None:
-        """The target's libvirtd ends what was coming when it notices that nobody sends any more."""
-        self.world.target = View(State.ABSENT)
+        """The target's libvirtd ends what was coming when it notices that nobody sends any more.
+
+        One that died when the guest was defined there, and had not gone on, does it as it begins again: before the
+        patience of who asks is at its end.
+        """
+        defined = self.world.target.persistent
+        self.world.target = View(State.OFF, persistent=True, unfinished=True) if defined else View(State.ABSENT)
 
     @rule(reachable=st.booleans())
     def network(self, reachable: bool) -> None:
@@ -165,6 +178,8 @@ class Protocol(RuleBasedStateMachine):
     def ask(self, patient: bool) -> None:
         """An agent that finds a migration begun asks both, and does what follows."""
         world = self.world
+        if not patient and world.target == View(State.STILL, persistent=True):
+            self.cleaned_up()
         there = world.target if world.reachable else View(State.UNREACHABLE)
         verdict = settle(world.source, there, patient=patient)
         if verdict is Verdict.RESUME:
