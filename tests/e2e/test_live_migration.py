@@ -13,9 +13,9 @@ from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import console
 from kumulus_lab.testing.cloud import Breach, Cloud, condition
-from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_on, succeeded
+from kumulus_lab.testing.migrating import Lookout, ask, copying, ended, kill_on, kill_when_still, succeeded
 from kumulus_lab.testing.plugin import Plugin
-from kumulus_lab.testing.sightings import VIRSH, look
+from kumulus_lab.testing.sightings import look
 from kumulus_lab.testing.travelling import (
     CHECKER,
     back_and_forth,
@@ -334,18 +334,14 @@ async def test_what_dies_at_the_switch(cloud: Cloud, project: str, lab: LabSetti
     await cloud.make_network(project)
     await cloud.make_server(project, "mover", userData={"inline": CHECKER})
     before = await cloud.server_ready(project, "mover")
-    host, hosts = on_host(before), Hosts(lab)
+    host = on_host(before)
     instance = before["spec"]["assignment"]["instanceID"]
     await console.says(console.path(lab, before), "sums-ok-2")
-
-    def kill_when_it_stands_still() -> None:
-        while "paused" not in hosts.run(host, [*VIRSH, "domstate", f"k-{instance}"]).stdout:
-            pass
-        kill_on(lab, host if end == "source" else other_than(host), victim)
-
+    victims = host if end == "source" else other_than(host)
     async with Lookout(lab, instance):
+        killing = asyncio.create_task(asyncio.to_thread(kill_when_still, lab, instance, host, victims, victim))
         action = await ask(cloud, project, "mover")
-        await asyncio.wait_for(asyncio.to_thread(kill_when_it_stands_still), 60)
+        await killing
         done = await ended(cloud, project, action, 180)
         there = other_than(host) if done["status"]["phase"] == "Succeeded" else host
         after = await cloud.until(Server, "mover", settled_on(there), namespace=project, seconds=90)

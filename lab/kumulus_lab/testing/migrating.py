@@ -54,9 +54,31 @@ def kill_on(lab: LabSettings, host: str, program: str) -> None:
     Raises:
         Breach: it does not run there.
     """
+    _kill(_victims(lab, host, program))
+
+
+def kill_when_still(lab: LabSettings, instance_id: str, source: str, host: str, program: str) -> None:
+    """Wait until a guest stands still at its source, for a minute at most, and end a program on a host at once.
+
+    Raises:
+        Breach: it has not stood still, or the program does not run there.
+    """
+    victims = _victims(lab, host, program)
+    event = ("event", f"k-{instance_id}", "--event", "lifecycle", "--timeout", "60")
+    told = Hosts(lab).run(source, [*VIRSH, *event], timeout=70).stdout
+    if "Suspended" not in told:
+        raise Breach(f"instance {instance_id} has not stood still on {source}; libvirt said: {told or 'nothing'}")
+    _kill(victims)
+
+
+def _victims(lab: LabSettings, host: str, program: str) -> list[int]:
     pids = list(processes.pids(program, lab, host))
     if not pids:
         raise Breach(f"there is no {program} to kill on {host}")
+    return pids
+
+
+def _kill(pids: list[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

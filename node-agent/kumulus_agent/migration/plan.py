@@ -94,7 +94,7 @@ def _stopped(source: View, target: View, *, patient: bool) -> Verdict:
     """Say the same of a guest that does not run at its source, once the target has answered."""
     if target.state is State.TORN and source.state in (State.TORN, State.STILL):
         return Verdict.REPAIR
-    # Defined there and standing still it is about to go on; or libvirtd, which has just begun again, is about to end it.
+    # Defined there and standing still it is about to go on; or libvirtd, which has begun again, is about to end it.
     if target.arrived or (target.state is State.STILL and target.persistent and not patient):
         return Verdict.ARRIVED
     if target.unfinished and source.state is State.STILL:
