@@ -152,6 +152,8 @@ class FirewallGroupReason(StrEnum):
     """The router has no identity or no such interface yet."""
     NO_GATEWAY = "NoGateway"
     """The router leads out nowhere, so that no host is there to judge on: it routes nothing."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """It is on no router."""
 
 
 class FirewallPlace(Model):

@@ -247,6 +247,8 @@ class HostConditionType(StrEnum):
     PACKAGES_PRESENT = "PackagesPresent"
     HYPERVISOR_CONNECTED = "HypervisorConnected"
     DISK_HEALTHY = "DiskHealthy"
+    TABLES_LARGE = "TablesLarge"
+    """Whether the kernel's tables that tenants share hold what all of them may put there; no part of Ready."""
     DRAINED = "Drained"
     """The operator's word on a host in maintenance: whether guests still run there."""
 

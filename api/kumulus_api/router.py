@@ -129,6 +129,10 @@ class AssignedGateway(Model):
     """None where the gateway moves by the API alone."""
 
 
+TUNNELLED = 256
+"""So many networks a router may have behind tunnels."""
+
+
 class RouterAssignment(Model):
     """What the operator decided. It survives a restore from a backup."""
 
@@ -145,7 +149,7 @@ class RouterAssignment(Model):
     """All packets of its networks pass it on its gateway's host; it is on no other, and without a gateway on none."""
     firewalls: Annotated[list[AssignedFirewall], Field(max_length=64)] = Field(default_factory=list)
     """What its interfaces let pass; each is in one of them at most."""
-    tunnelled: Annotated[list[CIDRText], Field(max_length=256)] = Field(default_factory=list)
+    tunnelled: Annotated[list[CIDRText], Field(max_length=TUNNELLED)] = Field(default_factory=list)
     """Networks behind the peers of VPNConnections: what is sent there goes to the gateway's host, never in clear."""
 
 

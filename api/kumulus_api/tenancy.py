@@ -68,6 +68,8 @@ class Quota(Model):
     routers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     floating_ips: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(default=None, alias="floatingIPs")
     load_balancers: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    firewall_groups: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    vpn_connections: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
 
 
 class ProjectSpec(Model):
@@ -97,6 +99,8 @@ class QuotaUsage(Model):
     routers: int = 0
     floating_ips: int = Field(default=0, alias="floatingIPs")
     load_balancers: int = 0
+    firewall_groups: int = 0
+    vpn_connections: int = 0
 
 
 class QuotaShown(Model):
@@ -115,6 +119,8 @@ class QuotaShown(Model):
     routers: Annotated[str, Field(max_length=64)] = ""
     floating_ips: Annotated[str, Field(max_length=64)] = Field(default="", alias="floatingIPs")
     load_balancers: Annotated[str, Field(max_length=64)] = ""
+    firewall_groups: Annotated[str, Field(max_length=64)] = ""
+    vpn_connections: Annotated[str, Field(max_length=64)] = ""
 
 
 class ProjectStatus(Status):
@@ -148,6 +154,8 @@ class Project(Kind):
             Column("Floating-IPs", ".status.quota.floatingIPs"),
             Column("Routers", ".status.quota.routers", priority=1),
             Column("Load-Balancers", ".status.quota.loadBalancers", priority=1),
+            Column("Firewall-Groups", ".status.quota.firewallGroups", priority=1),
+            Column("VPNs", ".status.quota.vpnConnections", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
         in_all=False,

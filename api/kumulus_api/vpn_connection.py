@@ -277,6 +277,9 @@ class VPNConnectionReason(StrEnum):
     NETWORKS_OVERLAP = "NetworksOverlap"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
     KEY_INVALID = "KeyInvalid"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    TOO_MANY_NETWORKS = "TooManyNetworks"
+    """Behind the tunnels of its router."""
 
 
 class VPNConnectionStatus(Status):

@@ -35,6 +35,7 @@ from kumulus_agent.migration.controller import MigrationController
 from kumulus_agent.migration.credentials import Credentials
 from kumulus_agent.migration.host_port import HostPort
 from kumulus_agent.migration.reports import SOURCE, TARGET
+from kumulus_agent.network import tables
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
@@ -224,6 +225,7 @@ class Agent:
         await self._until_done("open the hypervisor", self._hypervisor.open)
         self._host_changed()
         await self._until_done("prepare the datapath", self._datapath.start)
+        self._host.enlarge = tables.enlarge_all
         virt = await self._self_test()
         self._host_changed()
         actuators = self._actuators(virt, await asyncio.to_thread(cache_mode, settings.instances_dir))

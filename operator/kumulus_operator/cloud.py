@@ -109,6 +109,12 @@ class Cloud(Seen):
         self.counted_load_balancers = Counted(
             "load balancers", lambda name: self.quota_of(name).load_balancers, self.usage_changed
         )
+        self.counted_firewall_groups = Counted(
+            "firewall groups", lambda name: self.quota_of(name).firewall_groups, self.usage_changed
+        )
+        self.counted_vpn_connections = Counted(
+            "VPN connections", lambda name: self.quota_of(name).vpn_connections, self.usage_changed
+        )
         self.edges = Edges()
         self.balancers = Balancers()
         self.guards = Guards()
@@ -264,6 +270,8 @@ class Cloud(Seen):
             routers=self.counted_routers.count(namespace),
             floating_ips=self.counted_floating_ips.count(namespace),
             load_balancers=self.counted_load_balancers.count(namespace),
+            firewall_groups=self.counted_firewall_groups.count(namespace),
+            vpn_connections=self.counted_vpn_connections.count(namespace),
             dns_zones=len(domains_of(self, namespace)),
         )
 
@@ -301,6 +309,7 @@ class Cloud(Seen):
             (self.floating_ip_waiters, self.queues.floating_ips),
             (self.load_balancer_waiters, self.queues.load_balancers),
             (self.vpn_waiters, self.queues.vpn_connections),
+            (self.guards.waiters, self.queues.firewall_groups),
             (self.image_waiters, self.queues.images),
             (self.volume_waiters, self.queues.volumes),
         ):

@@ -57,6 +57,8 @@ class HostController:
         taken_over: gives the routers that lead out here instead of on the host that they are assigned to.
         console: where the guests' consoles are served; None where they cannot be.
         adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
+        enlarge: makes the kernel's tables as large as they should be, and gives those where it may not; None before it
+            can be done. Others set them, too: kube-proxy does when it starts.
     """
 
     settings: AgentSettings
@@ -73,6 +75,7 @@ class HostController:
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
+    enlarge: Callable[[], tuple[str, ...]] | None = None
     _abilities: Abilities = field(default_factory=Abilities)
     _asked: tuple[str, float] = ("", 0.0)
     """How guests ran when libvirt was last asked for its abilities, and when that was (monotonic seconds)."""
@@ -160,6 +163,7 @@ class HostController:
             physical=await self._physical(old),
             devices=devices,
             taken_over=self.taken_over(),
+            small_tables=await asyncio.to_thread(self.enlarge) if self.enlarge is not None else None,
         )
 
     async def _physical(self, old: dict[str, Any]) -> tuple[PhysicalNetwork, ...]:

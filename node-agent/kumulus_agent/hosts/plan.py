@@ -87,6 +87,8 @@ class Facts:
         physical: the physical networks that are mapped here.
         devices: what there is of those that servers may be given; None if there may be none.
         taken_over: routers that lead out here instead of on the host that they are assigned to.
+        small_tables: the kernel's tables that are too small, and cannot be made larger from here; None before that is
+            known.
     """
 
     machine: Machine
@@ -104,6 +106,7 @@ class Facts:
     physical: tuple[PhysicalNetwork, ...] = ()
     devices: FoundDevices | None = None
     taken_over: tuple[str, ...] = ()
+    small_tables: tuple[str, ...] | None = None
 
 
 def acknowledged(
@@ -196,6 +199,10 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         ),
     }
     bad = [(kind, part) for kind, part in parts.items() if part[0] is not True]
+    if facts.small_tables is not None:
+        small = "tenants can fill what others need; set on the machine: " + "; ".join(facts.small_tables)
+        large = (False, "TooSmall", small) if facts.small_tables else (True, "Large", "")
+        parts[HostConditionType.TABLES_LARGE] = large
     if set(missing) <= VPN_PACKAGES | {FAILOVER_PACKAGE}:
         bad = [(kind, part) for kind, part in bad if kind is not HostConditionType.PACKAGES_PRESENT]
     if not facts.tunnel_address:

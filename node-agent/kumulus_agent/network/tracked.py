@@ -1,12 +1,13 @@
 """The kernel's table of connections of a namespace: reading it, and marking in it those that are refused.
 
-An entry is not removed instead: the next packet of whoever answers would begin the connection anew, in the other
-direction.
+An entry of those is not removed instead: the next packet of whoever answers would begin the connection anew, in the
+other direction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -64,6 +65,28 @@ async def hold(
     return sum([await _hold(name, family, changed, zone, translated) for family in families])
 
 
+async def forget(name: str, families: Iterable[int], chosen: Callable[[Any], bool]) -> int:
+    """Forget connections of a namespace; return how many.
+
+    Args:
+        name: of the namespace.
+        families: AF_INET, AF_INET6.
+        chosen: whether an entry, as pyroute2 gives it, is to go.
+
+    Raises:
+        NetworkError: the kernel refused.
+    """
+    count = 0
+    for family in families:
+        async with _table(name, family) as table:
+            entries = [entry async for entry in await table.dump_entries() if entry.tuple_orig.family == family]
+            found = [entry.tuple_orig for entry in entries if chosen(entry)]
+            for key in found:
+                await _change(table, "del", key)
+            count += len(found)
+    return count
+
+
 async def _hold(
     name: str,
     family: int,
@@ -72,8 +95,7 @@ async def _hold(
     translated: bool,
 ) -> int:
     of_zone = {} if zone is None else {"zone": zone}
-    handle = namespace.within(name, netfilter_socket).detach()
-    async with AsyncConntrack(nfgen_family=family, fileno=handle) as table:
+    async with _table(name, family) as table:
         entries = [entry async for entry in await table.dump_entries(**of_zone)]
         changes = changed(
             [
@@ -83,12 +105,24 @@ async def _hold(
             ]
         )
         for item in changes:
-            try:
-                await table.entry("set", tuple_orig=item.key, mark=REFUSED if item.refused else 0, **of_zone)
-            except NetlinkError as error:
-                if error.code != _GONE:
-                    raise NetworkError(f"asked to mark {item.flow}: {error}") from error
+            await _change(table, "set", item.key, mark=REFUSED if item.refused else 0, **of_zone)
     return len(changes)
+
+
+async def _change(table: AsyncConntrack, verb: str, key: Any, **what: int) -> None:
+    try:
+        await table.entry(verb, tuple_orig=key, **what)
+    except NetlinkError as error:
+        if error.code != _GONE:
+            raise NetworkError(f"asked to {verb} connection {key}: {error}") from error
+
+
+@asynccontextmanager
+async def _table(name: str, family: int) -> AsyncIterator[AsyncConntrack]:
+    """Open the kernel's table of connections of a namespace, for one family."""
+    handle = namespace.within(name, netfilter_socket).detach()
+    async with AsyncConntrack(nfgen_family=family, fileno=handle) as table:
+        yield table
 
 
 def _connection(entry: Any, translated: bool) -> Connection:

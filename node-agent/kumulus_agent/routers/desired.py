@@ -24,10 +24,12 @@ from kumulus_agent.networks.plan import Here, NetworkFacts
 from kumulus_agent.routers import central
 from kumulus_agent.routers.pair import NETWORK, Pair, link_local, mac_of, pair_of
 from kumulus_agent.routers.state import (
+    NOWHERE,
     PEER_ADDRESS,
     PREFERENCE_DEFAULT,
     PREFERENCE_FLOATING,
     PREFERENCE_LEADING,
+    PREFERENCE_NOWHERE,
     PREFERENCE_SHARED_FLOATING,
     PREFERENCE_TUNNELLED,
     PREFERENCE_TUNNELLED_LEADING,
@@ -43,7 +45,7 @@ from kumulus_agent.routers.state import (
     alone,
     family_of,
 )
-from kumulus_agent.routers.translation import translation
+from kumulus_agent.routers.translation import translation, tunnelled
 from kumulus_agent.servers.desired import NetworkKey
 from kumulus_api.floating_ip import FloatingIPAssignment
 from kumulus_api.router import AssignedGateway, AssignedInterface, RouterAssignment
@@ -313,7 +315,7 @@ def _virtual(router: HereRouter) -> Iterator[Address]:
 def _leading(router: HereRouter) -> Iterator[PolicyRule]:
     """Yield the rules by which one of two hosts leads out."""
     yield from (PolicyRule(PREFERENCE_LEADING, TABLE_OUT, family=family) for family in router.families)
-    for network in router.assignment.tunnelled:
+    for network in tunnelled(router, 4):
         yield PolicyRule(PREFERENCE_TUNNELLED_LEADING, TABLE_OUT, destination=network)
     for source in {item.fixed_address for item in router.moving if item.fixed_address} | _shared(router):
         if family_of(source) in router.families:
@@ -399,9 +401,12 @@ def _policy(router: HereRouter) -> Iterator[PolicyRule]:
         for source in leaving:
             if family_of(source) in router.families:
                 yield PolicyRule(PREFERENCE_FLOATING, TABLE_OUT, source, family_of(source))
-    if router.assignment.gateway is not None and (router.pair is not None or not router.leads):
-        for network in router.assignment.tunnelled:
+    for network in tunnelled(router, 4):
+        if router.pair is not None or not router.leads:
             yield PolicyRule(PREFERENCE_TUNNELLED, TABLE_TRANSIT, destination=network)
+        else:
+            yield PolicyRule(PREFERENCE_TUNNELLED_LEADING, TABLE_OUT, destination=network)
+        yield PolicyRule(PREFERENCE_NOWHERE, NOWHERE, destination=network)
     for family in router.families:
         if router.pair is not None:
             yield PolicyRule(PREFERENCE_WAITING, TABLE_TRANSIT, family=family)

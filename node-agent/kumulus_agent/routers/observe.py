@@ -17,13 +17,27 @@ from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.state import Observed as Datapath
 from kumulus_agent.routers import firewall
 from kumulus_agent.routers.rules import TableState, parse
-from kumulus_agent.routers.state import TABLE_TUNNELS, Address, Join, Neighbour, Observed, PolicyRule, Route
+from kumulus_agent.routers.state import (
+    NOWHERE,
+    PREFERENCE_NOWHERE,
+    PREFERENCE_TUNNELLED,
+    PREFERENCE_TUNNELLED_LEADING,
+    TABLE_TUNNELS,
+    Address,
+    Join,
+    Neighbour,
+    Observed,
+    PolicyRule,
+    Route,
+)
 
 _SCOPE_LINK = 253
 _PERMANENT = 0x80
 _STATIC = 4
 """Protocol of routes that somebody added; the kernel's own have another."""
 _OWN_PREFERENCES = 32767
+_TUNNELLED = {PREFERENCE_TUNNELLED_LEADING, PREFERENCE_TUNNELLED, PREFERENCE_NOWHERE}
+_FR_ACT_BLACKHOLE = 6
 _UP = 1
 
 
@@ -97,7 +111,11 @@ async def _read(inner: AsyncIPRoute, datapath: Datapath) -> Observed:
         speaking6=frozenset(
             own[message["index"]] for message in addresses if message["index"] in own and message["family"] == AF_INET6
         ),
-        policy=frozenset(_rule(message) for message in rules if _preference(message) > _OWN_PREFERENCES),
+        policy=frozenset(
+            _rule(message)
+            for message in rules
+            if (preference := _preference(message)) > _OWN_PREFERENCES or preference in _TUNNELLED
+        ),
     )
 
 
@@ -128,7 +146,8 @@ def _preference(message: Any) -> int:
 
 
 def _rule(message: Any) -> PolicyRule:
-    table = message.get_attr("FRA_TABLE") or message["table"]
+    drops = message["action"] == _FR_ACT_BLACKHOLE
+    table = NOWHERE if drops else message.get_attr("FRA_TABLE") or message["table"]
     family = 6 if message["family"] == AF_INET6 else 4
     destination = message.get_attr("FRA_DST")
     network = f"{destination}/{message['dst_len']}" if destination else ""

@@ -26,6 +26,7 @@ from kumulus_agent.routers.observe import observe
 from kumulus_agent.routers.pair import NETWORK
 from kumulus_agent.routers.plan import Step
 from kumulus_agent.routers.state import (
+    NOWHERE,
     Address,
     Floating,
     Forwarding,
@@ -224,9 +225,8 @@ async def _change(inner: AsyncIPRoute, item: Address | Neighbour | Route | Polic
                 address, length = item.destination.split("/")
                 which |= {"dst": address, "dst_len": int(length)}
             family = AF_INET6 if six else AF_INET
-            await inner.rule(
-                "add" if add else "del", family=family, priority=item.preference, table=item.table, **which
-            )
+            which |= {"action": "blackhole"} if item.table == NOWHERE else {"table": item.table}
+            await inner.rule("add" if add else "del", family=family, priority=item.preference, **which)
 
 
 async def _address(inner: AsyncIPRoute, item: Address, verb: str) -> None:
@@ -249,9 +249,8 @@ async def _judge(name: str, step: plan.Judge) -> None:
     """Apply the rules, then hold connections to them, then note that it is done: who finds no note does it again."""
     await _transact(name, firewall.applied(step.firewall))
     if step.anew:
-        await _delete_connections(name)
-    else:
-        await tracked.hold(name, step.firewall)
+        await tracked.forget_halves(name)
+    await tracked.hold(name, step.firewall)
     await _transact(name, firewall.sealed(step.firewall))
 
 
@@ -260,7 +259,10 @@ async def _transact(name: str, transaction: dict[str, Any]) -> None:
     await run(argv, stdin=json.dumps(transaction).encode())
 
 
-async def _end(name: str, by: Floating | Forwarding | str) -> None:
+async def _end(name: str, by: Floating | Forwarding | PolicyRule | str) -> None:
+    if isinstance(by, PolicyRule):
+        await _delete_connections(name, "--family", f"ipv{by.family}", "--orig-dst", by.destination)
+        return
     address = by if isinstance(by, str) else by.address
     delete = partial(_delete_connections, name, "--family", "ipv6" if ":" in address else "ipv4")
     if isinstance(by, Forwarding):

@@ -9,6 +9,7 @@ from kumulus_agent.routers import firewall
 from kumulus_agent.routers.firewall import Firewall
 from kumulus_agent.routers.rules import version
 from kumulus_agent.routers.state import (
+    NOWHERE,
     Address,
     Floating,
     Forwarding,
@@ -92,9 +93,12 @@ class SpeakIPv6(Step):
 
 @dataclass(frozen=True)
 class EndConnections(Step):
-    """End the connections that went by a translation which is no more: of an address, or of one forwarded port."""
+    """End the connections that went by a translation which is no more: of an address, or of one forwarded port.
 
-    by: Floating | Forwarding | str
+    Or those to a network that is behind a tunnel now: they would keep the address that they went out by.
+    """
+
+    by: Floating | Forwarding | PolicyRule | str
 
 
 @dataclass(frozen=True)
@@ -208,11 +212,16 @@ def _added(desired: RouterDesired, observed: Observed, wanted: frozenset[Address
         yield Add("the router's here", address)
     for neighbour in sorted(desired.neighbours - observed.neighbours):
         yield Add("the port's MAC", neighbour)
+    # What is behind a tunnel comes before anything that leads elsewhere.
+    for rule in sorted(desired.policy - observed.policy):
+        if rule.destination:
+            yield Add("leads there alone", rule)
     # What is on the link comes before what is behind it.
     for route in sorted(desired.routes - observed.routes, key=lambda route: (bool(route.via), route)):
         yield Add("leads there", route)
     for rule in sorted(desired.policy - observed.policy):
-        yield Add("leads there", rule)
+        if not rule.destination:
+            yield Add("leads there", rule)
 
 
 def _ended(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
@@ -221,6 +230,9 @@ def _ended(desired: RouterDesired, observed: Observed) -> Iterator[Step]:
         yield EndConnections("the floating address leads elsewhere", floating)
     for forwarding in sorted(observed.forwardings - four.forwardings - six.forwardings):
         yield EndConnections("the port leads elsewhere", forwarding)
+    for rule in sorted(desired.policy - observed.policy):
+        if rule.table == NOWHERE:
+            yield EndConnections("behind a tunnel now", rule)
     for source, wanted in ((observed.source, four.source), (observed.source6, six.source)):
         if source and source != wanted:
             yield EndConnections("the router's address is elsewhere", source)

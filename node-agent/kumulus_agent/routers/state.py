@@ -17,9 +17,11 @@ PREFERENCE_DEFAULT = 34000
 PREFERENCE_SHARED_FLOATING, PREFERENCE_LEADING = 33500, 34500
 """Of rules that of two hosts only the one has that leads out now."""
 PREFERENCE_WAITING = 35000
-PREFERENCE_TUNNELLED_LEADING, PREFERENCE_TUNNELLED = 32900, 32950
-"""Of rules for networks behind VPNs, before those of floating addresses: the first that of two hosts only the one has
-that leads out now."""
+PREFERENCE_TUNNELLED_LEADING, PREFERENCE_TUNNELLED, PREFERENCE_NOWHERE = 300, 310, 320
+"""Of rules for networks behind VPNs, after charon's and before the main table's, so that no static route leads there
+while there is no tunnel: the first where the router leads out now, the last for what none of them leads anywhere."""
+NOWHERE = 0
+"""In place of a table: what a rule is about is dropped."""
 TABLE_TUNNELS = 220
 """Routing table of charon, which it alone writes; asked before all others."""
 PEER_ADDRESS = "169.254.0.2"
@@ -82,7 +84,10 @@ class Route:
 
 @dataclass(frozen=True, order=True)
 class PolicyRule:
-    """Which table is asked for packets from `source` to `destination` ("" for all of the family, which is 4 or 6)."""
+    """Which table is asked for packets from `source` to `destination` ("" for all of the family, which is 4 or 6).
+
+    Of table NOWHERE they are dropped.
+    """
 
     preference: int
     table: int

@@ -43,7 +43,7 @@ def translation(router: HereRouter, family: int) -> Translation:
             for f in item.forwardings
             if family_of(f.address) == family
         ),
-        tunnelled=_apart(router.assignment.tunnelled, family),
+        tunnelled=tunnelled(router, family),
         family=family,
         routed=tuple(gateway.routed) if family == 6 else (),
         closed=family == 6 and not translated,
@@ -51,12 +51,25 @@ def translation(router: HereRouter, family: int) -> Translation:
     )
 
 
-def _apart(networks: Iterable[str], family: int) -> tuple[str, ...]:
-    """Give networks of a family so that none overlaps another."""
-    found = [ip_network(text) for text in networks if family_of(text) == family]
+def tunnelled(router: HereRouter, family: int) -> tuple[str, ...]:
+    """Give the networks of a family behind tunnels, less those that the router is in itself; none overlaps another."""
+    found = [ip_network(text) for text in router.assignment.tunnelled if family_of(text) == family]
+    for text in (text for interface in router.assignment.interfaces for text in interface.addresses):
+        own = ip_interface(text).network
+        found = [rest for network in found for rest in _without(network, own)]
     apart: Iterable[IPv4Network | IPv6Network] = (
         collapse_addresses(item for item in found if isinstance(item, IPv4Network))
         if family == 4
         else collapse_addresses(item for item in found if isinstance(item, IPv6Network))
     )
     return tuple(map(str, apart))
+
+
+def _without(network: IPv4Network | IPv6Network, own: IPv4Network | IPv6Network) -> Iterable[IPv4Network | IPv6Network]:
+    if not network.overlaps(own):
+        return (network,)
+    if isinstance(network, IPv4Network) and isinstance(own, IPv4Network):
+        return network.address_exclude(own) if own.subnet_of(network) else ()
+    if isinstance(network, IPv6Network) and isinstance(own, IPv6Network):
+        return network.address_exclude(own) if own.subnet_of(network) else ()
+    return (network,)

@@ -20,6 +20,7 @@ from kumulus_api.firewall_group import (
 from kumulus_api.router import AssignedGateway, RouterReason
 from kumulus_operator.faults import ready_status
 from kumulus_operator.refusal import Refusal
+from kumulus_runtime.conditions import get_condition
 
 
 def firewalls_of(
@@ -89,6 +90,13 @@ def _wanted(group: FirewallGroup, router: Router, interfaces: Collection[str]) -
 
 def _age(group: FirewallGroup) -> tuple[str, str]:
     return group.metadata.creation_timestamp or "", group.metadata.name
+
+
+def admitted_before(group: FirewallGroup) -> bool:
+    """Whether the operator, this process or a former one, has told of a group otherwise than that there is no room."""
+    conditions = group.status.dump().get("conditions", []) if group.status is not None else []
+    ready = get_condition(conditions, "Ready")
+    return ready is not None and ready["reason"] != FirewallGroupReason.QUOTA_EXCEEDED
 
 
 def closed(firewalls: Sequence[AssignedFirewall], gateway: AssignedGateway | None) -> list[Refusal]:

@@ -51,6 +51,9 @@ class Counted:
         self._changed(namespace)
         return True
 
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, tuple) and key[1] in self._names.get(key[0], ())
+
     def count(self, namespace: str) -> int:
         """Give how many a project has."""
         return len(self._names[namespace])

@@ -36,6 +36,8 @@ class Usage:
     routers: int = 0
     floating_ips: int = 0
     load_balancers: int = 0
+    firewall_groups: int = 0
+    vpn_connections: int = 0
 
 
 @dataclass(frozen=True)

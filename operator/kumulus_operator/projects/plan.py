@@ -130,6 +130,8 @@ def usage_status(project: Project, usage: Usage) -> dict[str, Any] | None:
         routers=usage.routers,
         floatingIPs=usage.floating_ips,
         load_balancers=usage.load_balancers,
+        firewall_groups=usage.firewall_groups,
+        vpn_connections=usage.vpn_connections,
     )
     status = project.status
     shown = _shown(used, limits)

@@ -112,13 +112,19 @@ class RouterController:
                 "routes": routes,
                 "centralised": bool(firewalls),
                 "firewalls": [item.dump() for item in firewalls],
-                "tunnelled": tunnelled(router, cloud.vpn_connections.in_namespace(router.key[0])),
             }
         )
+        wanted = wanted.model_copy(update={"tunnelled": self._tunnelled(router, wanted)})
         if wanted != given:
             router = await self._assign(router, wanted)
         release_rest(cloud, router, addresses_of(router))
         return router, faults
+
+    def _tunnelled(self, router: Router, wanted: RouterAssignment) -> list[str]:
+        """Give the networks behind tunnels of a router that is about to have this assignment."""
+        cloud = self._cloud
+        becoming = router.model_copy(update={"spec": router.spec.model_copy(update={"assignment": wanted})})
+        return tunnelled(becoming, cloud.vpn_connections.in_namespace(router.key[0]), cloud.counted_vpn_connections)
 
     def _new_id(self, router: Router) -> str:
         return next((item.spec.claim_ref.instance for item in earlier_claims(self._cloud, router)), str(uuid.uuid4()))

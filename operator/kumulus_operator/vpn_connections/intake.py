@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kumulus_api import VPNConnection
+from kumulus_operator.waiting import quota
 
 if TYPE_CHECKING:
     from kumulus_operator.cloud import Cloud
@@ -18,11 +19,18 @@ def take_vpn_connection(cloud: Cloud, former: VPNConnection | None, new: VPNConn
     cloud.queues.vpn_connections.add(item.key)
     if _networks(former) != _networks(new):
         cloud.queues.routers.add((item.key[0], item.spec.router.name))
+    if new is None:
+        cloud.counted_vpn_connections.withdraw(item.key)
+        cloud.wake(quota(item.key[0]))
+    elif new.spec.assignment is not None:
+        cloud.counted_vpn_connections.admit(item.key, admitted=True)
     if (former and former.spec) != (new and new.spec):
         cloud.wake(("VPNConnection", *item.key))
 
 
-def _networks(connection: VPNConnection | None) -> list[str] | None:
-    if connection is None or connection.deleting or connection.spec.assignment is None:
+def _networks(connection: VPNConnection | None) -> tuple[list[str], list[str]] | None:
+    """Give those that are asked for, and those that hosts know of."""
+    if connection is None or connection.deleting:
         return None
-    return connection.spec.assignment.peer_cidrs
+    given = connection.spec.assignment
+    return connection.spec.peer_cidrs, given.peer_cidrs if given is not None else []

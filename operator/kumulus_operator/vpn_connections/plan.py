@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Interface, IPv4Network, ip_interface
 from typing import Any
 
 from kumulus_api import Router, VPNConnection
-from kumulus_api.router import RouterAssignment
+from kumulus_api.router import TUNNELLED, RouterAssignment
 from kumulus_api.vpn_connection import (
     TunnelTerms,
     VPNConnectionAssignment,
@@ -17,7 +17,8 @@ from kumulus_api.vpn_connection import (
     VPNConnectionReason,
 )
 from kumulus_operator.faults import ready_status
-from kumulus_operator.refusal import Refusal, refuse
+from kumulus_operator.refusal import Refusal, Refused, refuse
+from kumulus_operator.views import Key
 from kumulus_operator.waiting import Need, any_of
 from kumulus_runtime.conditions import get_condition
 
@@ -159,15 +160,44 @@ def down() -> Refusal:
     return Refusal(VPNConnectionReason.DOWN.value, "adminStateUp is false")
 
 
-def tunnelled(router: Router, connections: Iterable[VPNConnection]) -> list[str]:
-    """Give the networks behind the peers of a router's connections."""
-    return sorted(
-        {
-            text
-            for item in connections
-            if item.spec.router.name == router.metadata.name and item.spec.assignment is not None and not item.deleting
-            for text in item.spec.assignment.peer_cidrs
-        }
+def tunnelled(router: Router, connections: Iterable[VPNConnection], admitted: Container[Key]) -> list[str]:
+    """Give the networks behind the peers of a router's connections, whether these have a tunnel yet or not.
+
+    Args:
+        router: with the assignment that it has, or is about to have.
+        connections: the project's.
+        admitted: those that its quota allows.
+    """
+    mine = [item for item in connections if item.spec.router.name == router.metadata.name and not item.deleting]
+    known = (item.spec.assignment.peer_cidrs for item in mine if item.spec.assignment is not None)
+    found = {text for texts in known for text in texts}
+    for item in sorted(mine, key=_age):
+        more = found | set(item.spec.peer_cidrs)
+        if item.key in admitted and len(more) <= TUNNELLED and _may_be_behind(item, router, mine):
+            found = more
+    return sorted(found)
+
+
+def _may_be_behind(connection: VPNConnection, router: Router, others: Iterable[VPNConnection]) -> bool:
+    """Whether a connection can have a tunnel, but for its key."""
+    try:
+        ends_of(connection, router, others)
+    except Refused:
+        return False
+    return True
+
+
+def untold(connection: VPNConnection, router: Router) -> Refusal | None:
+    """Say that a connection's networks are too many for its router, or None if that has been told of them."""
+    given = router.spec.assignment
+    if given is None or set(connection.spec.peer_cidrs) <= set(given.tunnelled):
+        return None
+    message = (
+        f"peerCIDRs: with them router {router.metadata.name} had more than {TUNNELLED} networks behind tunnels; "
+        "transient: goes on when there are fewer"
+    )
+    return Refusal(
+        VPNConnectionReason.TOO_MANY_NETWORKS.value, message, frozenset({any_of("VPNConnection", connection.key[0])})
     )
 
 

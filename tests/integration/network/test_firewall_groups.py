@@ -171,6 +171,38 @@ async def test_a_router_is_centralised_and_distributed_again_with_its_servers_ru
     assert "firewall" not in str([kept["nft"] for kept in (await cloud.node("a").shown()).values()])
 
 
+async def test_connections_outside_go_on_when_a_first_group_comes_that_allows_them(cloud):
+    """Those by the router's own address and by a floating one, of servers on any host, whoever speaks next.
+
+    Those that the group does not allow end. Nobody outside is told that there is no such connection.
+    """
+    near = await cloud.boot("near", "a", RED1, "10.0.1.11")
+    far = await cloud.boot("far", "b", RED1, "10.0.1.12")
+    web = await cloud.boot("web", "a", RED1, "10.0.1.13")
+    router_id = cloud.router("r", RED1, gateway="a")
+    cloud.floating("f", str(FIP), router_id, "a", fixed="10.0.1.13")
+    await cloud.settled()
+    kept = [await guest.connect(cloud.outside, OUTSIDE, 8080 + n) for n, guest in enumerate((near, far, near, far))]
+    kept += [await cloud.outside.connect(web, FIP, 80), await cloud.outside.connect(web, FIP, 80)]
+    ended = [await near.connect(cloud.outside, OUTSIDE, 9000), await cloud.outside.connect(web, FIP, 81)]
+    for stream in (*kept, *ended):
+        assert await stream.carries()
+        assert await stream.carries(back=True)
+    with captured(cloud.outside.namespace, "switch") as frames:
+        allowed = {**tcp(8080), "destinationPorts": [8080, 8089]}
+        guarded(cloud, (group(tcp(80), egress=(allowed,), on=(RED1,)),), "r", RED1, gateway="a")
+        await cloud.settled()
+        # The side that answers speaks first in every other one: by its packet nothing could begin.
+        for number, stream in enumerate(kept):
+            assert await stream.carries(back=bool(number % 2), seconds=3), number
+            assert await stream.carries(back=not number % 2), number
+        for stream in ended:
+            assert not await stream.carries()
+            assert not await stream.carries(back=True)
+        resets = [frame for frame in frames(0.1) if frame[12:14] == b"\x08\x00" and frame[23] == 6 and frame[47] & 4]
+    assert resets == []
+
+
 async def test_without_gateway_a_centralised_router_routes_nothing(cloud):
     """Where nobody can judge, nothing passes."""
     a = await cloud.boot("a", "a", RED1, "10.0.1.11")

@@ -189,6 +189,7 @@ async def test_a_project_shows_what_it_uses(site: Site, plane: ControlPlane) -> 
         "securityGroupRules": "4/-",
     }
     others |= {"routers": "0/-", "floatingIPs": "0/-", "loadBalancers": "0/-", "dnsZones": "0/-"}
+    others |= {"firewallGroups": "0/-", "vpnConnections": "0/-"}
     empty = others | {"servers": "0/30", "vcpus": "0/-", "memory": "0/40Gi", "ports": "0/-"}
     await site.until(Project, site.name, lambda body: body["status"].get("quota") == empty)
     audit, started = AuditLog(plane.audit_log), asyncio.get_running_loop().time()

@@ -86,6 +86,19 @@ def test_a_host_without_keepalived_says_so_and_serves() -> None:
         assert (found["PackagesPresent"], found["Ready"]) == ("False", ready)
 
 
+def test_a_host_whose_tables_are_small_says_so_and_serves() -> None:
+    """What the machine's owner is to set is named; the host is Ready, and nothing is said before that is known."""
+    small = ("net.netfilter.nf_conntrack_max=2097152 (it is 262144)",)
+    for tables, large in ((small, "False"), ((), "True"), (None, None)):
+        status = host_status(1, {}, replace(FACTS, small_tables=tables))
+        found = {item["type"]: item for item in status["conditions"]}
+        assert found.get("TablesLarge", {}).get("status") == large
+        assert found["Ready"]["status"] == "True"
+        if tables:
+            assert small[0] in found["TablesLarge"]["message"]
+            assert not differs(host_status(1, status, FACTS), status)
+
+
 def test_a_self_test_says_how_guests_run() -> None:
     """Guests run as they were seen to; where KVM is asked for, emulation is a failure that says why."""
     failures = {"kvm": "silent", "qemu": "no binary"}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kumulus_api import Router, VPNConnection
+from kumulus_api.router import TUNNELLED
 from kumulus_api.testing import ROUTER_ASSIGNMENT, make_assigned, make_object
 from kumulus_operator.refusal import Refused
 from kumulus_operator.vpn_connections.plan import (
@@ -18,6 +19,7 @@ from kumulus_operator.vpn_connections.plan import (
     taken_down,
     tunnelled,
     unheard,
+    untold,
 )
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -109,7 +111,36 @@ def test_a_router_has_the_networks_behind_its_tunnels() -> None:
     """Those of its assigned connections, each once, whether they are up or not."""
     own = make_connection(assigned=True, peerCIDRs=["10.30.0.0/16", "10.20.0.0/16"])
     others = [make_connection("b"), make_connection("c", assigned=True, router={"name": "other"})]
-    assert tunnelled(make_router(), [own, *others]) == ["10.20.0.0/16", "10.30.0.0/16"]
+    assert tunnelled(make_router(), [own, *others], {own.key}) == ["10.20.0.0/16", "10.30.0.0/16"]
+
+
+def test_a_router_is_told_before_anybody_that_a_network_shall_be_behind_a_tunnel() -> None:
+    """A connection that has nothing yet counts, and what it asks for anew; not beyond the quota, nor what overlaps."""
+    new = make_connection("new", peerCIDRs=["10.40.0.0/16"])
+    assert tunnelled(make_router(), [new], {new.key}) == ["10.40.0.0/16"]
+    assert tunnelled(make_router(), [new], set()) == []
+    assert tunnelled(make_router(gateway=None), [new], {new.key}) == []
+    changed = make_connection(assigned=True)
+    wanted = changed.model_copy(update={"spec": changed.spec.model_copy(update={"peer_cidrs": ["10.41.0.0/16"]})})
+    assert tunnelled(make_router(), [wanted], {wanted.key}) == ["10.20.0.0/16", "10.41.0.0/16"]
+    second = make_connection("second", peerCIDRs=["10.20.7.0/24"])
+    inside = make_connection("inside", peerCIDRs=["10.0.0.0/16"])
+    every = [changed, second, inside]
+    assert tunnelled(make_router(), every, {item.key for item in every}) == ["10.20.0.0/16"]
+
+
+def test_a_router_has_no_more_networks_behind_tunnels_than_it_may() -> None:
+    """The connections that come too late for it are said so, and wait for others to go."""
+    networks = [f"10.{100 + n // 64}.{n % 64}.0/24" for n in range(TUNNELLED + 16)]
+    parts = [networks[start : start + 16] for start in range(0, len(networks), 16)]
+    every = [make_connection(f"c{number:02}", peerCIDRs=part) for number, part in enumerate(parts)]
+    found = tunnelled(make_router(), every, {item.key for item in every})
+    assert found == sorted(networks[:TUNNELLED])
+    router = make_router(tunnelled=found)
+    assert untold(every[0], router) is None
+    fault = untold(every[-1], router)
+    assert fault is not None
+    assert (fault.reason, bool(fault.needs)) == ("TooManyNetworks", True)
 
 
 def heard(status: str, reason: str, host: str = "h1") -> VPNConnection:
