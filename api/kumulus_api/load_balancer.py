@@ -46,6 +46,8 @@ class ListenerProtocol(StrEnum):
     """Requests, each of which may go to another member."""
     HTTPS = "HTTPS"
     """As HTTP, and TLS ends at the load balancer (Octavia's TERMINATED_HTTPS)."""
+    UDP = "UDP"
+    """Datagrams: those of a client's port go to one member while they follow each other within two minutes."""
 
 
 class BalancingAlgorithm(StrEnum):
@@ -64,6 +66,8 @@ class HealthCheckType(StrEnum):
     """It takes a connection."""
     HTTP = "HTTP"
     """It answers a request with an expected code."""
+    UDP_CONNECT = "UDPConnect"
+    """Nobody says that its port is closed when an empty datagram comes there (Octavia's UDP-CONNECT)."""
 
 
 class HealthCheck(Model):
@@ -195,7 +199,7 @@ class ListenerBasics(Model):
     protocol: ListenerProtocol
     port: PortNumber
     connection_limit: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
-    """So many at once; more wait."""
+    """So many at once; more wait. Of UDP clients' ports, more are dropped, and no load balancer has more than 8,192."""
     allowed_cidrs: Annotated[
         list[CIDRText],
         Field(
@@ -207,6 +211,7 @@ class ListenerBasics(Model):
     ] = Field(default_factory=list, alias="allowedCIDRs")
     """Who may connect; everybody if it is empty (Octavia: `allowed_cidrs`)."""
     timeouts: ListenerTimeouts = Field(default_factory=ListenerTimeouts)
+    """Of connections; UDP has none."""
     tls: ListenerTLS | None = None
 
 
@@ -218,8 +223,19 @@ class Listener(ListenerBasics):
     model_config = validated(
         Rule("(self.protocol == 'HTTPS') == has(self.tls)", "tls goes with protocol HTTPS, and HTTPS needs it", ".tls"),
         Rule(
-            "self.protocol != 'TCP' || !has(self.pool.sessionPersistence)",
-            "sessionPersistence needs protocol HTTP or HTTPS: for TCP there is the algorithm SourceIP",
+            "self.protocol in ['HTTP', 'HTTPS'] || !has(self.pool.sessionPersistence)",
+            "sessionPersistence needs protocol HTTP or HTTPS: for TCP and UDP there is the algorithm SourceIP",
+            ".pool",
+        ),
+        Rule(
+            "self.protocol != 'UDP' || self.pool.algorithm != 'LeastConnections'",
+            "LeastConnections is not there for protocol UDP, whose datagrams do not say when a connection ends: "
+            "RoundRobin or SourceIP",
+            ".pool",
+        ),
+        Rule(
+            "self.protocol == 'UDP' || !has(self.pool.healthCheck) || self.pool.healthCheck.type != 'UDPConnect'",
+            "a healthCheck of type UDPConnect needs protocol UDP",
             ".pool",
         ),
     )
@@ -231,6 +247,8 @@ class AssignedMember(Model):
     name: ObjectName
     address: IPAddressText | None = None
     """None while its Server has no address in the network: it gets no connections."""
+    second_address: IPAddressText | None = None
+    """Its address of the other family: of UDP alone, whose datagrams stay of the family in which they came."""
     port: PortNumber
     weight: Weight = 1
     backup: bool = False
@@ -328,7 +346,8 @@ class LoadBalancerSpec(Model):
         ),
         Rule("!has(self.address) || isIP(self.address)", "address is not an IP address", ".address"),
         Rule(
-            "self.listeners.all(a, self.listeners.filter(b, b.port == a.port).size() == 1)",
+            "self.listeners.all(a, self.listeners.filter(b, b.port == a.port && "
+            "(b.protocol == 'UDP') == (a.protocol == 'UDP')).size() == 1)",
             "two listeners have the same port",
             ".listeners",
         ),

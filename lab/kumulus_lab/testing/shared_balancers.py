@@ -20,6 +20,7 @@ from kumulus_agent.load_balancers.haproxy import HAProxies
 from kumulus_agent.load_balancers.here import LoadBalancersHere
 from kumulus_agent.load_balancers.members import BalancerMembers
 from kumulus_agent.load_balancers.place import Places
+from kumulus_agent.network.errors import CommandFailed
 from kumulus_agent.network.namespace import within
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
@@ -90,7 +91,12 @@ class BalancingNode:
     async def serves(self) -> bool:
         """Whether this host has the address."""
         path = self.balancers._places.path(BALANCER_ID)  # noqa: SLF001 - a test
-        return path.exists() and f"inet {VIP}/" in await self.inside("ip", "address", "show")
+        try:
+            return path.exists() and f"inet {VIP}/" in await self.inside("ip", "address", "show")
+        except CommandFailed:
+            if path.exists():
+                raise
+            return False  # it has just been removed
 
     async def checked(self) -> dict[str, str]:
         """The members' states as HAProxy on this host has them."""

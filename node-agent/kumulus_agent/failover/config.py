@@ -15,6 +15,13 @@ from pathlib import Path
 
 _NAME = re.compile(r"[a-z0-9-]{1,30}")
 _LINK = re.compile(r"[a-z0-9]{1,15}")
+_PATH = re.compile(r"/[A-Za-z0-9/._-]+")
+_LOOK = "/usr/sbin/start-stop-daemon --status"
+_LOOK_SECONDS = 1
+_LOOK_AT_MOST = 3
+"""Seconds that a look may take on a busy host: without a word keepalived takes what lasts for one that found nothing."""
+_MISSED = 2
+"""So many looks in a row that find nothing: a program that its own host has again at once costs no takeover."""
 _IPV6 = 6
 _PRIORITIES = range(1, 255)
 """Those that VRRP leaves to choose: 0 says farewell, 255 is the owner's, who would preempt."""
@@ -53,6 +60,23 @@ class VirtualRule:
 
 
 @dataclass(frozen=True)
+class Tracked:
+    """A program without which a member does not lead, whoever else looks after it.
+
+    Attributes:
+        pid_file: where it says which process it is.
+        program: what that process executes; another one that has its number by now is not it.
+    """
+
+    pid_file: Path
+    program: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.pid_file, self.program):
+            _check(_PATH, str(path), "a path without blanks and quotes")
+
+
+@dataclass(frozen=True)
 class Instance:
     """One member's part of a VRRP instance.
 
@@ -69,6 +93,7 @@ class Instance:
             by priority, another leads.
         delay_seconds: how long a member that has just started waits before it may lead.
         refresh_seconds: how often the leader announces its addresses again.
+        tracked: what has to run; looked at each second.
     """
 
     interface: str
@@ -81,6 +106,7 @@ class Instance:
     advert_seconds: float = 1.0
     delay_seconds: int = 0
     refresh_seconds: int = 5
+    tracked: Tracked | None = None
 
     def __post_init__(self) -> None:
         _check(_LINK, self.interface, "an interface name")
@@ -142,7 +168,7 @@ def render(name: str, instance: Instance, files: Files) -> str:
         files: where it tells of its state.
     """
     _check(_NAME, name, "a name of lower-case letters, digits and hyphens")
-    return "\n".join([*_global(instance, files), *_instance(name, instance), ""])
+    return "\n".join([*_global(instance, files), *_track(instance.tracked), *_instance(name, instance), ""])
 
 
 def _global(instance: Instance, files: Files) -> Iterator[str]:
@@ -152,6 +178,25 @@ def _global(instance: Instance, files: Files) -> Iterator[str]:
     yield f"    vrrp_garp_master_refresh {instance.refresh_seconds}"
     if instance.delay_seconds:
         yield f"    vrrp_startup_delay {instance.delay_seconds}"
+    if instance.tracked is not None:
+        yield "    enable_script_security"
+        yield "    script_user root"
+    yield "}"
+
+
+def _track(tracked: Tracked | None) -> Iterator[str]:
+    """Look at a process by its number and what it executes: what only waits to be noticed as ended executes nothing.
+
+    keepalived's own way to hear of processes works in the host's own namespace alone; pgrep reads about all of them.
+    """
+    if tracked is None:
+        return
+    yield "vrrp_script program {"
+    yield f'    script "{_LOOK} --pidfile {tracked.pid_file} --exec {tracked.program}"'
+    yield f"    interval {_LOOK_SECONDS}"
+    yield f"    timeout {_LOOK_AT_MOST}"
+    yield f"    fall {_MISSED}"
+    yield "    rise 1"
     yield "}"
 
 
@@ -170,6 +215,7 @@ def _instance(name: str, instance: Instance) -> Iterator[str]:
     yield from _block("virtual_ipaddress", map(_address, instance.of_family(own=True)))
     yield from _block("virtual_ipaddress_excluded", map(_address, instance.of_family(own=False)))
     yield from _block("virtual_rules", map(_rule, sorted(instance.rules)))
+    yield from _block("track_script", ["program"] if instance.tracked is not None else [])
     yield "}"
 
 

@@ -19,7 +19,7 @@ class Role(StrEnum):
     MASTER = "MASTER"
     BACKUP = "BACKUP"
     FAULT = "FAULT"
-    """Its link is gone or down."""
+    """Its link is gone or down, or a program that it needs."""
 
 
 def last_role(text: str) -> Role | None:

@@ -29,6 +29,7 @@ _NEEDED: Final = {
     "nsenter": "util-linux",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "start-stop-daemon": "dpkg",
     "virtlogd": "libvirt-daemon",
 }
 """Executables that the agent starts on the host, and the Debian packages that bring them."""

@@ -13,10 +13,10 @@ from kumulus_agent.network import names
 from kumulus_agent.network.groups import GroupKey, GroupRule
 from kumulus_agent.routers.pair import Pair
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
-from kumulus_api.load_balancer import LoadBalancerAssignment
+from kumulus_api.load_balancer import ListenerProtocol, LoadBalancerAssignment
 from kumulus_api.security_group import DEFAULT_GROUP
 
-TCP = 6
+TCP, UDP = 6, 17
 _FAMILIES: tuple[Literal[4], Literal[6]] = (4, 6)
 
 
@@ -127,9 +127,10 @@ class HereBalancer:
 
     def _listening(self, versions: Collection[int]) -> Iterator[GroupRule]:
         for listener in self.assignment.listeners:
+            protocol = UDP if listener.protocol is ListenerProtocol.UDP else TCP
             ranges = [ip_network(item, strict=False) for item in listener.allowed_cidrs]
             for family in _FAMILIES:
                 if family not in versions:
                     continue
                 for remote in [item for item in ranges if item.version == family] if ranges else [None]:
-                    yield GroupRule("ingress", TCP, (listener.port, listener.port), None, remote, family)
+                    yield GroupRule("ingress", protocol, (listener.port, listener.port), None, remote, family)

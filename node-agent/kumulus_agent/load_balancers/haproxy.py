@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from hashlib import blake2s
 from pathlib import Path
 
+from kumulus_agent.failover.config import Tracked
 from kumulus_agent.load_balancers import stats
 from kumulus_agent.load_balancers.haproxy_config import Files, argv, check_argv, description_of
 from kumulus_agent.load_balancers.stats import Unanswered
@@ -128,6 +129,18 @@ class HAProxies:
         """
         return await stats.members(self.files(balancer_id).socket)
 
+    def tracked(self, balancer_id: str) -> Tracked:
+        """Say by what a load balancer's HAProxy is known to run.
+
+        Raises:
+            Unanswered: it does not run.
+        """
+        unit = f"{_UNIT}{digits(balancer_id)}"
+        program = self._services.program(unit)
+        if program is None:
+            raise Unanswered(f"{unit} has just ended; it is started again")
+        return Tracked(self.files(balancer_id).pid, program)
+
     async def absent(self, balancer_id: str) -> bool:
         """End a load balancer's HAProxy with all its connections, and remove its files; False if there was none."""
         return await self._absent(digits(balancer_id))
@@ -143,7 +156,7 @@ class HAProxies:
     async def _absent(self, name: str) -> bool:
         gone = await self._services.absent(f"{_UNIT}{name}")
         files = Files(self._directory / name)
-        for file in (files.config, files.draft, files.socket, *files.directory.glob("tls.*")):
+        for file in (files.config, files.draft, files.socket, files.pid, *files.directory.glob("tls.*")):
             file.unlink(missing_ok=True)
         for folder in (files.root, files.directory):
             if folder.exists():

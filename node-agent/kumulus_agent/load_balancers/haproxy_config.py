@@ -6,7 +6,7 @@ What users write was checked by the API's schema; nothing here needs quotes, and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2s
 from ipaddress import ip_address
@@ -57,6 +57,11 @@ class Files:
         return self.directory / "s"
 
     @property
+    def pid(self) -> Path:
+        """Where HAProxy says which process it is."""
+        return self.directory / "pid"
+
+    @property
     def root(self) -> Path:
         """An empty folder: all that HAProxy sees of the host's files."""
         return self.directory / "root"
@@ -92,10 +97,21 @@ def render(
         certificates: by the names of listeners whose TLS ends here; one without a certificate is left out.
     """
     known = certificates or {}
-    served = [item for item in listeners if item.tls is None or item.name in known]
+    served = [item for item in listeners if (item.tls is None or item.name in known) and needs_haproxy([item])]
     lines = (line for item in served for line in _listen(item, addresses, known.get(item.name)))
     body = "\n".join([*_global(served, files), *lines])
     return f"# Written by the Kumulus agent.\nglobal\n    description {digest_of(body)}\n{body}\n"
+
+
+def needs_haproxy(listeners: Iterable[AssignedListener]) -> bool:
+    """Whether HAProxy has something to do: datagrams it does not pass on, but may check who gets them."""
+    return any(item.protocol is not ListenerProtocol.UDP or checked_by_haproxy(item) for item in listeners)
+
+
+def checked_by_haproxy(listener: AssignedListener) -> bool:
+    """Whether HAProxy asks a listener's members how they are."""
+    check = listener.health_check
+    return check is not None and check.type is not HealthCheckType.UDP_CONNECT
 
 
 def description_of(text: str) -> str:
@@ -105,12 +121,14 @@ def description_of(text: str) -> str:
 
 def _global(listeners: Sequence[AssignedListener], files: Files) -> Iterator[str]:
     # Without a limit of its own HAProxy takes as many connections as it may have files, and memory for all of them.
-    needed = sum(2 * listener.connection_limit + len(listener.members) for listener in listeners)
+    taken = (0 if item.protocol is ListenerProtocol.UDP else 2 * item.connection_limit for item in listeners)
+    needed = sum(taken) + sum(len(item.members) for item in listeners)
     yield f"    fd-hard-limit {min(_MOST_FILES, _FILES + needed)}"
     yield f"    nbthread {THREADS}"
     yield "    user haproxy"
     yield "    group haproxy"
     yield f"    chroot {files.root}"
+    yield f"    pidfile {files.pid}"
     yield f"    stats socket {files.socket} mode 600 level operator expose-fd listeners"
     yield f"    hard-stop-after {GRACE}"
     yield "    ssl-default-bind-options ssl-min-ver TLSv1.2"
@@ -124,6 +142,9 @@ def _global(listeners: Sequence[AssignedListener], files: Files) -> Iterator[str
 
 
 def _listen(listener: AssignedListener, addresses: Sequence[str], certificate: Path | None) -> Iterator[str]:
+    if listener.protocol is ListenerProtocol.UDP:
+        yield from _check_alone(listener)
+        return
     spans = listener.timeouts
     http = listener.protocol is not ListenerProtocol.TCP
     yield f"listen {_word(listener.name)}"
@@ -160,6 +181,21 @@ def _listen(listener: AssignedListener, addresses: Sequence[str], certificate: P
     for member in listener.members:
         if member.address is not None:
             yield _server(member, member.address, check, known=listener.session_persistence is not None)
+
+
+def _check_alone(listener: AssignedListener) -> Iterator[str]:
+    """Check members that others pass datagrams on to."""
+    spans = listener.timeouts
+    yield f"backend {_word(listener.name)}"
+    yield "    mode tcp"
+    yield f"    timeout connect {spans.connect_seconds}s"
+    yield f"    timeout server {spans.member_seconds}s"
+    check = listener.health_check
+    if check is not None:
+        yield from _check(check)
+    for member in listener.members:
+        if member.address is not None:
+            yield _server(member, member.address, check, known=False)
 
 
 def _tls(certificate: Path | None) -> str:

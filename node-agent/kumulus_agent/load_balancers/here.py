@@ -21,13 +21,14 @@ from kumulus_agent.load_balancers.pair import pair_of
 from kumulus_agent.load_balancers.place import Places
 from kumulus_agent.load_balancers.report import MemberStates, balancer_status
 from kumulus_agent.load_balancers.stats import Unanswered
+from kumulus_agent.load_balancers.udp.here import Datagrams
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.pauses import restart_pause
 from kumulus_agent.routers.pair import Pair
 from kumulus_api import LoadBalancer
 from kumulus_api.load_balancer import LoadBalancerAssignment
-from kumulus_api.load_balancer_status import LoadBalancerReason
+from kumulus_api.load_balancer_status import LoadBalancerReason, MemberState
 from kumulus_runtime.api_client import ApiError, KubeClient, NotFound
 from kumulus_runtime.workqueue import Retry, WorkQueue
 
@@ -87,6 +88,7 @@ class LoadBalancersHere:
         """Called when `taken_over` may be another."""
         members.changed = self._role_changed
         self.queue: WorkQueue[str] = WorkQueue("load-balancers")
+        self._datagrams = Datagrams(self.queue.add)
         # Applying less than the API knows would cut off the connections that there are.
         networks.awaited.append(self.known)
         proxies.on_exit(self._lost)
@@ -155,10 +157,30 @@ class LoadBalancersHere:
         for done in await self._proxies.ensure(balancer_id, config, self._places.path(balancer_id)):
             _log.info("load balancer changed", balancer=balancer_id, done=done)
         forget_others(files, certificates.values())
-        await self._members.join(balancer, self._places.path(balancer_id), anew=anew)
+        await self._pass_datagrams(balancer)
+        haproxy = self._proxies.tracked(balancer_id)
+        await self._members.join(balancer, self._places.path(balancer_id), haproxy, anew=anew)
         if missing is not None:
             self._serving.add(balancer_id)
             raise missing
+
+    async def _pass_datagrams(self, balancer: HereBalancer) -> None:
+        netns = self._places.path(balancer.balancer_id)
+        self._datagrams.ask(balancer, netns, self._told_down(balancer))
+        for done in await self._datagrams.ensure(balancer, netns, await self._states(balancer)):
+            _log.info("load balancer changed", balancer=balancer.balancer_id, done=done)
+
+    async def _states(self, balancer: HereBalancer) -> MemberStates:
+        """Give how the members are.
+
+        Raises:
+            Unanswered: HAProxy does not answer.
+        """
+        return await self._proxies.members(balancer.balancer_id) | self._datagrams.states(balancer)
+
+    def _told_down(self, balancer: HereBalancer) -> frozenset[tuple[str, str]]:
+        told = self._status.get((balancer.namespace, balancer.name), {}).get("members", [])
+        return frozenset((item["listener"], item["name"]) for item in told if item["state"] == MemberState.DOWN)
 
     async def _fetch(self, balancer: HereBalancer, files: Files) -> CertificatesMissing | None:
         """Have the certificates of listeners whose TLS ends here; give why some cannot be had."""
@@ -187,6 +209,7 @@ class LoadBalancersHere:
         self._serving.discard(balancer_id)
         self._faults.pop(balancer_id, None)
         self._deaths.pop(balancer_id, None)
+        self._datagrams.forget(balancer_id)
         await self._members.leave(balancer_id)
         ended = await self._proxies.absent(balancer_id)
         gone = await self._places.remove(balancer_id)
@@ -205,6 +228,7 @@ class LoadBalancersHere:
     async def close(self) -> None:
         """Watch no process any more; they go on."""
         self._members.close()
+        self._datagrams.close()
         self._proxies.close()
 
     def _lost(self, name: str, seconds: float) -> None:
@@ -277,9 +301,13 @@ class LoadBalancersHere:
         if balancer.balancer_id not in self._serving:
             return
         try:
-            found = await self._proxies.members(balancer.balancer_id)
+            found = await self._states(balancer)
         except Unanswered as error:
             _log.warning("HAProxy does not answer", balancer=balancer.balancer_id, error=str(error))
+            return
+        if self._datagrams.differs(balancer, found):
+            # Told when it is so.
+            self.queue.add(balancer.balancer_id)
             return
         await self._tell(balancer, found)
 

@@ -8,10 +8,12 @@ from typing import Protocol
 
 import structlog
 
+from kumulus_agent.failover.config import Tracked
 from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.failover.notices import Role
 from kumulus_agent.load_balancers.desired import HereBalancer
 from kumulus_agent.load_balancers.haproxy import digits
+from kumulus_agent.load_balancers.haproxy_config import needs_haproxy
 from kumulus_agent.load_balancers.pair import member
 from kumulus_agent.services.host_service import HostServices
 
@@ -55,12 +57,13 @@ class BalancerMembers:
         """
         await self._hosts.connect_hosts()
 
-    async def join(self, balancer: HereBalancer, netns: Path, *, anew: bool) -> None:
+    async def join(self, balancer: HereBalancer, netns: Path, haproxy: Tracked, *, anew: bool) -> None:
         """Be one of the two hosts of a load balancer, whose links and HAProxy are there.
 
         Args:
             balancer: which.
             netns: the file of its namespace.
+            haproxy: by what that is known to run there.
             anew: the links were made just now.
 
         Raises:
@@ -70,7 +73,9 @@ class BalancerMembers:
             return
         name = digits(balancer.balancer_id)
         self._ids[name] = balancer.balancer_id
-        done = await self._keepalived.ensure(name, member(balancer.assignment, balancer.pair), netns, restart=anew)
+        tracked = haproxy if needs_haproxy(balancer.assignment.listeners) else None
+        instance = member(balancer.assignment, balancer.pair, tracked)
+        done = await self._keepalived.ensure(name, instance, netns, restart=anew)
         if done:
             _log.info("load balancer shared with another host", balancer=balancer.balancer_id, done=list(done))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kumulus_agent.failover.config import Instance, VirtualRule
+from kumulus_agent.failover.config import Instance, Tracked, VirtualRule
 from kumulus_agent.routers.pair import STANDBY_DELAY, Pair
 from kumulus_agent.routers.state import Address
 from kumulus_api.load_balancer import LoadBalancerAssignment
@@ -42,10 +42,18 @@ def pair_of(given: LoadBalancerAssignment, host: str) -> Pair | None:
     )
 
 
-def member(given: LoadBalancerAssignment, pair: Pair) -> Instance:
-    """Give a host's part in VRRP."""
+def member(given: LoadBalancerAssignment, pair: Pair, tracked: Tracked | None = None) -> Instance:
+    """Give a host's part in VRRP.
+
+    Args:
+        given: what was decided.
+        pair: the host as one of the two.
+        tracked: its HAProxy; a host without it gives the addresses away, also if no agent runs there. None if nothing
+            is lost with it.
+    """
     shared = [Address(LINK, item) for item in given.addresses]
     versions = {6 if ":" in item else 4 for item in given.addresses}
     rules = frozenset(VirtualRule(_PREFERENCE, TABLE, family=family) for family in _FAMILIES if family in versions)
     delay = 0 if pair.active else STANDBY_DELAY
-    return replace(pair.member(shared, ()), rules=rules, delay_seconds=delay, refresh_seconds=_REFRESH_SECONDS)
+    instance = replace(pair.member(shared, ()), rules=rules, tracked=tracked)
+    return replace(instance, delay_seconds=delay, refresh_seconds=_REFRESH_SECONDS)

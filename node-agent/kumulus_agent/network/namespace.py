@@ -231,6 +231,11 @@ def configure_balancer(name: str, *, ipv6: bool) -> None:
     _write(name, *BALANCER_SETTINGS, *(IPV6 if ipv6 else NO_IPV6))
 
 
+def choose_forwarding(name: str, *, wanted: bool) -> None:
+    """Have the namespace of a load balancer pass packets on, which its rules have to bound, or none."""
+    _write(name, *(f"{key}={int(wanted)}" for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")))
+
+
 def choose_link_local(name: str, interface: str, *, wanted: bool) -> None:
     """Have an interface make itself an address of its MAC, or none."""
     _write(name, f"net.ipv6.conf.{interface}.addr_gen_mode={0 if wanted else 1}")

@@ -112,6 +112,16 @@ class HostServices:
         """Whether the unit's process is alive."""
         return self._running(unit) is not None
 
+    def program(self, unit: str) -> Path | None:
+        """Give the file that the unit's process executes; None if it does not run."""
+        record = self._running(unit)
+        try:
+            found = Path(f"/proc/{record.process.pid}/exe").readlink() if record is not None else None
+        except OSError:
+            return None
+        # Of one that was upgraded meanwhile.
+        return Path(str(found).removesuffix(" (deleted)")) if found is not None else None
+
     def _running(self, unit: str) -> ServiceRecord | None:
         record = self._read(self._directory / f"{unit}.json")
         return record if record is not None and self._runs(record) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -58,9 +58,11 @@ def listeners_of(balancer: LoadBalancer, found: Members) -> tuple[list[AssignedL
     for listener in balancer.spec.listeners:
         if listener.protocol is ListenerProtocol.HTTPS and listener.name not in found.certificates:
             continue
-        members = _members(listener.pool, found)
+        members = _members(listener, found)
         faults += [_itself(listener, member) for member in members if member.address in found.own]
         members = [member for member in members if member.address not in found.own]
+        if listener.protocol is ListenerProtocol.UDP:
+            faults += [_out_of_reach(listener, member, found) for member in members if not _reached(member, found)]
         if len(members) > MOST_MEMBERS:
             faults.append(_too_many(listener, len(members)))
         listeners.append(_assigned(listener, members[:MOST_MEMBERS], found.certificates.get(listener.name)))
@@ -103,7 +105,42 @@ def _itself(listener: Listener, member: AssignedMember) -> Refusal:
     return Refusal(LoadBalancerReason.MEMBER_INVALID.value, message)
 
 
-def _members(pool: Pool, found: Members) -> list[AssignedMember]:
+def _reached(member: AssignedMember, found: Members) -> bool:
+    """Whether a member that has addresses has one of a family in which datagrams come."""
+    versions = {ip_address(item).version for item in found.own} if found.own else {found.version}
+    given = [item for item in (member.address, member.second_address) if item is not None]
+    return not given or any(ip_address(item).version in versions for item in given)
+
+
+def _out_of_reach(listener: Listener, member: AssignedMember, found: Members) -> Refusal:
+    message = (
+        f"listener {listener.name}: member {member.name} is at {member.address}, and datagrams, which stay of the "
+        f"family in which they come, come by IPv{found.version} alone; permanent: give the member an address of that"
+    )
+    return Refusal(LoadBalancerReason.MEMBER_INVALID.value, message)
+
+
+def _members(listener: Listener, found: Members) -> list[AssignedMember]:
+    members = _of_pool(listener.pool, found)
+    both = len({ip_address(item).version for item in found.own}) > 1
+    if listener.protocol is not ListenerProtocol.UDP or not both:
+        return members
+    named = {item.name: item.server.name for item in listener.pool.members if item.server is not None}
+    fixed = {item.name for item in listener.pool.members if item.address is not None}
+    other = replace(found, version=10 - found.version)
+    return [
+        item if item.name in fixed else item.model_copy(update={"second_address": second})
+        for item in members
+        for second in [_second(item, found.server(named.get(item.name, item.name)), other)]
+    ]
+
+
+def _second(member: AssignedMember, server: Server | None, other: Members) -> str | None:
+    found = _address(server, other) if server is not None else None
+    return found if found != member.address else None
+
+
+def _of_pool(pool: Pool, found: Members) -> list[AssignedMember]:
     members = [
         AssignedMember(
             name=member.name,

@@ -24,6 +24,12 @@ def listener(pool: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any
     return {key: value for key, value in (found | fields).items() if value is not None}
 
 
+def datagrams(algorithm: str = "RoundRobin", **fields: Any) -> dict[str, Any]:
+    """Give a listener that takes datagrams."""
+    pool = {"algorithm": algorithm, "members": [], "healthCheck": {"type": "UDPConnect"}}
+    return {"name": "dns", "protocol": "UDP", "port": 53, "pool": pool} | fields
+
+
 def member(**fields: Any) -> dict[str, Any]:
     """Give a pool of one member."""
     return {"members": [{"name": "one", "port": 80, **fields}]}
@@ -38,7 +44,12 @@ def check(**fields: Any) -> dict[str, Any]:
     ("spec", "said"),
     [
         ({"address": "10.0.0"}, "address is not an IP address"),
-        ({"listeners": [listener(protocol="UDP")]}, 'Unsupported value: "UDP"'),
+        ({"listeners": [listener(protocol="SCTP")]}, 'Unsupported value: "SCTP"'),
+        ({"listeners": [listener(protocol="UDP")]}, "sessionPersistence needs protocol HTTP or HTTPS"),
+        ({"listeners": [datagrams(tls=TLS)]}, "tls goes with protocol HTTPS"),
+        ({"listeners": [datagrams(algorithm="LeastConnections")]}, "do not say when a connection ends"),
+        ({"listeners": [datagrams(), datagrams(name="b")]}, "two listeners have the same port"),
+        ({"listeners": [listener(pool=check(type="UDPConnect"))]}, "type UDPConnect needs protocol UDP"),
         ({"listeners": [listener(protocol="HTTPS")]}, "tls goes with protocol HTTPS, and HTTPS needs it"),
         ({"listeners": [listener(tls=TLS)]}, "tls goes with protocol HTTPS"),
         ({"listeners": [listener(), listener(name="b")]}, "two listeners have the same port"),
@@ -68,6 +79,13 @@ async def test_bad_input_is_refused(admin: KubeClient, spec: dict[str, Any], sai
     """A mistake is refused at once by a sentence that names the field."""
     with pytest.raises(ApiError, match=said):
         await admin.create(LoadBalancer, make_object(LoadBalancer, "odd", **spec))
+
+
+async def test_a_port_is_listened_on_by_both_protocols(admin: KubeClient) -> None:
+    """A name server has one port for TCP and UDP; datagrams are spread by turns or by their source."""
+    both = [datagrams(algorithm="SourceIP"), {"name": "tcp", "protocol": "TCP", "port": 53, "pool": {"members": []}}]
+    body = await admin.create(LoadBalancer, make_object(LoadBalancer, "names", listeners=both))
+    assert [item["port"] for item in body["spec"]["listeners"]] == [53, 53]
 
 
 async def test_a_name_fits_dns(admin: KubeClient) -> None:

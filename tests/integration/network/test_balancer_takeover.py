@@ -257,3 +257,48 @@ async def test_both_families_go_over(cloud, balancer):
     assert await balancer.answers(client)
     others = [node for host, node in balancer.nodes.items() if host == "b"]
     assert f"inet6 {VIP6}/128" in await others[0].inside("ip", "address", "show", "dev", "eth0")
+
+
+async def test_a_host_whose_haproxy_is_gone_gives_it_away_without_agents(cloud, balancer):
+    """Where HAProxy and agents have ended, and keepalived lives, the other host serves; HAProxy back, the host waits.
+
+    A change of the load balancer, by which HAProxy begins a new worker, costs no takeover.
+    """
+    await served(balancer)
+    third = await cloud.boot("third", "c", RED1, "10.0.1.13")
+    await cloud.settled()
+    assert await balancer.answers(third)
+    await balancer.serve(await cloud.boot("three", "c", RED1, "10.0.1.23"))
+    balancer.balance(RED1, "a/b")
+
+    async def all_three() -> bool:
+        return [len(await balancer.nodes[host].checked()) for host in "ab"] == [3, 3]
+
+    await eventually(lambda: there(all_three), seconds=20)
+    pause = asyncio.get_running_loop().time() + 3 * 2  # two looks in a row, and more
+    while asyncio.get_running_loop().time() < pause:
+        assert await balancer.answers(third)
+        assert await balancer.nodes["a"].serves()
+    for node in (*cloud.nodes, *balancer.nodes.values()):
+        await node.stop()
+    services = balancer.nodes["a"].services.observe().items()
+    (record,) = [item for unit, item in services if unit.startswith("kumulus-lb-")]
+    workers = (await run(("pgrep", "--parent", str(record.process.pid)))).split()
+    begun = asyncio.get_running_loop().time()
+    for number in (record.process.pid, *map(int, workers)):
+        os.kill(number, signal.SIGKILL)
+    lasted = await balancer.answers_within(third, LIMIT)
+    print(f"served again after {asyncio.get_running_loop().time() - begun:.1f} s")
+    assert lasted < LIMIT
+    assert await balancer.nodes["b"].serves()
+    await eventually(lambda: gone_from(balancer, "a"))
+    await balancer.nodes["a"].services.ensure(record.spec)
+    pause = asyncio.get_running_loop().time() + 3
+    while asyncio.get_running_loop().time() < pause:
+        assert await balancer.answers(third)
+        assert not await balancer.nodes["a"].serves()
+
+
+async def gone_from(balancer, host) -> bool:
+    """Whether a host does not have the address."""
+    return not await balancer.nodes[host].serves()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from kumulus_agent.failover.config import Instance, VirtualAddress, VirtualRule
+from kumulus_agent.failover.config import Instance, Tracked, VirtualAddress, VirtualRule
 from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.failover.notices import Role
 from kumulus_agent.network.command import run
@@ -20,6 +22,7 @@ from kumulus_lab.testing.routed import eventually
 
 NAME = "gateway"
 SHARED = "203.0.113.2"
+SLEEP = Path(shutil.which("sleep") or "").resolve()
 
 
 @dataclass
@@ -198,3 +201,35 @@ async def test_one_that_leaves_says_so_and_leaves_nothing(members) -> None:
     assert a.agent.names() == frozenset()
     assert not list((a.directory / "vrrp").iterdir())
     assert not await a.agent.absent(NAME)
+
+
+async def test_one_without_its_program_gives_up_without_an_agent(members, tmp_path) -> None:
+    """What begins to look at a program that runs goes on leading; when that ends, noticed by nobody, the other leads.
+
+    One that has the program again waits.
+    """
+    a, b = members
+    await led_by_first(a, b)
+    tracked = Tracked(tmp_path / "pid", SLEEP)
+    program = subprocess.Popen(["sleep", "100"])  # noqa: ASYNC220 - it stays unnoticed when it ends
+    tracked.pid_file.write_text(str(program.pid))
+    try:
+        b.told.clear()
+        assert await a.ensure(tracked=tracked)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(b.told.wait(), 3)
+        assert await a.leads()
+        a.agent.close()
+        program.kill()
+        await until(b, Role.MASTER)
+        assert not await a.leads()
+        a.begin()
+        await a.ensure()
+        assert a.agent.role(NAME) is Role.FAULT
+    finally:
+        program.wait()
+    with subprocess.Popen(["sleep", "100"]) as again:  # noqa: ASYNC220 - as above
+        tracked.pid_file.write_text(str(again.pid))
+        await until(a, Role.BACKUP)
+        again.kill()
+    assert (await a.leads(), await b.leads()) == (False, True)

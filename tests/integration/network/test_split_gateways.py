@@ -19,7 +19,7 @@ ARP, REQUEST = b"\x08\x06", b"\x00\x01"
 LIMIT = 10.0
 """Seconds within which the standby leads out."""
 DOUBLED = 3.0
-"""Seconds for which both may have an address after they can hear each other again: measured are 0.1 to 1.4."""
+"""Seconds for which both may have an address after they can hear each other again: measured are 1.0 to 1.4."""
 REPEATED = 6.0
 """Seconds within which who leads announces itself anew: it does so every five."""
 

@@ -230,6 +230,19 @@ async def test_each_refusal_says_why(site: Site) -> None:
     await has(site, "lost")
 
 
+async def test_datagrams_have_the_members_that_they_reach(site: Site) -> None:
+    """A UDP listener is assigned with its check; a member of a family in which no datagram comes is told."""
+    await world(site)
+    members = [{"name": name, "address": at, "port": 53} for name, at in (("a", "10.0.0.77"), ("b", "2001:db8::7"))]
+    dns = {"name": "dns", "protocol": "UDP", "port": 53, "pool": {"healthCheck": {"type": "UDPConnect"}}}
+    dns["pool"] |= {"members": members}
+    await balancer(site, listeners=[dns, {"name": "tcp", "protocol": "TCP", "port": 53, "pool": POOL}])
+    first, second = (await has(site))["listeners"]
+    assert (first["protocol"], first["healthCheck"]["type"], second["port"]) == ("UDP", "UDPConnect", 53)
+    assert [item["name"] for item in first["members"]] == ["a", "b"]
+    assert "member b is at 2001:db8::7" in await told(site, "MemberInvalid")
+
+
 async def test_the_quota_is_kept(site: Site) -> None:
     """Beyond its project's quota a load balancer waits, and is admitted when there is room."""
     await world(site, quota={"loadBalancers": 1})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kumulus_agent.failover.config import Files, Instance, VirtualAddress, VirtualRule, render
+from kumulus_agent.failover.config import Files, Instance, Tracked, VirtualAddress, VirtualRule, render
 from kumulus_agent.failover.notices import Role, last_role
 
 FILES = Files(Path("/run/kumulus/vrrp/0"))
@@ -126,3 +126,28 @@ def test_a_rule_may_be_for_a_network_of_destinations(tmp_path: Path) -> None:
     assert "from 0.0.0.0/0 to 10.20.0.0/16 lookup 10 preference 7" in text
     with pytest.raises(ValueError, match="bad"):
         VirtualRule(7, 10, destination="bad")
+
+
+def test_a_member_without_its_program_does_not_lead() -> None:
+    """A program is looked at by its number and name, and by nothing that a shell would read."""
+    text = render(
+        "lb", replace(MEMBER, tracked=Tracked(Path("/run/kumulus/lb/0/pid"), Path("/usr/sbin/haproxy"))), FILES
+    )
+    found = "--pidfile /run/kumulus/lb/0/pid --exec /usr/sbin/haproxy"
+    script = f"/usr/sbin/start-stop-daemon --status {found}"
+    assert (
+        f'vrrp_script program {{\n    script "{script}"\n    interval 1\n    timeout 3\n    fall 2\n    rise 1\n}}\n'
+        in text
+    )
+    assert "    track_script {\n        program\n    }\n" in text
+    assert "    enable_script_security\n    script_user root\n" in text
+    assert "script" not in render("lb", MEMBER, FILES)
+
+
+@pytest.mark.parametrize(
+    ("path", "program"), [("/run/a b", "/bin/x"), ('/run/"', "/bin/x"), ("run", "/bin/x"), ("/a", "/bin/$x")]
+)
+def test_what_would_be_read_otherwise_is_no_program(path: str, program: str) -> None:
+    """Paths with blanks or quotes and relative ones are refused."""
+    with pytest.raises(ValueError, match="is not"):
+        Tracked(Path(path), Path(program))

@@ -248,3 +248,29 @@ def test_its_address_is_an_endpoint_of_its_network() -> None:
     assert (endpoint["host"], endpoint["tunnelAddress"]) == ("h1", "192.0.2.1")
     assert endpoint["groups"] == ["default"]
     assert balancer_endpoints(NETWORK, [make_balancer()], lambda _: None, lambda *_: None) == {}
+
+
+def test_datagrams_have_members_of_both_families() -> None:
+    """For UDP a server has an address of each family that the load balancer has; for TCP one is enough."""
+    pool = {"members": [{"name": "a", "server": {"name": "a"}, "port": 80}]}
+    server = make_server("a", "2001:db8::11", "10.0.0.11")
+    both = replace(make_members(server), own=frozenset({"10.0.0.30", "2001:db8::30"}))
+    ((listener,), faults), ((web,), _) = (
+        listeners_of(make_balancer(pool, protocol=protocol), both) for protocol in ("UDP", "TCP")
+    )
+    assert faults == []
+    assert [(item.address, item.second_address) for item in listener.members] == [("10.0.0.11", "2001:db8::11")]
+    assert web.members[0].second_address is None
+    one = replace(both, own=frozenset({"10.0.0.30"}))
+    ((listener,), _) = listeners_of(make_balancer(pool, protocol="UDP"), one)
+    assert listener.members[0].second_address is None
+
+
+def test_a_member_that_no_datagram_reaches_is_told() -> None:
+    """A member of the other family alone is a fault for UDP, and none for TCP, which is two connections."""
+    pool = {"members": [{"name": "six", "address": "2001:db8::7", "port": 80}]}
+    found = replace(make_members(), own=frozenset({"10.0.0.30"}))
+    _, (fault,) = listeners_of(make_balancer(pool, protocol="UDP"), found)
+    assert fault.reason == LoadBalancerReason.MEMBER_INVALID
+    assert "member six is at 2001:db8::7" in fault.message
+    assert listeners_of(make_balancer(pool, protocol="TCP"), found)[1] == []
