@@ -135,6 +135,20 @@ class TracedPacket(Model):
     destination_mac: MACAddress | None = Field(default=None, alias="destinationMAC")
 
 
+class TracedConnection(Model):
+    """A connection as a host tracks it once its first packet has passed: by it the answer is known."""
+
+    host: HostName | None = None
+    place: Annotated[str, Field(max_length=64)]
+    """The network namespace in which it is tracked."""
+    zone: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Of connection tracking there."""
+    begun: TracedPacket
+    """The first packet as it came."""
+    left: TracedPacket
+    """As it went on, translated."""
+
+
 class LegStart(StrEnum):
     """Where the packet comes in at a host."""
 
@@ -142,18 +156,41 @@ class LegStart(StrEnum):
     OVERLAY = "Overlay"
     EXTERNAL = "External"
     """From the physical network of an external network."""
+    ROUTER = "Router"
+    """A router answers by itself."""
+    SERVICE = "Service"
+    """A network's own servers, of names and metadata, answer."""
+    SOUGHT = "Sought"
+    """Nowhere: the ports that may use an address are asked whether they have it."""
+    SITE = "Site"
+    """From another site, by a VPNConnection of a router."""
 
 
 class TraceLeg(Model):
     """The part of the way that lies on one host."""
 
-    number: Annotated[int, Field(ge=1, le=8)]
+    number: Annotated[int, Field(ge=1, le=16)]
     start: LegStart
     port: ObjectName | None = None
     """The Port that it begins at."""
-    vni: Annotated[int, Field(ge=1, le=16777215)] | None = None
-    """The number of the network that it comes in by."""
+    router: ObjectName | None = None
+    """The Router that it begins at."""
+    vni: Annotated[int, Field(ge=0, le=16777215)] | None = None
+    """The number of the network that it comes in by; 0 is the hosts' own."""
+    via: IPAddressText | None = None
+    """Where the outside sends it: the router's address, where the destination's network is routed to that. Or the
+    address that is sought."""
     packet: TracedPacket
+    answer: bool = False
+    """Whether it is the answer that is followed."""
+    first: TracedPacket | None = None
+    """The first packet, as its sender sent it: what an answer has to answer."""
+    connections: Annotated[list[TracedConnection], Field(max_length=64)] = Field(default_factory=list)
+    """What hosts track since the packet passed."""
+    origin: HostName | None = None
+    """The host on which the packet waits meanwhile, where an address is sought."""
+    others: Annotated[list[HostName], Field(max_length=8)] = Field(default_factory=list)
+    """The hosts that are asked next, if this one waits: of those that share an address one has it."""
 
 
 class LegOutcome(StrEnum):
@@ -166,30 +203,60 @@ class LegOutcome(StrEnum):
     """To another host, through a network's tunnel."""
     LEFT = "Left"
     """By a physical network."""
+    TUNNELLED = "Tunnelled"
+    """To another site, by a VPNConnection."""
+    SOUGHT = "Sought"
+    """No table says who has the address that it goes to: ports of other hosts may."""
+    FOUND = "Found"
+    """A port of this host has the address that is sought."""
+    WAITING = "Waiting"
+    """The address is shared with another host, and is not here now."""
 
 
 class TraceReport(Model):
     """What the agent of the leg's host found."""
 
-    leg: Annotated[int, Field(ge=1, le=8)]
+    leg: Annotated[int, Field(ge=1, le=16)]
     outcome: LegOutcome
     hops: Annotated[list[TraceHop], Field(max_length=32)] = Field(default_factory=list)
     tunnel_address: IPAddressText | None = None
     """Of the host that it was forwarded to."""
-    vni: Annotated[int, Field(ge=1, le=16777215)] | None = None
-    """The network by which it left the host."""
+    sought: IPAddressText | None = None
+    """The address that nobody on this host has."""
+    vni: Annotated[int, Field(ge=0, le=16777215)] | None = None
+    """The network by which it left the host; 0 is the hosts' own."""
     packet: TracedPacket | None = None
-    """As it left the host."""
+    """As it left the host, or was delivered."""
+    connections: Annotated[list[TracedConnection], Field(max_length=16)] = Field(default_factory=list)
+    """What this host tracks since it passed."""
+    answered_by: LegStart | None = None
+    """Where the answer begins; None if that is nobody's to know."""
+    port: ObjectName | None = None
+    """The Port that answers."""
+    router: ObjectName | None = None
+    """The Router that answers, or by whose VPNConnection the answer comes."""
+
+
+class TracedAnswer(Model):
+    """What becomes of the answer to a packet that has passed."""
+
+    verdict: TraceVerdict | None = None
+    """Of its whole way, once it is known."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    hops: Annotated[list[TraceHop], Field(max_length=128)] = Field(default_factory=list)
+    """In the answer's order."""
 
 
 class NetworkTraceStatus(Status):
     """How far the packet came. The operator opens each leg and closes the trace; the leg's host reports."""
 
     verdict: TraceVerdict | None = None
-    """Of the whole way, once it is known."""
+    """Of the packet's whole way there, once it is known."""
     message: Annotated[str, Field(max_length=1024)] = ""
     hops: Annotated[list[TraceHop], Field(max_length=128)] = Field(default_factory=list)
     """In the packet's order."""
+    answer: TracedAnswer | None = None
+    """The way back, of a packet that has passed."""
     host: HostName | None = None
     """Whose agent is asked now."""
     leg: TraceLeg | None = None
@@ -201,6 +268,10 @@ class NetworkTraceStatus(Status):
 class TraceReason(StrEnum):
     """Reasons of a NetworkTrace's Complete condition."""
 
+    SOUGHT = "Sought"
+    """No table says who has the address that it goes to: ports of other hosts may."""
+    FOUND = "Found"
+    """A port of this host has the address that is sought."""
     WAITING = "Waiting"
     """For other traces of the project."""
     ASKING = "Asking"
@@ -225,6 +296,7 @@ class NetworkTrace(Kind):
             Column("Protocol", ".spec.protocol"),
             Column("Port", ".spec.port", "integer"),
             Column("Verdict", ".status.verdict"),
+            Column("Answer", ".status.answer.verdict"),
             Column("Host", ".status.host", priority=1),
             Column("Message", ".status.message"),
             Column("Age", ".metadata.creationTimestamp", "date"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
 from kumulus_api import FloatingIP, Kind, NetworkTrace, Port, Server
 from kumulus_api.base import API_VERSION, GROUP
-from kumulus_api.network_trace import TraceVerdict
+from kumulus_api.network_trace import TraceHop, TraceVerdict
 from kumulus_cli import kubectl
 
 EXIT_CODES = {TraceVerdict.PASSED: 0, TraceVerdict.DROPPED: 1}
@@ -22,6 +23,7 @@ _KINDS: dict[str, tuple[str, type[Kind]]] = {
     "floatingip": ("floatingIP", FloatingIP),
 }
 """What is written before a slash: the field of a NetworkTrace, and the kind."""
+_HEAD = ("HOST", "WHAT", "NAME", "VERDICT")
 _LEVELS = {TraceVerdict.PASSED: "passes", TraceVerdict.DROPPED: "is dropped", TraceVerdict.UNKNOWN: "is lost from view"}
 
 
@@ -99,29 +101,56 @@ def wanted(source: dict[str, Any], target: dict[str, Any], protocol: str | None,
 
 
 def exit_code(trace: NetworkTrace) -> int:
-    """Give 0 if the packet passes, 1 if it is dropped, 2 if that is not known."""
-    verdict = trace.status.verdict if trace.status is not None else None
-    return EXIT_CODES.get(verdict, _FAILED) if verdict is not None else _FAILED
+    """Give 0 if packet and answer pass, 1 if one of them is dropped, 2 if that is not known."""
+    status = trace.status
+    if status is None or status.verdict is None:
+        return _FAILED
+    answer = status.answer.verdict if status.answer is not None else None
+    passed = status.verdict is TraceVerdict.PASSED
+    return EXIT_CODES.get(answer if passed and answer is not None else status.verdict, _FAILED)
 
 
 def text_of(trace: NetworkTrace) -> str:
-    """Write the hops as a table, and the verdict below (pure)."""
+    """Write the hops as a table, those of the answer below, and the verdicts (pure)."""
     status = trace.status
     if status is None or status.verdict is None:
         return f"The packet could not be traced: {status.message if status is not None else 'nobody has looked'}\n"
-    rows = [("HOST", "WHAT", "NAME", "VERDICT", "WHY")]
-    rows += [(hop.host or "-", hop.what.value, hop.name or "-", hop.verdict.value, hop.message) for hop in status.hops]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
-    lines += ["", f"The packet {_LEVELS[status.verdict]}."]
-    last = status.hops[-1] if status.hops else None
-    if last is not None and last.remedy and status.verdict is not TraceVerdict.PASSED:
+    answer = status.answer
+    back = answer.hops if answer is not None else []
+    widths = [max(map(len, column)) for column in zip(*map(_cells, [*status.hops, *back]), _HEAD, strict=True)]
+    lines = [*_table(status.hops, widths), "", f"The packet {_fate(status.verdict, status.hops)}."]
+    if answer is not None and answer.verdict is not None:
+        lines += ["", "THE WAY BACK", *_table(back, widths), "", f"The answer {_fate(answer.verdict, back)}."]
+    last = next(iter((back or status.hops)[-1:]), None)
+    verdict = answer.verdict if answer is not None and answer.verdict is not None else status.verdict
+    if last is not None and last.remedy and verdict is not TraceVerdict.PASSED:
         lines.append(f"To do: {last.remedy}.")
     return "\n".join(lines) + "\n"
 
 
+def _cells(hop: TraceHop) -> tuple[str, str, str, str]:
+    return hop.host or "-", hop.what.value, hop.name or "-", hop.verdict.value
+
+
+def _table(hops: Sequence[TraceHop], widths: Sequence[int]) -> list[str]:
+    rows = [(_HEAD, "WHY"), *((_cells(hop), hop.message) for hop in hops)]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)), why]).rstrip()
+        for cells, why in rows
+    ]
+
+
+def _fate(verdict: TraceVerdict, hops: Sequence[TraceHop]) -> str:
+    """Say what becomes of a packet, and where, if it does not pass."""
+    last = hops[-1] if hops else None
+    if verdict is TraceVerdict.PASSED or last is None:
+        return _LEVELS[verdict]
+    at = f" on {last.host}" if last.host else ""
+    return f"{_LEVELS[verdict]} at {last.what.value}{f' {last.name}' if last.name else ''}{at}"
+
+
 def json_of(trace: NetworkTrace) -> dict[str, Any]:
-    """Give what programs read: the question, the verdict, the hops in the packet's order (pure)."""
+    """Give what programs read: the question, the verdict, the hops in the packet's order, and the answer (pure)."""
     status = trace.status.dump() if trace.status is not None else {}
-    told: dict[str, Any] = {name: status[name] for name in ("verdict", "message", "hops") if name in status}
+    told: dict[str, Any] = {name: status[name] for name in ("verdict", "message", "hops", "answer") if name in status}
     return {"spec": trace.spec.dump(), **told}

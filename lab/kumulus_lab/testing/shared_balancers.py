@@ -92,9 +92,9 @@ class BalancingNode:
         """Whether this host has the address."""
         path = self.balancers._places.path(BALANCER_ID)  # noqa: SLF001 - a test
         try:
-            return path.exists() and f"inet {VIP}/" in await self.inside("ip", "address", "show")
+            return _mounted(path) and f"inet {VIP}/" in await self.inside("ip", "address", "show")
         except CommandFailed:
-            if path.exists():
+            if _mounted(path):
                 raise
             return False  # it has just been removed
 
@@ -199,6 +199,11 @@ class SharedBalancer:
             while await self.answers(client, at) is None:  # noqa: ASYNC110 - what answers is elsewhere
                 await asyncio.sleep(0.02)
         return time.monotonic() - begun
+
+
+def _mounted(path: Path) -> bool:
+    """Whether a namespace is there: its file is before."""
+    return path.exists() and path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
 
 
 def _endpoint(name: str, mac: str, address: IPv4Address, host: Any) -> dict[str, Any]:

@@ -32,12 +32,13 @@ def advertisement(mac: str, address: IPv6Address) -> bytes:
     body = pack("!I", _ROUTER_OVERRIDES) + address.packed + option
     size = 4 + len(body)
     covered = address.packed + _ALL_NODES.packed + pack("!II", size, _ICMPV6)
-    checksum = _checksum(covered + pack("!BBH", _ADVERTISEMENT, 0, 0) + body)
+    checked = checksum(covered + pack("!BBH", _ADVERTISEMENT, 0, 0) + body)
     header = pack("!IHBB", 6 << 28, size, _ICMPV6, _HOPS) + address.packed + _ALL_NODES.packed
-    return _ALL_NODES_MAC + own + pack("!H", _IPV6) + header + pack("!BBH", _ADVERTISEMENT, 0, checksum) + body
+    return _ALL_NODES_MAC + own + pack("!H", _IPV6) + header + pack("!BBH", _ADVERTISEMENT, 0, checked) + body
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
+    """Give the Internet checksum (RFC 1071)."""
     total = sum(int.from_bytes(data[place : place + 2]) for place in range(0, len(data), 2))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)

@@ -65,6 +65,18 @@ def answering(assignments: Iterable[RouterAssignment], vni: int) -> dict[str, st
     }
 
 
+def moving(assignments: Iterable[RouterAssignment], vni: int) -> frozenset[str]:
+    """Give the addresses of centralised routers in a network that one of two hosts has, without the API."""
+    return frozenset(
+        str(ip_interface(text).ip)
+        for assignment in assignments
+        if assignment.centralised and len(hosts_of(assignment)) > 1
+        for interface in assignment.interfaces
+        if interface.vni == vni
+        for text in interface.addresses
+    )
+
+
 def shared_addresses(link: str, interface: AssignedInterface) -> Iterator[Address]:
     """Yield the addresses of an interface that the one of two hosts has that leads."""
     for text in interface.addresses:

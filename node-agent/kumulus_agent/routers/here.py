@@ -179,6 +179,10 @@ class RoutersHere:
         """Give the addresses in the network of routers that are centralised, with their MACs."""
         return central.answering((router.assignment for router in self._needed.values()), vni)
 
+    def moving(self, vni: int) -> frozenset[str]:
+        """Give those of them that one of two hosts has."""
+        return central.moving((router.assignment for router in self._needed.values()), vni)
+
     def uses(self, vni: int) -> bool:
         """Tell whether a router here needs the network; as long as that is not known, one may."""
         if vni == NETWORK:

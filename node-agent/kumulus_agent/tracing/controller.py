@@ -8,8 +8,9 @@ import structlog
 
 from kumulus_agent.tracing.state import Result, World
 from kumulus_agent.tracing.walk import Walk
+from kumulus_agent.tracing.way import packet_of
 from kumulus_api import NetworkTrace
-from kumulus_api.network_trace import TracedPacket, TraceHop, TraceReport
+from kumulus_api.network_trace import TracedConnection, TraceHop, TraceReport
 from kumulus_runtime.api_client import KubeClient, NotFound
 from kumulus_runtime.workqueue import WorkQueue
 
@@ -59,7 +60,8 @@ class Traces:
             return
         if status.report is not None and status.report.leg == status.leg.number:
             return
-        result = await Walk(self._world, key[0], status.leg).run()
+        leg = status.leg.model_copy(update={"connections": self._own(status.leg.connections)})
+        result = await Walk(self._world, key[0], leg).run()
         _log.info("trace", namespace=key[0], name=key[1], leg=status.leg.number, outcome=result.outcome.value)
         report = reported(result, status.leg.number, self._host).dump()
         metadata = {"name": key[1], "namespace": key[0], "uid": trace.metadata.uid}
@@ -70,19 +72,12 @@ class Traces:
         except NotFound:
             return
 
+    def _own(self, connections: list[TracedConnection]) -> list[TracedConnection]:
+        return [item for item in connections if item.host == self._host]
+
 
 def reported(result: Result, leg: int, host: str) -> TraceReport:
     """Give what is told of a leg (pure)."""
-    flow, (source_mac, destination_mac) = result.flow, result.macs
-    packet = TracedPacket(
-        source=str(flow.source),
-        destination=str(flow.destination),
-        protocol=flow.protocol,
-        first=flow.first,
-        second=flow.second,
-        source_mac=source_mac or None,
-        destination_mac=destination_mac or None,
-    )
     hops = [
         TraceHop(
             host=host,
@@ -94,11 +89,26 @@ def reported(result: Result, leg: int, host: str) -> TraceReport:
         )
         for hop in result.hops[:32]
     ]
+    connections = [
+        TracedConnection(
+            host=host,
+            place=item.place,
+            zone=item.zone,
+            begun=packet_of(item.begun, (item.mac, "")),
+            left=packet_of(item.left),
+        )
+        for item in result.connections[:16]
+    ]
     return TraceReport(
         leg=leg,
         outcome=result.outcome,
         hops=hops,
         tunnel_address=result.peer or None,
-        vni=result.vni or None,
-        packet=packet,
+        vni=result.vni,
+        packet=packet_of(result.flow, result.macs),
+        connections=connections,
+        answered_by=result.answered_by,
+        port=result.port or None,
+        router=result.router or None,
+        sought=result.sought or None,
     )

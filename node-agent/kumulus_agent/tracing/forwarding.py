@@ -51,7 +51,9 @@ def addresses_of(rules: Ruleset) -> dict[str, frozenset[Address]]:
     return {tap: frozenset(known) for tap, known in found.items()}
 
 
-def outlet(bridges: Bridges, network: NetworkHere, frame: Frame, taps: Collection[str]) -> Outlet | None:
+def outlet(
+    bridges: Bridges, network: NetworkHere, frame: Frame, taps: Collection[str], heard: Collection[str] = ()
+) -> Outlet | None:
     """Say where a bridge sends a frame; None if nowhere.
 
     Args:
@@ -59,14 +61,17 @@ def outlet(bridges: Bridges, network: NetworkHere, frame: Frame, taps: Collectio
         network: whose bridge it is.
         frame: which has come to it.
         taps: those of ports.
+        heard: MACs that the packet came from which this one answers: bridge and tunnel have learned them of it.
     """
     desired, mac = network.applied, frame.destination_mac
     ports = {link.name for link in bridges.links.values() if link.master == desired.bridge} - {frame.incoming}
     known = next(
         (entry.link for entry in bridges.entries if entry.mac == mac and not entry.peer and entry.link in ports), ""
     )
-    if known and known != desired.vxlan:
-        return Outlet(known, f"bridge {desired.bridge} has {mac} behind {known}")
+    if known:
+        # What was heard from another host last is there, though a port here may have the same MAC.
+        told = Outlet(known, f"bridge {desired.bridge} has {mac} behind {known}")
+        return told if known != desired.vxlan else _tunnel(bridges, desired, mac, heard)
     service = desired.service_link
     if service in ports and service is not None and mac == names.service_mac(desired.vni):
         return Outlet(service, f"bridge {desired.bridge} has the network's own services behind {service}")
@@ -76,14 +81,14 @@ def outlet(bridges: Bridges, network: NetworkHere, frame: Frame, taps: Collectio
             own, f"bridge {desired.bridge} floods, as it has not heard {mac} yet, and {own} is one of its ports"
         )
     if desired.vxlan in ports:
-        return _tunnel(bridges, desired, mac)
+        return _tunnel(bridges, desired, mac, heard)
     out = desired.uplink_port
     if out in ports and out is not None:
         return Outlet(out, f"bridge {desired.bridge} sends it to the physical network")
     return None
 
 
-def _tunnel(bridges: Bridges, desired: NetworkDesired, mac: str) -> Outlet | None:
+def _tunnel(bridges: Bridges, desired: NetworkDesired, mac: str, heard: Collection[str]) -> Outlet | None:
     """Choose the host: that of the MAC's entry, else of the flood list the one that the API tells of."""
     device, message = desired.vxlan, f"bridge {desired.bridge} sends it to other hosts by {desired.vxlan}"
     peer = next(
@@ -93,6 +98,8 @@ def _tunnel(bridges: Bridges, desired: NetworkDesired, mac: str) -> Outlet | Non
         return Outlet(device, message, peer, f"{mac} is noted there")
     flood = {entry.peer for entry in bridges.entries if entry.link == device and entry.mac == _ANY}
     wanted = next((at for known, at in sorted(desired.neighbours | desired.transits) if known == mac), "")
+    if wanted and mac in heard:
+        return Outlet(device, message, wanted, f"it has heard {mac} from there, as the question came")
     if wanted in flood:
         return Outlet(device, message, wanted, f"no host is noted for {mac}, so all are sent it, that one too")
     return None

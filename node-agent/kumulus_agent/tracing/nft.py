@@ -1,4 +1,6 @@
-"""What the rules of a namespace do with the first packet of a connection: a pure reading of `nft -j list ruleset`.
+"""What the rules of a namespace do with a packet: a pure reading of `nft -j list ruleset`.
+
+The packet is the first of a connection, or the answer to it, which `connections` finds.
 
 The rules are read as the kernel has them, whoever wrote them: what is not there lets through or drops as it does there.
 What cannot be judged from a packet alone (bytes behind the headers, statements that this reader does not know) is told
@@ -13,11 +15,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from kumulus_agent.network.groups import ICMP, Flow
-from kumulus_agent.tracing.words import DIRECTIONS, ETHER_TYPES, FAMILIES, STATES, STATUSES, Field, Value, number, width
+from kumulus_agent.tracing.connections import INVALID, NEW, UNTRACKED, Connection, steps
+from kumulus_agent.tracing.words import DIRECTIONS, ETHER_TYPES, FAMILIES, STATUSES, Field, Value, number, width
 
 _TERMINAL: Final = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return"}
 _PORTS: Final = {"tcp": 6, "udp": 17, "dccp": 33, "sctp": 132, "udplite": 136}
-_PASSED_OVER: Final = ("counter", "comment", "log", "limit", "notrack")
+_PASSED_OVER: Final = ("counter", "comment", "log", "limit")
 _DEPTH: Final = 16
 
 
@@ -40,6 +43,11 @@ class Frame:
         mark: of the packet.
         translated: bits of the connection's status.
         local: addresses of the namespace.
+        answer: it is no first packet, but the answer to one.
+        known: the connections of the namespace that it may be of.
+        zone: of connection tracking.
+        state: of its connection, as bits of `words.STATES`.
+        connection: the one that it answers.
     """
 
     flow: Flow
@@ -50,6 +58,11 @@ class Frame:
     mark: int = 0
     translated: int = 0
     local: frozenset[IPv4Address | IPv6Address] = frozenset()
+    answer: bool = False
+    known: tuple[Connection, ...] = ()
+    zone: int = 0
+    state: int = NEW
+    connection: Connection | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class Ruleset:
     """
 
     chains: dict[tuple[str, str, str], list[Sequence[Any]]] = field(default_factory=dict)
-    hooks: dict[tuple[str, str], list[tuple[int, str, str, str]]] = field(default_factory=dict)
+    hooks: dict[tuple[str, str], list[tuple[int, str, str, str, str]]] = field(default_factory=dict)
     sets: dict[tuple[str, str, str], Sequence[Any]] = field(default_factory=dict)
 
     @classmethod
@@ -90,7 +103,7 @@ class Ruleset:
             if kind == "chain":
                 made.chains.setdefault((family, table, name), [])
                 if "hook" in item:
-                    base = (item["prio"], table, name, item.get("policy", "accept"))
+                    base = (item["prio"], table, name, item.get("policy", "accept"), item.get("type", "filter"))
                     made.hooks.setdefault((family, item["hook"]), []).append(base)
             elif kind == "rule":
                 made.chains.setdefault((family, table, item["chain"]), []).append(item["expr"])
@@ -119,12 +132,20 @@ def pass_hook(rules: Ruleset, families: Sequence[str], hook: str, frame: Frame) 
     """
     bases = sorted((base, family) for family in families for base in rules.hooks.get((family, hook), ()))
     path: list[str] = []
-    for (_, table, name, policy), family in bases:
+    kernels = steps(hook, families)
+    for (priority, table, name, policy, kind), family in bases:
+        while kernels and kernels[0][0] <= priority:
+            frame = kernels.pop(0)[1](frame)
+        if kind == "nat" and frame.state != NEW:
+            # What is translated is decided by the first packet of a connection.
+            continue
         walk = _Walk(rules, family, table, frame, path)
         verdict = walk.chain(name) or policy
         frame = walk.frame
         if verdict == "drop":
             return Passage(frame, walk.dropped or name, tuple(path))
+    for _, step in kernels:
+        frame = step(frame)
     return Passage(frame, "", tuple(path))
 
 
@@ -177,8 +198,8 @@ class _Walk:
             self._match(value)
         elif kind == "vmap":
             return self._verdict(self._looked_up(value), depth)
-        elif kind == "mangle":
-            self._mangle(value)
+        elif kind in ("mangle", "notrack"):
+            self._change(value)
         elif kind in ("dnat", "snat"):
             self._translate(kind, value)
             return "accept"
@@ -277,11 +298,19 @@ class _Walk:
         return known[key]
 
     def _tracked(self, key: str) -> Value:
-        """What holds of a connection that begins with this packet."""
-        fixed = {"state": STATES["new"], "mark": 0, "zone": 0, "direction": DIRECTIONS["original"]}
-        return {**fixed, "status": self.frame.translated}[key]
+        """What holds of the packet's connection."""
+        frame = self.frame
+        if frame.state in (INVALID, UNTRACKED) and key != "state":
+            # It has none, and the kernel passes the rule over.
+            raise _Unmatched
+        direction = DIRECTIONS["original" if frame.connection is None else "reply"]
+        fixed = {"state": frame.state, "mark": 0, "zone": frame.zone, "direction": direction}
+        return {**fixed, "status": frame.translated}[key]
 
-    def _mangle(self, value: Mapping[str, Any]) -> None:
+    def _change(self, value: Mapping[str, Any] | None) -> None:
+        if value is None:
+            self.frame = replace(self.frame, state=UNTRACKED)
+            return
         key, given = value["key"], value["value"]
         ((kind, what),) = key.items()
         result = self._result(given)
@@ -289,6 +318,8 @@ class _Walk:
             self.frame = replace(self.frame, mark=int(result))
         elif (kind, what.get("field")) == ("payload", "saddr") and what["protocol"] == "ether":
             self.frame = replace(self.frame, source_mac=str(result))
+        elif (kind, what.get("key")) == ("ct", "zone"):
+            self.frame = replace(self.frame, zone=int(result))
         elif kind != "ct":
             raise ValueError(f"a change of {what}")
 

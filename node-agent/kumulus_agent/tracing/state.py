@@ -11,8 +11,9 @@ from kumulus_agent.network.groups import Flow
 from kumulus_agent.network.state import NetworkDesired, PortDesired
 from kumulus_agent.routers.here import RouterLink
 from kumulus_agent.servers.desired import NetworkKey
+from kumulus_agent.tracing.connections import Connection
 from kumulus_agent.tracing.nft import Ruleset
-from kumulus_api.network_trace import HopKind, LegOutcome, TraceVerdict
+from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TraceVerdict
 
 Address = IPv4Address | IPv6Address
 Object = tuple[str, str]
@@ -46,6 +47,7 @@ class Bridges:
     links: Mapping[str, Link]
     entries: tuple[Entry, ...]
     rules: Ruleset
+    namespace: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,19 @@ class RouterView:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What a route lookup answers; `local`: the packet is for the namespace itself."""
+    """What a route lookup answers.
+
+    Attributes:
+        link: by which it goes on.
+        via: the next router.
+        local: the packet is for the namespace itself.
+        refused: why the kernel does not take a packet from that source by that link.
+    """
 
     link: str = ""
     via: Address | None = None
     local: bool = False
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +94,18 @@ class PortHere:
 
 @dataclass(frozen=True)
 class NetworkHere:
-    """A network that is carried here, and the MACs of all its ports by address, as the API tells them."""
+    """A network that is carried here.
+
+    Attributes:
+        applied: as it was made.
+        known: the MACs of all its ports by address, as the API tells them.
+        moving: addresses of routers that one of two hosts has, whatever the API tells.
+    """
 
     key: NetworkKey
     applied: NetworkDesired
     known: Mapping[Address, str] = field(default_factory=dict)
+    moving: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +127,24 @@ class Result:
         peer: tunnel address of the next host.
         vni: the network by which the packet left.
         macs: its source and destination then, if they are known.
+        connections: what this host tracks since the packet passed.
+        answered_by: where the answer begins; None if that is not known.
+        port: the Port that answers.
+        router: the Router that answers, or by whose VPNConnection the answer comes.
+        sought: the address that nobody here has.
     """
 
     outcome: LegOutcome
     hops: tuple[Hop, ...]
     flow: Flow
     peer: str = ""
-    vni: int = 0
+    vni: int | None = None
     macs: tuple[str, str] = ("", "")
+    connections: tuple[Connection, ...] = ()
+    answered_by: LegStart | None = None
+    port: str = ""
+    router: str = ""
+    sought: str = ""
 
 
 class World(Protocol):
@@ -132,7 +159,21 @@ class World(Protocol):
         ...
 
     async def route(self, namespace: str, flow: Flow, link: str) -> Way | None:
-        """Ask the kernel for the way of a packet that comes by a link; None if there is none."""
+        """Ask the kernel for the way of a packet; None if there is none.
+
+        Args:
+            namespace: of the router.
+            flow: the packet.
+            link: by which it comes; "" if the namespace itself sends it.
+        """
+        ...
+
+    async def holds(self, port: PortHere, address: Address) -> bool | None:
+        """Tell whether a port that two hosts share has an address here now; None of a port that is not shared."""
+        ...
+
+    async def answers(self, port: PortHere, address: Address) -> str:
+        """Ask a port's guest for an address; give the MAC that has it, or ""."""
         ...
 
     def ports(self) -> Mapping[str, PortHere]:

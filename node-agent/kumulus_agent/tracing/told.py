@@ -149,6 +149,11 @@ def dropped(kind: HopKind, name: str, chain: str) -> Hop:
     return Hop(kind, name, TraceVerdict.DROPPED, f"{why} (chain {chain})", remedy)
 
 
+def point(flow: Flow) -> str:
+    """Say where a packet goes."""
+    return f"{flow.destination} port {flow.second}" if flow.protocol in (6, 17) else str(flow.destination)
+
+
 def _names(keys: Iterable[GroupKey]) -> str:
     named = ", ".join(sorted(name for _, name in keys))
     return (

@@ -7,15 +7,14 @@ from typing import Any
 
 from kumulus_api import NetworkTrace
 from kumulus_api.claims import address_claim_name
-from kumulus_api.network_trace import TraceHop, TraceReport
+from kumulus_api.network_trace import TraceHop, TraceLeg, TraceReport, TraceVerdict
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refused
+from kumulus_operator.traces.answer import answer_to
+from kumulus_operator.traces.owners import balancer_of, leading, port_owner, routed_to, users_of
 from kumulus_operator.traces.plan import (
     ANSWER,
     LIFETIME,
-    Asked,
-    Owner,
-    World,
     asking,
     begin,
     complete,
@@ -24,8 +23,10 @@ from kumulus_operator.traces.plan import (
     go_on,
     may_open,
     silent,
+    told_by,
     waiting,
 )
+from kumulus_operator.traces.world import Asked, Ended, Owner, World
 from kumulus_operator.views import Key
 
 
@@ -64,14 +65,26 @@ class TraceController:
             return self._begun(trace, now), ANSWER.total_seconds()
         report = status.report
         if report is not None and report.leg == status.leg.number:
-            hops = [*status.hops, *_of_host(report, status.host)]
-            following = go_on(trace, report, self._world(trace.key[0]))
-            told = asking if isinstance(following, Asked) else ended
-            return told(trace, following, hops, now), ANSWER.total_seconds()  # type: ignore[arg-type]
+            told = _named(report, status.host)
+            return self._further(trace, status.leg, told, now), ANSWER.total_seconds()
         patience = (_time(status.asked_at, now) + ANSWER - now).total_seconds()
         if patience > 0 and not self._cloud.host_silent(status.host):
             return None, patience
-        return ended(trace, silent(status.host), status.hops, now), ANSWER.total_seconds()
+        hops, passed = _so_far(trace, status.leg)
+        return ended(trace, silent(status.host), hops, now, passed), ANSWER.total_seconds()
+
+    def _further(self, trace: NetworkTrace, leg: TraceLeg, report: TraceReport, now: datetime) -> dict[str, Any]:
+        """Give the status that follows from a report: the next host is asked, about the answer after the packet."""
+        world = self._world(trace.key[0])
+        hops, passed = _so_far(trace, leg)
+        following = go_on(trace, report, world)
+        hops = [*hops, *told_by(report, following)]
+        if isinstance(following, Ended) and not leg.answer and following.verdict is TraceVerdict.PASSED:
+            passed = [*hops, *following.hops]
+            following, hops = answer_to(trace, report, world)
+        if isinstance(following, Asked):
+            return asking(trace, following, hops, now, passed or ())
+        return ended(trace, following, hops, now, passed)
 
     def _begun(self, trace: NetworkTrace, now: datetime) -> dict[str, Any] | None:
         """Give the status of a trace that no host was asked about yet; None if it says so already."""
@@ -101,31 +114,43 @@ class TraceController:
             network=lambda key: cloud.networks.get(*key),
             tunnel=tunnel,
             owner=self._owner,
+            balancer=lambda name: balancer_of(cloud, (namespace, name)),
+            users=lambda vni, address: users_of(cloud, vni, address),
         )
 
     def _owner(self, vni: int, address: str) -> Owner | None:
-        """Give who has an address of a network; its claim names the object."""
+        """Give who has an address of a network, or is sent what is for it; a claim names the object."""
         cloud = self._cloud
         claim = cloud.address_claims.get("", address_claim_name(vni, address))
         if claim is None or claim.spec.released_at is not None:
-            return None
+            return routed_to(cloud, vni, address)
         by = claim.spec.claim_ref
-        found: Any = None
-        if by.kind == "Port":
-            found = cloud.ports.get(by.namespace, by.name)
-        elif by.kind == "FloatingIP":
-            found = cloud.floating_ips.get(by.namespace, by.name)
-        elif by.kind == "Router":
+        if by.kind == "Router":
             router = cloud.routers.get(by.namespace, by.name)
             gateway = router.spec.assignment.gateway if router is not None and router.spec.assignment else None
-            return Owner(by.namespace, gateway.host if gateway is not None else None)
-        given = found.spec.assignment if found is not None else None
-        return Owner(by.namespace, given.host if given is not None else None)
+            return leading(by.namespace, gateway)
+        if by.kind == "FloatingIP":
+            floating = cloud.floating_ips.get(by.namespace, by.name)
+            leads = floating.spec.assignment if floating is not None else None
+            return Owner(by.namespace, leads.host, leads.standby) if leads is not None else Owner(by.namespace, None)
+        return port_owner(cloud, (by.namespace, by.name))
 
 
-def _of_host(report: TraceReport, host: str) -> list[TraceHop]:
-    """Give a host's hops as its own, whatever they say."""
-    return [hop.model_copy(update={"host": host}) for hop in report.hops]
+def _so_far(trace: NetworkTrace, leg: TraceLeg) -> tuple[list[TraceHop], list[TraceHop] | None]:
+    """Give the hops of what is followed now, and if that is an answer those of the packet."""
+    status = trace.status
+    hops = status.hops if status is not None else []
+    if not leg.answer:
+        return hops, None
+    return status.answer.hops if status is not None and status.answer is not None else [], hops
+
+
+def _named(report: TraceReport, host: str) -> TraceReport:
+    """Give a host's report as its own, whatever that says."""
+    own = {"host": host}
+    hops = [hop.model_copy(update=own) for hop in report.hops]
+    connections = [item.model_copy(update=own) for item in report.connections]
+    return report.model_copy(update={"hops": hops, "connections": connections})
 
 
 def _time(text: str | None, now: datetime) -> datetime:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from kumulus_api import FloatingIP, Network, NetworkTrace, Port, Server
+from kumulus_api import NetworkTrace, Server
 from kumulus_api.base import LocalReference
 from kumulus_api.network_trace import (
     HopKind,
     LegOutcome,
     LegStart,
+    TracedConnection,
     TracedPacket,
     TraceHop,
     TraceLeg,
@@ -24,6 +25,7 @@ from kumulus_api.network_trace import (
 )
 from kumulus_api.server_assignment import AssignedPort
 from kumulus_operator.refusal import refuse
+from kumulus_operator.traces.world import Asked, Ended, Owner, World
 from kumulus_operator.views import Key
 from kumulus_runtime.conditions import get_condition, set_condition, timestamp
 
@@ -33,7 +35,9 @@ ANSWER = timedelta(seconds=15)
 """A host that has not reported then does not."""
 LIFETIME = timedelta(minutes=10)
 """Traces go so long after they were made, ended or not."""
-_LEGS = 8
+_LEGS, _ALL_LEGS = 8, 16
+"""So many hosts are asked about the packet, and with its answer."""
+_CONNECTIONS, _SEEKERS = 64, 5
 _SOURCE_PORT = 49152
 _NUMBERS = {TraceProtocol.TCP: 6, TraceProtocol.UDP: 17}
 _ECHO = {4: (1, 8), 6: (58, 128)}
@@ -43,54 +47,6 @@ _ENDS = {
     LegOutcome.DROPPED: TraceVerdict.DROPPED,
     LegOutcome.UNKNOWN: TraceVerdict.UNKNOWN,
 }
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who has an address: the namespace of the object, and the host that answers for the address."""
-
-    namespace: str
-    host: str | None
-
-
-@dataclass(frozen=True)
-class World:
-    """What is looked at; names are of the trace's namespace.
-
-    Attributes:
-        server: gives a Server.
-        port: gives a Port.
-        user: gives the Server that uses a Port.
-        floating_ip: gives a FloatingIP.
-        network: gives a Network.
-        tunnel: gives the host with a tunnel address.
-        owner: gives who has an address of the network with a number.
-    """
-
-    server: Callable[[str], Server | None]
-    port: Callable[[str], Port | None]
-    user: Callable[[str], Server | None]
-    floating_ip: Callable[[str], FloatingIP | None]
-    network: Callable[[Key], Network | None]
-    tunnel: Callable[[str], str | None]
-    owner: Callable[[int, str], Owner | None]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The next leg, and the host that is asked."""
-
-    host: str
-    leg: TraceLeg
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The verdict, and what is told besides what hosts have told."""
-
-    verdict: TraceVerdict
-    hops: tuple[TraceHop, ...] = ()
-    reason: TraceReason = TraceReason.TRACED
 
 
 @dataclass(frozen=True)
@@ -108,11 +64,7 @@ def begin(trace: NetworkTrace, world: World) -> Asked:
         Refused: the source or destination is not there, or they cannot speak with each other.
     """
     source, target = trace.spec.source, trace.spec.destination
-    server, ports = _source(source.server, source.port, world)
-    assigned = server.spec.assignment
-    if assigned is None:
-        message = f"placement: server {server.metadata.name} is on no host; transient: ask again when it is"
-        raise refuse(TraceReason.NOT_PLACED, message)
+    (host, *others), ports = _source(source.server, source.port, world)
     wanted = _target(trace, world)
     pairs = [
         (_distance(port, wanted, text, world), order, port, own, text)
@@ -126,8 +78,9 @@ def begin(trace: NetworkTrace, world: World) -> Asked:
         message = f"address: no port of the source has an address of the family of {told} ({target.dump()}); permanent"
         raise refuse(TraceReason.NO_ADDRESS, message)
     _, _, port, own, text = min(pairs, key=lambda pair: pair[:2])
-    leg = TraceLeg(number=1, start=LegStart.PORT, port=port.port, packet=_packet(trace, own, text))
-    return Asked(assigned.host, leg)
+    packet = _packet(trace, own, text)
+    leg = TraceLeg(number=1, start=LegStart.PORT, port=port.port, packet=packet, first=packet, others=others)
+    return Asked(host, leg)
 
 
 def _distance(port: AssignedPort, wanted: _Target, address: str, world: World) -> tuple[bool, int]:
@@ -142,19 +95,28 @@ def _distance(port: AssignedPort, wanted: _Target, address: str, world: World) -
 
 def _source(
     server: LocalReference | None, port: LocalReference | None, world: World
-) -> tuple[Server, Sequence[AssignedPort]]:
+) -> tuple[Sequence[str], Sequence[AssignedPort]]:
+    """Give the hosts of which one has the source, and its ports."""
     if server is not None:
-        found = _there(world.server(server.name), "server", server.name)
-        given = found.spec.assignment
-        return found, given.ports if given is not None else ()
+        return _placed(_there(world.server(server.name), "server", server.name))
     name = port.name if port is not None else ""
     _there(world.port(name), "port", name)
-    user = world.user(name)
-    if user is None:
-        message = f"placement: no server has port {name}; transient: ask again when one has"
+    user, balancer = world.user(name), world.balancer(name)
+    if user is not None:
+        hosts, ports = _placed(user)
+        return hosts, [item for item in ports if item.port == name]
+    if balancer is None:
+        message = f"placement: no server and no load balancer has port {name}; transient: ask again when one has"
         raise refuse(TraceReason.NOT_PLACED, message)
-    given = user.spec.assignment
-    return user, [item for item in (given.ports if given is not None else ()) if item.port == name]
+    return balancer.hosts, (balancer.port,)
+
+
+def _placed(server: Server) -> tuple[Sequence[str], Sequence[AssignedPort]]:
+    given = server.spec.assignment
+    if given is None:
+        message = f"placement: server {server.metadata.name} is on no host; transient: ask again when it is"
+        raise refuse(TraceReason.NOT_PLACED, message)
+    return (given.host,), given.ports
 
 
 def _target(trace: NetworkTrace, world: World) -> _Target:
@@ -193,49 +155,107 @@ def _packet(trace: NetworkTrace, source: str, target: str) -> TracedPacket:
 
 
 def go_on(trace: NetworkTrace, report: TraceReport, world: World) -> Asked | Ended:
-    """Say what follows from the report of the host that was asked."""
+    """Say what follows from the report of the host that was asked: of the packet, or of its answer."""
     if report.outcome in _ENDS:
         return Ended(_ENDS[report.outcome])
-    number, packet, vni = report.leg + 1, report.packet, report.vni
-    if packet is None or vni is None or number > _LEGS:
-        return _unknown(HopKind.HOST, "", "the way is longer than a trace follows it")
-    if report.outcome is LegOutcome.FORWARDED:
-        host = world.tunnel(report.tunnel_address or "")
-        if host is None:
-            return _unknown(HopKind.TUNNEL, "", f"no Host has the tunnel address {report.tunnel_address}")
-        return Asked(host, TraceLeg(number=number, start=LegStart.OVERLAY, vni=vni, packet=packet))
-    return _outside(trace, TraceLeg(number=number, start=LegStart.EXTERNAL, vni=vni, packet=packet), world)
+    leg = trace.status.leg if trace.status is not None else None
+    packet, number, last = report.packet, report.leg + 1, _ALL_LEGS if leg is not None and leg.answer else _LEGS
+    if packet is None or number > last:
+        return unknown(HopKind.HOST, "", "the way is longer than a trace follows it")
+    following = onward(leg, report, packet)
+    if report.outcome in (LegOutcome.SOUGHT, LegOutcome.FOUND) and leg is not None:
+        return _sought(trace, leg, report, world)
+    if report.outcome is LegOutcome.WAITING and leg is not None and leg.others:
+        host, *others = leg.others
+        given = {"number": number, "others": others, "connections": following.connections}
+        return Asked(host, leg.model_copy(update=given))
+    if report.outcome is LegOutcome.TUNNELLED and not following.answer:
+        return Ended(TraceVerdict.PASSED)
+    return _to_another(trace, report, following, world)
+
+
+def _to_another(trace: NetworkTrace, report: TraceReport, leg: TraceLeg, world: World) -> Asked | Ended:
+    """Say who is asked about a packet that has left a host."""
+    if report.outcome is LegOutcome.FORWARDED and report.vni is not None:
+        host = world.tunnel(report.tunnel_address or "") or ""
+        if not host:
+            return unknown(HopKind.TUNNEL, "", f"no Host has the tunnel address {report.tunnel_address}")
+        return Asked(host, leg.model_copy(update={"start": LegStart.OVERLAY, "vni": report.vni}))
+    if report.outcome is LegOutcome.LEFT and report.vni is not None:
+        return _outside(trace, leg.model_copy(update={"vni": report.vni}), world)
+    return unknown(HopKind.HOST, "", "where it goes on from there is not told")
+
+
+def _sought(trace: NetworkTrace, leg: TraceLeg, report: TraceReport, world: World) -> Asked | Ended:
+    """Have hosts asked for an address, and the packet go on when one has said that it has it."""
+    here = trace.status.host if trace.status is not None else None
+    number = {"number": report.leg + 1}
+    if report.outcome is LegOutcome.FOUND and leg.origin is not None:
+        mac = report.packet.destination_mac if report.packet is not None else None
+        packet = leg.packet.model_copy(update={"destination_mac": mac})
+        given = {"start": LegStart.PORT, "packet": packet, "vni": None, "via": None, "origin": None, "others": []}
+        return Asked(leg.origin, leg.model_copy(update=number | given))
+    hosts = [host for host in world.users(report.vni or 0, report.sought or "") if host != here]
+    if not hosts:
+        return Ended(TraceVerdict.DROPPED)
+    first, *others = hosts[:_SEEKERS]
+    given = {"start": LegStart.SOUGHT, "vni": report.vni, "via": report.sought, "origin": here, "others": others}
+    return Asked(first, leg.model_copy(update=number | given))
+
+
+def told_by(report: TraceReport, following: Asked | Ended) -> Sequence[TraceHop]:
+    """Give the hops of a report that stay: what led to an address that is sought is told when it is found."""
+    return () if report.outcome is LegOutcome.SOUGHT and isinstance(following, Asked) else report.hops
+
+
+def onward(leg: TraceLeg | None, report: TraceReport, packet: TracedPacket) -> TraceLeg:
+    """Give the next leg, with what is known from those before; where it begins is yet to be said."""
+    known: list[TracedConnection] = [*(leg.connections if leg is not None else ()), *report.connections]
+    return TraceLeg(
+        number=report.leg + 1,
+        start=LegStart.EXTERNAL,
+        packet=packet,
+        answer=leg is not None and leg.answer,
+        first=leg.first if leg is not None else None,
+        connections=known[:_CONNECTIONS],
+    )
 
 
 def _outside(trace: NetworkTrace, leg: TraceLeg, world: World) -> Asked | Ended:
     """Say who is meant by a packet that has left a host by a physical network."""
     packet = leg.packet
     owner = world.owner(leg.vni or 0, packet.destination)
-    if owner is None:
-        return Ended(TraceVerdict.PASSED)
+    if owner is None and leg.answer:
+        message = f"the answer has left to {packet.destination}: nobody in the cloud has that address outside"
+        return unknown(HopKind.EXTERNAL, "", message, "have the answer go back the way that the packet came")
+    return Ended(TraceVerdict.PASSED) if owner is None else from_outside(trace, leg, owner)
+
+
+def from_outside(trace: NetworkTrace, leg: TraceLeg, owner: Owner) -> Asked | Ended:
+    """Have a packet come in from outside, at the host of whoever has its destination."""
+    target = leg.packet.destination
     if owner.namespace != trace.key[0]:
-        message = f"{packet.destination} is another project's: what becomes of it there is for its members to see"
-        return _unknown(HopKind.EXTERNAL, "", message)
+        message = f"{target} is another project's: what becomes of it there is for its members to see"
+        return unknown(HopKind.EXTERNAL, "", message)
     if owner.host is None:
-        message = f"{packet.destination} leads nowhere: no host answers for it"
-        hop = TraceHop(
-            what=HopKind.EXTERNAL,
-            verdict=TraceVerdict.DROPPED,
-            message=message,
-            remedy="look at the conditions of the object that has the address",
-        )
+        message = f"{target} leads nowhere: no host answers for it"
+        remedy = "look at the conditions of the object that has the address"
+        hop = TraceHop(what=HopKind.EXTERNAL, verdict=TraceVerdict.DROPPED, message=message, remedy=remedy)
         return Ended(TraceVerdict.DROPPED, (hop,))
-    return Asked(owner.host, leg)
+    others = [owner.standby] if owner.standby else []
+    given = {"start": LegStart.EXTERNAL, "via": owner.via or None, "others": others}
+    return Asked(owner.host, leg.model_copy(update=given))
 
 
 def silent(host: str) -> Ended:
     """Say that a host does not answer."""
     message = f"host {host} was asked and does not say"
-    ended = _unknown(HopKind.HOST, host, message, "look at the Host's conditions and at its agent")
+    ended = unknown(HopKind.HOST, host, message, "look at the Host's conditions and at its agent")
     return Ended(ended.verdict, ended.hops, TraceReason.HOST_SILENT)
 
 
-def _unknown(what: HopKind, host: str, message: str, remedy: str = "") -> Ended:
+def unknown(what: HopKind, host: str, message: str, remedy: str = "") -> Ended:
+    """End where nobody can say what becomes of the packet."""
     hop = TraceHop(host=host or None, what=what, verdict=TraceVerdict.UNKNOWN, message=message, remedy=remedy)
     return Ended(TraceVerdict.UNKNOWN, (hop,))
 
@@ -261,19 +281,37 @@ def waiting(trace: NetworkTrace, now: datetime) -> dict[str, Any]:
     return _status(trace, TraceReason.WAITING, "waits for other traces of the project", now, done=False)
 
 
-def asking(trace: NetworkTrace, asked: Asked, hops: Sequence[TraceHop], now: datetime) -> dict[str, Any]:
-    """Give the status with which a host is asked."""
+def asking(
+    trace: NetworkTrace, asked: Asked, hops: Sequence[TraceHop], now: datetime, passed: Sequence[TraceHop] = ()
+) -> dict[str, Any]:
+    """Give the status with which a host is asked: about the packet, or of one that `passed` so about its answer."""
     told = {"host": asked.host, "leg": asked.leg.dump(), "askedAt": timestamp(now)}
-    message = f"host {asked.host} is asked"
-    return _status(trace, TraceReason.ASKING, message, now, done=False) | told | {"hops": _dumped(hops)}
+    message = f"host {asked.host} is asked" + (" about the answer" if asked.leg.answer else "")
+    status = _status(trace, TraceReason.ASKING, message, now, done=False) | told
+    if not asked.leg.answer:
+        return status | {"hops": _dumped(hops)}
+    return status | _there_and_back(passed, {"hops": _dumped(hops)})
 
 
-def ended(trace: NetworkTrace, end: Ended, hops: Sequence[TraceHop], now: datetime) -> dict[str, Any]:
-    """Give the status of a trace that has its verdict."""
+def ended(
+    trace: NetworkTrace,
+    end: Ended,
+    hops: Sequence[TraceHop],
+    now: datetime,
+    passed: Sequence[TraceHop] | None = None,
+) -> dict[str, Any]:
+    """Give the status of a trace that has its verdict; of a packet that `passed` so, its answer's."""
     told = [*hops, *end.hops]
     message = told[-1].message if told else ""
     status = _status(trace, end.reason, message, now, done=True)
-    return status | {"hops": _dumped(told), "verdict": end.verdict.value}
+    if passed is None:
+        return status | {"hops": _dumped(told), "verdict": end.verdict.value}
+    answer = {"hops": _dumped(told), "verdict": end.verdict.value, "message": message[:1024]}
+    return status | _there_and_back(passed, answer)
+
+
+def _there_and_back(passed: Sequence[TraceHop], answer: dict[str, Any]) -> dict[str, Any]:
+    return {"hops": _dumped(passed), "verdict": TraceVerdict.PASSED.value, "answer": answer}
 
 
 def failed(trace: NetworkTrace, reason: str, message: str, now: datetime) -> dict[str, Any]:

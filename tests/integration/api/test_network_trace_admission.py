@@ -41,7 +41,13 @@ async def test_an_agent_reports_its_own_leg_and_no_more(connect: Any) -> None:
             await tell(stranger, body, report=REPORT)
     with pytest.raises(Forbidden, match="the leg that it was asked"):
         await tell(agent, body, report=REPORT | {"leg": 2})
-    for more in ({"verdict": "Passed"}, {"hops": [HOP]}, {"host": "h2"}, {"message": "all is well"}):
+    for more in (
+        {"verdict": "Passed"},
+        {"hops": [HOP]},
+        {"host": "h2"},
+        {"answer": {"verdict": "Passed"}},
+        {"message": "all is well"},
+    ):
         with pytest.raises(Forbidden, match="its report and nothing else"):
             await tell(agent, body, report=REPORT, **more)
     told = await tell(agent, body, report=REPORT)

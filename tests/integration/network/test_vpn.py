@@ -17,10 +17,8 @@ import pytest
 from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
 from kumulus_agent.routers import pair
-from kumulus_agent.tracing.state import Hop
-from kumulus_agent.tracing.walk import Walk
-from kumulus_agent.tracing.world import LiveWorld
-from kumulus_api.network_trace import LegStart, TracedPacket, TraceLeg, TraceVerdict
+from kumulus_api.network_trace import HopKind, TraceVerdict
+from kumulus_lab.testing.packet_traces import told
 from kumulus_lab.testing.routed import captured, eventually, routed_cloud
 from kumulus_lab.testing.tunnelled import DESK, PEER, SITE, TunnelledCloud, tunnelled_cloud
 
@@ -370,24 +368,23 @@ async def test_tunnels_of_one_router_come_and_go_apart(cloud):
 
 
 async def test_a_trace_tells_of_the_tunnel(cloud):
-    """A packet for the site is said to go by the tunnel, and to be dropped by the router while there is none."""
-    guest = await cloud.routed.boot("near", "a", RED, "10.0.1.11")
+    """From any host a packet for the site, and its answer, go by the tunnel; without a tunnel it is dropped."""
+    near = await cloud.routed.boot("near", "a", RED, "10.0.1.11")
+    far = await cloud.routed.boot("far", "c", RED, "10.0.1.12")
     router_id = await begun(cloud)
-    node = cloud.routed.node("a")
-    packet = TracedPacket(source=str(guest.address), destination=str(DESK), protocol=6, first=40000, second=80)
-    leg = TraceLeg(number=1, start=LegStart.PORT, port="near", packet=packet)
-
-    async def last() -> Hop:
-        world = LiveWorld(node.host.namespace, node.networks, node.routers)
-        return (await Walk(world, "red", leg).run()).hops[-1]
-
-    hop = await last()
-    assert (hop.verdict, "VPNConnection" in hop.message) == (TraceVerdict.UNKNOWN, True)
+    leads = cloud.routed.node("a").host.name
+    for guest in (near, far):
+        there = await told(cloud.routed, guest.port.port, str(DESK), protocol=1)
+        assert there.answered is await guest.reaches(DESK) is True, there
+        tunnelled = [hop for hop in (*there.hops, *there.back) if "VPNConnection" in hop.message]
+        assert [(hop.host, hop.what, hop.verdict) for hop in tunnelled] == [
+            (leads, HopKind.EXTERNAL, TraceVerdict.PASSED)
+        ] * 2, there
     cloud.connect(router_id, "a", KEY, up=False)
     await cloud.until("False", "TakenDown")
     await eventually(lambda: _nothing(cloud))
-    hop = await last()
-    assert (hop.verdict, "tunnel" in hop.message) == (TraceVerdict.DROPPED, True)
+    there = await told(cloud.routed, "near", str(DESK), protocol=1)
+    assert (there.verdict, "tunnel" in there.last.message) == (TraceVerdict.DROPPED, True), there
 
 
 @pytest.mark.parametrize("between", ["provider", "overlay"])

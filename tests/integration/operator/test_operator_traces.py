@@ -76,6 +76,35 @@ async def test_a_trace_goes_from_host_to_host(site: Site) -> None:
     assert "leg" not in status
 
 
+async def test_the_answer_is_asked_for_too(site: Site) -> None:
+    """Who was reached is asked about the answer, with what each host tracks; both verdicts are told, and two ways."""
+    first, second = await pair(site)
+    await ask(site, "t", "a", server={"name": "b"})
+    status = await asked(site, "t", 1)
+    packet = status["leg"]["packet"]
+    tracked = {"host": "liar", "place": "kumulus", "zone": 1, "begun": packet, "left": packet}
+    tunnel = {"h1": "192.0.2.1", "h2": "192.0.2.2"}
+    await report(site, "t", status, "Forwarded", tunnelAddress=tunnel[second], vni=7, connections=[tracked])
+    status = await asked(site, "t", 2)
+    await report(site, "t", status, "Delivered", answeredBy="Port", port="b-eth0", connections=[tracked])
+    status = await asked(site, "t", 3)
+    assert (status["host"], status["verdict"], status["message"]) == (
+        second,
+        "Passed",
+        f"host {second} is asked about the answer",
+    )
+    leg = status["leg"]
+    assert (leg["start"], leg["port"], leg["answer"], leg["first"]) == ("Port", "b-eth0", True, packet)
+    assert (leg["packet"]["source"], leg["packet"]["first"]) == (packet["destination"], 80)
+    assert [item["host"] for item in leg["connections"]] == [first, second]
+    await report(site, "t", status, "Forwarded", tunnelAddress=tunnel[first], vni=7)
+    await report(site, "t", await asked(site, "t", 4), "Dropped")
+    status = await ended(site, "t")
+    assert (status["verdict"], status["answer"]["verdict"], status["message"]) == ("Passed", "Dropped", "leg 4")
+    ways = (status["hops"], status["answer"]["hops"])
+    assert [[hop["host"] for hop in hops] for hops in ways] == [[first, second], [second, first]]
+
+
 async def test_what_cannot_be_traced_says_why(site: Site) -> None:
     """A source that is not there, or a server on no host, ends the trace without a verdict."""
     await site.basics()
@@ -127,7 +156,7 @@ async def test_the_plugin_asks_waits_and_tidies_up(site: Site, monkeypatch: pyte
     found = await running
     assert plugin.exit_code(found) == 1
     assert found.spec.dump()["source"] == {"server": {"name": "a"}}
-    assert "The packet is dropped." in plugin.text_of(found)
+    assert f"The packet is dropped at Network on {found.status.hops[-1].host}." in plugin.text_of(found)
     async with asyncio.timeout(30):
         while (await site.client.list(NetworkTrace, site.name))[0]:  # noqa: ASYNC110 - kubectl waits for nothing
             await asyncio.sleep(0.1)

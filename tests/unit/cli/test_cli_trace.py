@@ -103,3 +103,38 @@ def test_ends_are_named_as_users_name_them(folder, text, wanted):
     """A kind before a slash, an address, or a bare name, which is a Server's before it is a Port's."""
     write(folder, "Passed")
     assert trace.end_of(text, None) == wanted
+
+
+HOPS = {
+    "there": {"what": "IngressRules", "name": "red/web", "verdict": "Passed", "message": "lets in", "host": "h2"},
+    "back": {
+        "what": "EgressRules",
+        "name": "red/web",
+        "verdict": "Dropped",
+        "message": "no rule",
+        "remedy": "add one",
+        "host": "h2",
+    },
+}
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("Passed", 0), ("Dropped", 1), ("Unknown", 2)])
+def test_the_way_back_is_a_table_of_its_own(verdict, code):
+    """An answer that is dropped says where and what to do, and ends with 1, though the packet has passed."""
+    hop = HOPS["back"] | {"verdict": verdict}
+    answer = {"verdict": verdict, "message": "no rule", "hops": [hop]}
+    status = {"verdict": "Passed", "hops": [HOPS["there"]], "answer": answer}
+    spec = {"source": {"server": {"name": "a"}}, "destination": {"address": "10.0.0.12"}}
+    body = {"metadata": {"name": "t", "namespace": "red"}, "spec": spec, "status": status}
+    found = NetworkTrace.model_validate(body)
+    assert trace.exit_code(found) == code
+    lines = trace.text_of(found).splitlines()
+    assert lines[lines.index("The packet passes.") + 2] == "THE WAY BACK"
+    assert lines.count(lines[0]) == 2
+    ends = {
+        "Passed": ["The answer passes."],
+        "Dropped": ["The answer is dropped at EgressRules red/web on h2.", "To do: add one."],
+        "Unknown": ["The answer is lost from view at EgressRules red/web on h2.", "To do: add one."],
+    }
+    assert lines[-len(ends[verdict]) :] == ends[verdict]
+    assert trace.json_of(found)["answer"]["verdict"] == verdict

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from kumulus_api import FloatingIP, Network, NetworkTrace, Port, Server
-from kumulus_api.network_trace import LegOutcome, LegStart, TracedPacket, TraceReport, TraceVerdict
+from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TracedPacket, TraceHop, TraceReport, TraceVerdict
 from kumulus_operator.refusal import Refused
-from kumulus_operator.traces.plan import (
-    OPEN_AT_ONCE,
-    Asked,
-    Ended,
-    Owner,
-    World,
-    asking,
-    begin,
-    complete,
-    ended,
-    go_on,
-    is_open,
-    may_open,
-    silent,
-)
+from kumulus_operator.traces.answer import answer_to
+from kumulus_operator.traces.plan import OPEN_AT_ONCE, asking, begin, complete, ended, go_on, is_open, may_open, silent
+from kumulus_operator.traces.world import Asked, Ended, Origin, Owner, World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ID = "00000000-0000-4000-8000-000000000001"
@@ -171,6 +160,7 @@ def report(outcome: LegOutcome, to: str = "10.0.2.12", leg: int = 1, **of: Any) 
         (report(LegOutcome.UNKNOWN), TraceVerdict.UNKNOWN),
         (report(LegOutcome.LEFT, "198.51.100.1"), TraceVerdict.PASSED),
         (report(LegOutcome.LEFT, "203.0.113.7"), TraceVerdict.DROPPED),
+        (report(LegOutcome.TUNNELLED), TraceVerdict.PASSED),
         (report(LegOutcome.FORWARDED, tunnel_address="192.0.2.99"), TraceVerdict.UNKNOWN),
         (report(LegOutcome.FORWARDED, leg=8, tunnel_address="192.0.2.2"), TraceVerdict.UNKNOWN),
     ],
@@ -215,3 +205,102 @@ def test_a_project_asks_few_hosts_at_once():
     assert not is_open(done)
     assert may_open([plain, done, *[running] * (OPEN_AT_ONCE - 1)])
     assert not may_open([running] * OPEN_AT_ONCE)
+
+
+PLAIN = make_trace(named("server", "a"), named("server", "b"))
+
+
+def led(asked: Asked) -> NetworkTrace:
+    """A trace that asks a host."""
+    return make_trace(named("server", "a"), named("server", "b"), asking(PLAIN, asked, (), NOW))
+
+
+def answering(told: TraceReport, world: World = WORLD) -> tuple[Asked | Ended, list[TraceHop]]:
+    """Say who is asked about the answer to a packet that has passed."""
+    return answer_to(led(begin(make_trace(named("server", "a"), named("server", "b")), WORLD)), told, world)
+
+
+TRACKED = {
+    "host": "h1",
+    "place": "kumulus",
+    "zone": 3,
+    "begun": {"source": "10.0.2.11", "destination": "10.0.2.12", "protocol": 6},
+    "left": {"source": "10.0.2.11", "destination": "10.0.2.12", "protocol": 6},
+}
+
+
+@pytest.mark.parametrize("start", [LegStart.PORT, LegStart.ROUTER, LegStart.SERVICE])
+def test_who_was_reached_is_asked_about_the_answer(start):
+    """The answer begins where the packet was delivered, goes the other way, and what hosts track goes along."""
+    told = report(LegOutcome.DELIVERED, answered_by=start, port="b0", router="r", connections=[TRACKED])
+    following, hops = answering(told)
+    assert isinstance(following, Asked)
+    assert not hops
+    leg = following.leg
+    assert (following.host, leg.number, leg.start, leg.port, leg.router) == ("h1", 2, start, "b0", "r")
+    assert leg.answer
+    assert (leg.packet.source, leg.packet.destination, leg.packet.first, leg.packet.second) == (
+        "10.0.2.12",
+        "10.0.2.11",
+        80,
+        1,
+    )
+    assert leg.first is not None
+    assert leg.first.source == "10.0.2.11"
+    assert [item.zone for item in leg.connections] == [3]
+    further = go_on(led(following), report(LegOutcome.FORWARDED, leg=2, tunnel_address="192.0.2.2"), WORLD)
+    assert isinstance(further, Asked)
+    assert (further.host, further.leg.answer, len(further.leg.connections)) == ("h2", True, 1)
+
+
+def test_an_answer_from_outside_comes_to_who_has_its_address():
+    """To the host of a floating IP or router, also one that a prefix is routed to; else that is not known."""
+    left = report(LegOutcome.LEFT, "198.51.100.1")
+    for owner, ends in (
+        (Owner("red", "h2", "h3"), ("h2", ["h3"], None)),
+        (Owner("red", "h2", via="2001:db8:77::2"), ("h2", [], "2001:db8:77::2")),
+    ):
+        world = replace(WORLD, owner=lambda _vni, address, owner=owner: owner if address == "10.0.2.11" else None)
+        following, hops = answering(left, world)
+        assert isinstance(following, Asked)
+        leg = following.leg
+        assert (following.host, leg.others, leg.via, leg.start) == (*ends, LegStart.EXTERNAL)
+        assert [hop.what for hop in hops] == [HopKind.EXTERNAL]
+    following, _ = answering(left)
+    assert isinstance(following, Ended)
+    assert following.verdict is TraceVerdict.UNKNOWN
+    assert "enableSNAT" in following.hops[-1].remedy
+    following, _ = answering(report(LegOutcome.DELIVERED))
+    assert isinstance(following, Ended)
+    assert following.verdict is TraceVerdict.UNKNOWN
+
+
+def test_the_other_host_is_asked_where_one_waits():
+    """Of two hosts that share an address each is asked once."""
+    vip = make_server("vip", "h1", ("vip0", "net2", ["10.0.2.30"])).spec.assignment.ports[0]
+    world = replace(
+        WORLD,
+        port=lambda _name: PORTS["idle"],
+        balancer=lambda name: Origin(vip, ("h1", "h2")) if name == "vip0" else None,
+    )
+    trace = make_trace(named("port", "vip0"), named("server", "b"))
+    first = begin(trace, world)
+    assert (first.host, first.leg.others, first.leg.packet.source) == ("h1", ["h2"], "10.0.2.30")
+    second = go_on(led(first), report(LegOutcome.WAITING), world)
+    assert isinstance(second, Asked)
+    assert (second.host, second.leg.others, second.leg.number, second.leg.start) == ("h2", [], 2, LegStart.PORT)
+
+
+def test_the_status_tells_both_ways():
+    """While the answer is followed the packet's verdict and hops stay, and in the end both verdicts are there."""
+    trace = make_trace(named("server", "a"), named("server", "b"))
+    following, _ = answering(report(LegOutcome.DELIVERED, answered_by=LegStart.PORT, port="b0"))
+    assert isinstance(following, Asked)
+    hop = TraceHop(what=HopKind.NETWORK, verdict=TraceVerdict.PASSED, message="there")
+    back = hop.model_copy(update={"message": "back"})
+    status = asking(trace, following, [back], NOW, [hop])
+    assert (status["verdict"], status["message"]) == ("Passed", "host h1 is asked about the answer")
+    assert [item["message"] for item in (*status["hops"], *status["answer"]["hops"])] == ["there", "back"]
+    assert "verdict" not in status["answer"]
+    status = ended(trace, Ended(TraceVerdict.DROPPED), [back], NOW, [hop])
+    assert (status["verdict"], status["answer"]["verdict"], status["message"]) == ("Passed", "Dropped", "back")
