@@ -25,6 +25,7 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.peering import NetworkAssignment, Peering
 from kumulus_api.provider import Provider
 
 DNS_DOMAIN = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$"
@@ -190,7 +191,11 @@ class NetworkSpec(Model):
     routed_prefixes: Annotated[list[CIDRText], Field(max_length=64)] = Field(default_factory=list)
     """Of an external network: IPv6 ranges that the world outside routes to its routers. Subnets within them go out, and
     are reached, as they are; other IPv6 stays inside, or is translated (Neutron: an address scope)."""
+    peering: Peering | None = None
+    """With the Kubernetes cluster that runs the cloud: off unless it is asked for and the Project is granted it."""
     subnets: Annotated[list[Subnet], Field(min_length=1, max_length=16, json_schema_extra=list_map("name"))]
+    assignment: NetworkAssignment | None = None
+    """Written by the operator only."""
 
     model_config = validated(
         Rule("self.type == oldSelf.type", "type cannot change", ".type"),
@@ -213,6 +218,11 @@ class NetworkSpec(Model):
             "self.routedPrefixes.size() == 0 || self.external",
             "routedPrefixes are for external networks",
             ".routedPrefixes",
+        ),
+        Rule(
+            "!has(self.peering) || (!has(self.provider) && !self.external)",
+            "peering is for a project's own networks: not for external ones, nor for those of type Provider",
+            ".peering",
         ),
         Rule("!has(self.mtu) || !has(self.provider)", "a provider network's mtu is in provider", ".mtu"),
         Rule(
@@ -272,6 +282,7 @@ class Network(Kind):
             Column("External", ".spec.external", "boolean", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),
+        selectable=(".spec.assignment.fromPods",),
         rules=(
             Rule(
                 "self.metadata.name.size() <= 63 && !self.metadata.name.contains('.')",

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from kumulus_api.base import Column, Definition, Kind, Model, Name, Quantity, Rule, Status, list_map, validated
+from kumulus_api.peering import PeeringGrant
 
 
 class ProjectRole(StrEnum):
@@ -80,6 +81,8 @@ class ProjectSpec(Model):
         default_factory=list
     )
     quota: Quota = Field(default_factory=Quota)
+    peering: PeeringGrant | None = None
+    """What its networks may have of the Kubernetes cluster: nothing unless it is given."""
 
 
 class QuotaUsage(Model):

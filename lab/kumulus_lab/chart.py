@@ -36,10 +36,12 @@ def install(cluster: Cluster, references: Mapping[str, str], values: Sequence[Pa
 
 
 def own_values(lab: LabSettings) -> Path:
-    """A file of the values that are this lab's alone: where browsers reach consoles."""
+    """A file of the values that are this lab's alone: where browsers reach consoles; where pods and Services are."""
     path = lab.state / "chart-values.json"
     address = lab.host_specs[0].address
-    path.write_text(json.dumps({"console": {"url": f"http://{address}:{CONSOLE_PORT}"}}))
+    console = {"url": f"http://{address}:{CONSOLE_PORT}"}
+    peering = {"podCIDRs": [str(lab.pods)], "serviceCIDRs": [str(lab.services)]}
+    path.write_text(json.dumps({"console": console, "peering": peering}))
     return path
 
 

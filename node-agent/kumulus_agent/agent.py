@@ -43,6 +43,8 @@ from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_agent.passthrough.source import HostDeviceSource
+from kumulus_agent.peering.here import PeeringsHere
+from kumulus_agent.peering.links import PeeringLinks
 from kumulus_agent.routers.here import routers_of
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
@@ -133,6 +135,7 @@ class Agent:
             certificates=CertificateSource(client, boot_data_source(settings)).fetch,
         )
         self._vpns = vpns_of(client, self._routers, boot_data_source(settings), settings.node_name, settings.run_dir)
+        self._peerings = PeeringsHere(client, self._datapath, self._networks, PeeringLinks(), settings.node_name)
         self._routers.others, self._routers.others_known = lambda: self._balancers.pairs, self._balancers.known
         self._balancers.taken_over_changed = self._taken_over_changed
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
@@ -198,6 +201,7 @@ class Agent:
                 self._traces.queue,
                 self._balancers.queue,
                 self._vpns.queue,
+                self._peerings.queue,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -256,6 +260,7 @@ class Agent:
                 group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
                 group.create_task(self._balancers.queue.run(self._balancers.reconcile, 4)),
                 group.create_task(self._vpns.queue.run(self._vpns.reconcile, 2)),
+                group.create_task(self._peerings.queue.run(self._peerings.reconcile, 1)),
             ]
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
@@ -271,6 +276,7 @@ class Agent:
             group.create_task(self._traces.queue.run(self._traces.reconcile, 1))
             group.create_task(self._balancers.follow())
             group.create_task(self._vpns.follow())
+            group.create_task(self._peerings.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -338,6 +344,7 @@ class Agent:
                 await self._routers.sweep()
                 await self._balancers.sweep()
                 await self._vpns.sweep()
+                await self._peerings.sweep()
                 await self._networks.sweep()
                 await asyncio.sleep(_REFRESH_SECONDS)
                 await self._adoption.refresh()

@@ -42,6 +42,7 @@ from kumulus_operator.firewall_groups.index import take_firewall_group
 from kumulus_operator.images.held import is_snapshot
 from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
+from kumulus_operator.peerings import intake as peerings
 from kumulus_operator.routers.intake import host_changed, ports_moved, take_floating_ip, take_router
 from kumulus_operator.security_groups.intake import port_in_groups, security_group_seen
 from kumulus_operator.traces.plan import is_open
@@ -77,6 +78,7 @@ def _emptier(cloud: Cloud, gone: dict[str, Any]) -> None:
 
 def _project(cloud: Cloud, former: Project | None, new: Project | None) -> None:
     name = (new or former).metadata.name  # type: ignore[union-attr]
+    peerings.project_seen(cloud, former, new)
     if former is None or new is None or _but_usage(former) != _but_usage(new):
         cloud.queues.projects.add(("", name))
     if former is None or new is None or former.spec.quota != new.spec.quota:
@@ -105,6 +107,7 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     name = host.metadata.name
     cloud.queues.hosts.add(("", name))
     _index_host(cloud, former, new)
+    peerings.host_seen(cloud, former, new)
     if _placement_facts(former) != _placement_facts(new):
         cloud.wake(CAPACITY, ("Host", "", name))
         host_changed(cloud, former, new)
@@ -190,6 +193,7 @@ def _network(cloud: Cloud, former: Network | None, new: Network | None) -> None:
     if cloud.users_of_network.get(item.key) or cloud.balancers.in_network.get(item.key):
         cloud.queues.endpoints.add(item.key)
     names.network_changed(cloud, former, new)
+    peerings.network_seen(cloud, former, new)
     for router in cloud.edges.routers_in.get(item.key, ()):
         cloud.queues.routers.add(router)
     if new is None:

@@ -1,6 +1,7 @@
 """Settings of the operator process."""
 
 from dataclasses import fields
+from ipaddress import IPv4Network
 
 from pydantic import Field, field_validator
 
@@ -43,6 +44,10 @@ class OperatorSettings(BaseProcessSettings):
     """Seconds between two writes of one network's endpoints."""
     endpoints_per_second: float = Field(default=10.0, gt=0)
     """Writes of endpoints of all networks together, when many change at once."""
+    pod_cidrs: str = ""
+    """IPv4 ranges of the cluster's pods, commas between; without them no network is peered with the cluster."""
+    service_cidrs: str = ""
+    """IPv4 ranges of the cluster's Services, likewise."""
     nameservers: str = "ns.kumulus.internal."
     """Names of the name servers of all zones, each with a dot at its end, commas between, the primary first."""
     zone_shards: int = Field(default=0, ge=0, le=64)
@@ -70,6 +75,25 @@ class OperatorSettings(BaseProcessSettings):
         if not all(is_name(name) for name in value.split(",")):
             raise ValueError("names in lower case, each with a dot at its end")
         return value
+
+    @field_validator("pod_cidrs", "service_cidrs")
+    @classmethod
+    def _ipv4_ranges(cls, value: str) -> str:
+        try:
+            list(map(IPv4Network, filter(None, value.split(","))))
+        except ValueError as error:
+            raise ValueError(f"IPv4 networks such as 10.96.0.0/16, commas between: {error}") from error
+        return value
+
+    @property
+    def pod_ranges(self) -> tuple[str, ...]:
+        """The ranges of the cluster's pods."""
+        return tuple(filter(None, self.pod_cidrs.split(",")))
+
+    @property
+    def service_ranges(self) -> tuple[str, ...]:
+        """The ranges of the cluster's Services."""
+        return tuple(filter(None, self.service_cidrs.split(",")))
 
     @property
     def nameserver_names(self) -> tuple[str, ...]:

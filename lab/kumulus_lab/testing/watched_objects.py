@@ -84,4 +84,4 @@ def _selected(body: Body, selector: str) -> bool:
     found: Any = body
     for part in path.split("."):
         found = (found or {}).get(part)
-    return bool(found == value)
+    return bool((str(found).lower() if isinstance(found, bool) else found) == value)

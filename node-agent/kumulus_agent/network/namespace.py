@@ -82,6 +82,11 @@ BALANCER_SETTINGS = (
     "net.ipv4.ip_local_port_range=10240 65535",
     "net.core.somaxconn=4096",
 )
+PEERING_SETTINGS = tuple(
+    f"net.ipv4.conf.{scope}.{key}"
+    for scope in ("all", "default")
+    for key in ("arp_ignore=1", "arp_announce=2", "rp_filter=0", "send_redirects=0", "accept_redirects=0")
+)
 NO_IPV6 = ("net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 
 IPV6 = (
@@ -234,6 +239,11 @@ def configure_balancer(name: str, *, ipv6: bool) -> None:
 def choose_forwarding(name: str, *, wanted: bool) -> None:
     """Have the namespace of a load balancer pass packets on, which its rules have to bound, or none."""
     _write(name, *(f"{key}={int(wanted)}" for key in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")))
+
+
+def configure_peering(name: str) -> None:
+    """Set what the namespace needs by which pods reach servers: it speaks for the address that is asked, in IPv4."""
+    _write(name, *PEERING_SETTINGS, *NO_IPV6)
 
 
 def choose_link_local(name: str, interface: str, *, wanted: bool) -> None:

@@ -228,6 +228,7 @@ class NetworkDesired:
         transits: on which other host routers' gateways are reached through this network.
         taken: where they, and ports that two hosts share, may be instead, as this host has heard.
         centred: a router of the network is centralised on another host, which advertises it.
+        services: where Services of the cluster are that its servers reach by the network's own servers' address.
     """
 
     vni: int
@@ -246,6 +247,7 @@ class NetworkDesired:
     transits: frozenset[Neighbour] = frozenset()
     taken: frozenset[Neighbour] = frozenset()
     centred: bool = False
+    services: tuple[IPv4Network, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.vni < 1 << 24:

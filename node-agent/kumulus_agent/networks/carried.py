@@ -77,6 +77,8 @@ class CarriedNetworks:
         self._carried: dict[int, Carried] = {}
         self._groups = WatchedGroups(client, self._changed_group)
         self.routed: Routed = NoRouters()
+        self.told: Callable[[int], None] = lambda _vni: None
+        """Called with the number of a network that has just been applied."""
         self.awaited: list[asyncio.Event] = []
         """Set when others who have ports here have told of those that they had: no network is applied before."""
         self.queue: WorkQueue[int] = WorkQueue("networks")
@@ -313,6 +315,7 @@ class CarriedNetworks:
             carried.altered = True
             raise
         carried.applied = desired
+        self.told(vni)
         metrics.NETWORKS.set(len(self._carried))
         for step in steps:
             _log.info("network changed", vni=vni, step=type(step).__name__, target=step.target, reason=step.reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, ip_address, ip_network
 from typing import Any
 
 from kumulus_agent.network.state import HostRecord, Neighbour, NetworkDesired, PortDesired, SubnetDesired, Uplink
@@ -70,6 +70,8 @@ def network_desired(
         uplink: how a provider network is reached; None if it is not.
     """
     provider = network.spec.provider if network is not None else None
+    assignment = network.spec.assignment if network is not None else None
+    services = tuple(map(IPv4Network, assignment.services if assignment is not None else ()))
     endpoints = [endpoint for body in slices for endpoint in NetworkEndpoints.model_validate(body).spec.endpoints]
     local = tuple(sorted(ports, key=lambda port: port.tap))
     # To guests of a provider network the physical network leads.
@@ -82,12 +84,13 @@ def network_desired(
         peers=frozenset(endpoint.tunnel_address for endpoint in away) - {here.underlay_address},
         neighbours=_neighbours(away, local),
         ports=local,
-        subnets=tuple(map(_subnet, network.spec.subnets)) if network is not None else (),
+        subnets=tuple(_subnet(item, services) for item in network.spec.subnets) if network is not None else (),
         records=_records(endpoints, local),
         domain=(network.spec.dns_domain or "") if network is not None else "",
         provider=provider is not None,
         uplink=uplink,
         taken=frozenset(_taken(overlay, here)),
+        services=services,
     )
 
 
@@ -129,15 +132,19 @@ def _mtu(network: Network | None, here: Here) -> int:
     return here.mtu if wanted is None else min(wanted, here.mtu)
 
 
-def _subnet(subnet: Subnet) -> SubnetDesired:
+def _subnet(subnet: Subnet, services: tuple[IPv4Network, ...]) -> SubnetDesired:
     cidr = ip_network(subnet.cidr)
+    own = service_address(subnet.cidr, subnet.gateway)
     served = subnet.enable_dhcp and (cidr.version == 4 or subnet.ipv6_mode is not None)
     return SubnetDesired(
         cidr=cidr,
-        service_address=service_address(subnet.cidr, subnet.gateway),
+        service_address=own,
         gateway=ip_address(subnet.gateway) if subnet.gateway else None,
         dns_servers=tuple(map(ip_address, subnet.dns_servers)),
-        routes=tuple((ip_network(route.destination), ip_address(route.next_hop)) for route in subnet.routes),
+        routes=(
+            *((ip_network(route.destination), ip_address(route.next_hop)) for route in subnet.routes),
+            *((target, own) for target in services if cidr.version == target.version),
+        ),
         served=served,
         mode=subnet.ipv6_mode.value if subnet.ipv6_mode is not None and served else None,
     )

@@ -11,6 +11,7 @@ from kumulus_api import AddressClaim, DNSZone, DNSZoneClaim, FloatingIP, Kind, N
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.ipam.claims import PORT
 from kumulus_operator.metrics import ABANDONED_CLAIMS, RELEASED_CLAIMS
+from kumulus_operator.peerings.intake import has_address
 from kumulus_operator.routers.index import addresses_of
 from kumulus_operator.views import Key, View
 
@@ -73,6 +74,9 @@ class ClaimController:
         holder = claim.spec.claim_ref
         if isinstance(claim, NetworkIDClaim):
             return self._cloud.networks.get(holder.namespace, holder.name) is not None
+        if isinstance(claim, AddressClaim) and holder.kind == Network.__name__:
+            network = self._cloud.networks.get(holder.namespace, holder.name)
+            return network is not None and has_address(network, claim)
         if isinstance(claim, DNSZoneClaim):
             zone = self._cloud.dns_zones.get(holder.namespace, holder.name)
             return zone is not None and zone.spec.domain == claim.spec.domain
@@ -94,6 +98,9 @@ class ClaimController:
     async def _gone(self, claim: Claim) -> bool:
         """Ask the API server whether the claimant is there no more, or has given the value back."""
         holder = claim.spec.claim_ref
+        if isinstance(claim, AddressClaim) and holder.kind == Network.__name__:
+            found = await self._cloud.client.get(Network, holder.name, holder.namespace)
+            return found is None or not has_address(Network.model_validate(found), claim)
         if holder.kind == "Network":
             return await self._cloud.client.get(Network, holder.name, holder.namespace) is None
         if isinstance(claim, DNSZoneClaim):

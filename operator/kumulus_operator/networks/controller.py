@@ -14,6 +14,7 @@ from kumulus_api.network import NetworkReason
 from kumulus_api.provider import Provider, segment_claim_name
 from kumulus_operator.cloud import Cloud, network_of
 from kumulus_operator.networks.plan import choose_vni, network_fault, network_status, segment_fault, users_text
+from kumulus_operator.peerings.deciding import Peerings
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import AlreadyExists
 
@@ -30,6 +31,7 @@ class NetworkController:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
         self._chance = SystemRandom()
+        self._peerings = Peerings(cloud)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring one network to its desired state."""
@@ -48,7 +50,8 @@ class NetworkController:
             if vni is None:
                 text = "VNI: all identifiers of the pool are in use; transient: goes on when a network is deleted"
                 fault = (NetworkReason.POOL_EXHAUSTED, text)
-        status = network_status(network, vni, fault, datetime.now(UTC), self._in_use(network, vni))
+        peered = await self._peerings.decide(network, vni if fault is None else None)
+        status = network_status(network, vni, fault, datetime.now(UTC), self._in_use(network, vni), peered=peered)
         if status is not None:
             await self._write(network, status)
         return None

@@ -13,6 +13,7 @@ from kumulus_operator.cloud import Cloud
 from kumulus_operator.metrics import ENDPOINT_WRITES
 from kumulus_operator.networks.plan import balancer_endpoints, edge_endpoints, endpoints_of, plan_slices, tunnel_of
 from kumulus_operator.pacing import Turns
+from kumulus_operator.peerings.plan import peer_endpoints
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Forbidden, Invalid, NotFound
 
@@ -56,6 +57,8 @@ class EndpointsController:
         wanted |= balancer_endpoints(key, self._balancers_in(key), self._tunnel, cloud.ports.get)
         if network.spec.external and network.spec.provider is None:
             wanted |= edge_endpoints(key, *self._edges_of(key))
+        if network.spec.assignment is not None:
+            wanted |= dict(peer_endpoints(network, self._tunnels()))
         plan = plan_slices(wanted, self._found(key))
         for index, endpoints in plan.write.items():
             await self._write(network, index, endpoints)
@@ -70,8 +73,11 @@ class EndpointsController:
         cloud = self._cloud
         leading = (cloud.routers.get(*at) for at in cloud.edges.routers_in.get(key, ()))
         floating = (cloud.floating_ips.get(*at) for at in cloud.edges.floating_in.get(key, ()))
-        tunnels = {host.metadata.name: tunnel for host in cloud.hosts if (tunnel := tunnel_of(host)) is not None}
-        return [item for item in leading if item], [item for item in floating if item], tunnels
+        return [item for item in leading if item], [item for item in floating if item], self._tunnels()
+
+    def _tunnels(self) -> dict[str, str]:
+        """Give where hosts are reached."""
+        return {host.metadata.name: tunnel for host in self._cloud.hosts if (tunnel := tunnel_of(host)) is not None}
 
     def _balancers_in(self, key: Key) -> list[LoadBalancer]:
         found = (self._cloud.load_balancers.get(*at) for at in self._cloud.balancers.in_network.get(key, ()))

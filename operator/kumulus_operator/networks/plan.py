@@ -13,9 +13,10 @@ from kumulus_api.network import NetworkReason
 from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_operator.bodies import counted
 from kumulus_operator.ipam.plan import gateway_fault, pools_fault
+from kumulus_operator.peerings.plan import Verdict
 from kumulus_operator.security_groups.plan import given_groups
 from kumulus_operator.views import Key
-from kumulus_runtime.conditions import set_condition
+from kumulus_runtime.conditions import Condition, set_condition
 
 SLICE_SIZE = 32
 """Ports of a slice. A slice is written, and sent to all hosts that carry the network, as a whole: for 100 ports that
@@ -59,6 +60,8 @@ def network_status(
     fault: tuple[NetworkReason, str] | None,
     now: datetime,
     in_use: Sequence[str] = (),
+    *,
+    peered: Verdict | None = None,
 ) -> dict[str, Any] | None:
     """Give the status to write, or None if it says so already.
 
@@ -68,6 +71,7 @@ def network_status(
         fault: why it is not Ready, as reason and message.
         now: the present.
         in_use: the subnets of which addresses are held.
+        peered: what became of its peering; None if it asks for none.
     """
     found = network.status.dump() if network.status else {}
     where = f"physical network {provider.shown}" if (provider := network.spec.provider) is not None else f"VNI {vni}"
@@ -75,11 +79,19 @@ def network_status(
     conditions = set_condition(
         found.get("conditions", []), "Ready", fault is None, reason, message, network.metadata.generation, now
     )
+    conditions = _peered(conditions, peered, network.metadata.generation, now)
     wanted: dict[str, Any] = {"observedGeneration": network.metadata.generation, "conditions": conditions}
     if vni is not None:
         wanted["vni"] = vni
     wanted["subnetsInUse"] = sorted(in_use)
     return None if wanted == found else wanted
+
+
+def _peered(conditions: list[Condition], verdict: Verdict | None, generation: int, now: datetime) -> list[Condition]:
+    """Have the condition Peered say so; where nothing is asked for there is none."""
+    if verdict is None:
+        return [item for item in conditions if item.get("type") != "Peered"]
+    return set_condition(conditions, "Peered", verdict.ready, verdict.reason, verdict.message, generation, now)
 
 
 def users_text(

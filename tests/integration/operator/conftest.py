@@ -12,6 +12,8 @@ from kumulus_lab.testing.site import OperatorProcess, Site
 from kumulus_runtime.api_client import KubeClient
 
 CRDS = Path(__file__).parents[3] / "crds"
+CLUSTER = {"pod_cidrs": "10.251.0.0/16", "service_cidrs": "10.96.0.0/16"}
+"""Where pods and Services would be."""
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ async def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 def process(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """A running operator with short times, which must end well."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    process = OperatorProcess(plane.kubeconfig, log, claim_quarantine="1", host_silence="5", zone_shards="4")
+    process = OperatorProcess(plane.kubeconfig, log, claim_quarantine="1", host_silence="5", zone_shards="4", **CLUSTER)
     process.start()
     yield process
     assert process.stop() == 0
