@@ -8,7 +8,7 @@ import sys
 
 import kumulus_runtime.imports  # noqa: F401 - must precede kopf and kubernetes
 from kumulus_agent.settings import AgentSettings
-from kumulus_runtime import logs, process
+from kumulus_runtime import garbage, logs, process
 
 
 async def run(stop: asyncio.Event, settings: AgentSettings) -> None:
@@ -20,6 +20,7 @@ async def run(stop: asyncio.Event, settings: AgentSettings) -> None:
         from kumulus_agent.agent import Agent  # noqa: PLC0415
         from kumulus_agent.hosts.machine import agent_version  # noqa: PLC0415
 
+        garbage.keep_waste_small()
         async with await KubeClient.connect(f"kumulus-agent/{agent_version()}") as client:
             await Agent(settings, client).run(stop)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import libvirt
-from lxml import etree
 
+from kumulus_agent.compute.elements import Element, parse
 from kumulus_api.hardware import MachineType, cpu_model_trait
 
 _TPM_MODELS: Final = {"tpm-tis": "COMPUTE_SECURITY_TPM_TIS", "tpm-crb": "COMPUTE_SECURITY_TPM_CRB"}
@@ -70,8 +70,8 @@ def parse_abilities(host: str, domains: Mapping[MachineType, str]) -> Abilities:
     traits: set[str] = set()
     for machine, xml in domains.items():
         traits.add(f"CUSTOM_MACHINE_{machine.upper()}")
-        traits.update(_domain_traits(etree.fromstring(xml)))
-    cells = etree.fromstring(host).findall("host/topology/cells/cell")
+        traits.update(_domain_traits(parse(xml)))
+    cells = parse(host).findall("host/topology/cells/cell")
     pages: dict[int, int] = {}
     for page in (page for cell in cells for page in cell.findall("pages")):
         size = int(str(page.get("size"))) << 10
@@ -80,7 +80,7 @@ def parse_abilities(host: str, domains: Mapping[MachineType, str]) -> Abilities:
     return Abilities(tuple(sorted(traits)), max(len(cells), 1), pages)
 
 
-def _domain_traits(root: etree._Element) -> Iterator[str]:
+def _domain_traits(root: Element) -> Iterator[str]:
     yield from _ALWAYS
     firmwares = _values(root, "os", "firmware")
     if "efi" in firmwares:
@@ -98,7 +98,7 @@ def _domain_traits(root: etree._Element) -> Iterator[str]:
         yield cpu_model_trait(str(model.text))
 
 
-def _values(root: etree._Element, place: str, name: str) -> frozenset[str]:
+def _values(root: Element, place: str, name: str) -> frozenset[str]:
     """Give the values of an enumeration, if what it belongs to is supported at all."""
     parent = root.find(place)
     if parent is None or parent.get("supported") == "no":

@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import libvirt
-from lxml import etree
 
 from kumulus_agent.compute.devices_xml import device_xml
 from kumulus_agent.compute.domain_spec import Disk, Nic
+from kumulus_agent.compute.elements import Element, parse, write
 from kumulus_agent.compute.passed_xml import passed_of
 from kumulus_agent.compute.plugged import Devices
 from kumulus_api.hardware import Hardware
@@ -43,9 +43,9 @@ def devices_of(xml: str) -> Devices:
     )
 
 
-def _elements(xml: str) -> Iterator[tuple[str, etree._Element]]:
+def _elements(xml: str) -> Iterator[tuple[str, Element]]:
     """Give the devices that come and go, each by its MAC or volume id."""
-    root = etree.fromstring(xml)
+    root = parse(xml)
     for disk in root.iterfind("devices/disk"):
         source = disk.find("source")
         path = PurePosixPath((source.get("file") if source is not None else None) or "/")
@@ -59,7 +59,7 @@ def _elements(xml: str) -> Iterator[tuple[str, etree._Element]]:
 
 def _letters(xml: str) -> set[str]:
     """Give the last letters of all disks' names: their places, on whatever bus."""
-    return {str(target.get("dev"))[-1] for target in etree.fromstring(xml).iterfind("devices/disk/target")}
+    return {str(target.get("dev"))[-1] for target in parse(xml).iterfind("devices/disk/target")}
 
 
 def disk_name(xml: str, file: str) -> str:
@@ -68,7 +68,7 @@ def disk_name(xml: str, file: str) -> str:
     Raises:
         ValueError: it has no disk there.
     """
-    for disk in etree.fromstring(xml).iterfind("devices/disk"):
+    for disk in parse(xml).iterfind("devices/disk"):
         source, target = disk.find("source"), disk.find("target")
         if source is not None and target is not None and source.get("file") == file:
             return str(target.get("dev"))
@@ -111,7 +111,7 @@ def detach(domain: Any, wanted: Devices) -> Devices:
     return Devices(wanted.macs & left, wanted.volumes & left)
 
 
-def _ask(domain: Any, element: etree._Element) -> None:
+def _ask(domain: Any, element: Element) -> None:
     try:
         domain.detachDeviceFlags(_text(element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     except libvirt.libvirtError as error:
@@ -119,5 +119,5 @@ def _ask(domain: Any, element: etree._Element) -> None:
             raise
 
 
-def _text(element: etree._Element) -> str:
-    return etree.tostring(element, encoding="unicode")
+def _text(element: Element) -> str:
+    return write(element)

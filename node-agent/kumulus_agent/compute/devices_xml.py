@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from lxml import etree
-
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
-from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.elements import E, Element, write
 from kumulus_agent.compute.passed_xml import passed_elements
 from kumulus_agent.compute.size_xml import memory_devices
 from kumulus_agent.compute.slots import OLD_CARDS
@@ -28,7 +26,7 @@ _SECOND: Final = 1000
 """Milliseconds: libvirt's period where none is given."""
 
 
-def devices_xml(spec: DomainSpec) -> etree._Element:
+def devices_xml(spec: DomainSpec) -> Element:
     """Give the element of all devices."""
     hardware = spec.hardware
     bus = hardware.disk_bus or DiskBus.VIRTIO
@@ -70,10 +68,10 @@ def device_xml(device: Disk | Nic, hardware: Hardware) -> str:
     """Return one device as libvirt's attachDevice takes it, for a guest with that hardware."""
     bus = hardware.disk_bus or DiskBus.VIRTIO
     element = _disk(device, bus) if isinstance(device, Disk) else _interface(device, hardware)
-    return etree.tostring(element, encoding="unicode")
+    return write(element)
 
 
-def _controllers(spec: DomainSpec, bus: DiskBus) -> list[etree._Element]:
+def _controllers(spec: DomainSpec, bus: DiskBus) -> list[Element]:
     found = [E.controller(type="scsi", model="virtio-scsi")] if bus is DiskBus.SCSI else []
     if spec.hardware.machine is MachineType.Q35:
         # What is plugged into a running guest needs a port that is there from its start.
@@ -85,7 +83,7 @@ def _controllers(spec: DomainSpec, bus: DiskBus) -> list[etree._Element]:
     return found
 
 
-def _rng(hardware: Hardware) -> etree._Element:
+def _rng(hardware: Hardware) -> Element:
     rng = E.rng(E.backend("/dev/urandom", model="random"), model="virtio")
     if hardware.rng_bytes is not None:
         rng.insert(0, E.rate(bytes=str(hardware.rng_bytes), period=str(hardware.rng_period or _SECOND)))
@@ -99,7 +97,7 @@ def _fitting(target: str, bus: DiskBus, spec: DomainSpec) -> DiskBus:
     return DiskBus.SATA if bus is DiskBus.IDE and ord(target[-1]) - ord("a") >= free else bus
 
 
-def _place(virtio: str, bus: DiskBus) -> list[etree._Element]:
+def _place(virtio: str, bus: DiskBus) -> list[Element]:
     """Give a disk's name on its bus, from which libvirt reads the place; and the place where it would read another."""
     if bus is DiskBus.VIRTIO:
         return [E.target(dev=virtio, bus=bus.value)]
@@ -114,7 +112,7 @@ def _place(virtio: str, bus: DiskBus) -> list[etree._Element]:
     return place
 
 
-def _disk(disk: Disk, bus: DiskBus) -> etree._Element:
+def _disk(disk: Disk, bus: DiskBus) -> Element:
     element = E.disk(
         E.driver(name="qemu", type=disk.format, cache=disk.cache, discard="unmap"),
         E.source(file=disk.path),
@@ -128,7 +126,7 @@ def _disk(disk: Disk, bus: DiskBus) -> etree._Element:
     return element
 
 
-def _seed(path: str, target: str, serial: str, bus: DiskBus) -> etree._Element:
+def _seed(path: str, target: str, serial: str, bus: DiskBus) -> Element:
     # A disk as the others are: a guest that starts from them finds it too; cloud-init knows it by its label. IDE and
     # SATA have no disks that nobody can write, but drives.
     drive = bus in (DiskBus.IDE, DiskBus.SATA)
@@ -143,7 +141,7 @@ def _seed(path: str, target: str, serial: str, bus: DiskBus) -> etree._Element:
     )
 
 
-def _drive(path: str, bus: DiskBus) -> etree._Element:
+def _drive(path: str, bus: DiskBus) -> Element:
     # SATA: both machines have it, and installers, BIOS and UEFI know it. On the first controller where that is free:
     # libvirt would add three others to come to this letter.
     place = [] if bus is DiskBus.SATA else [E.address(type="drive", controller="0", bus="0", target="0", unit="0")]
@@ -159,7 +157,7 @@ def _drive(path: str, bus: DiskBus) -> etree._Element:
     )
 
 
-def _interface(nic: Nic, hardware: Hardware) -> etree._Element:
+def _interface(nic: Nic, hardware: Hardware) -> Element:
     return E.interface(
         E.mac(address=nic.mac),
         E.target(dev=nic.tap, managed="no"),
@@ -171,7 +169,7 @@ def _interface(nic: Nic, hardware: Hardware) -> etree._Element:
     )
 
 
-def _serial(spec: DomainSpec) -> etree._Element:
+def _serial(spec: DomainSpec) -> Element:
     serial = E.serial(*_line(spec.serial_socket), type=_line_type(spec))
     if spec.console_log is not None:
         serial.append(E.log(file=spec.console_log, append="on"))
@@ -183,11 +181,11 @@ def _line_type(spec: DomainSpec) -> str:
     return "pty" if spec.serial_socket is None else "unix"
 
 
-def _line(socket: str | None) -> list[etree._Element]:
+def _line(socket: str | None) -> list[Element]:
     return [] if socket is None else [E.source(mode="bind", path=socket)]
 
 
-def _screen() -> list[etree._Element]:
+def _screen() -> list[Element]:
     # It listens nowhere: the agent asks libvirt for a connection. Standard VGA, which every firmware, boot loader and
     # guest knows.
     return [

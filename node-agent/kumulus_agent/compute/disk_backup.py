@@ -8,10 +8,9 @@ from typing import Any
 
 import libvirt
 import structlog
-from lxml import etree
 
 from kumulus_agent.compute.devices import disk_name
-from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.elements import E, write
 from kumulus_agent.compute.guest_agent import be_patient, is_answer
 
 _log = structlog.stdlib.get_logger(__name__)
@@ -40,7 +39,7 @@ def begin_backup(domain: Any, source: str, path: str, owed: Path) -> bool:
     """
     name = disk_name(str(domain.XMLDesc()), source)
     disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=name, backup="yes", type="file")
-    xml = etree.tostring(E.domainbackup(E.disks(disk), mode="push"), encoding="unicode")
+    xml = write(E.domainbackup(E.disks(disk), mode="push"))
     domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # read once, the end of an earlier job is forgotten
     frozen = not owed.exists() and _freeze(domain, owed)
     try:

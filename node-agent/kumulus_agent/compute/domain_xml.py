@@ -10,12 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lxml import etree
-from lxml.builder import ElementMaker  # type: ignore[import-not-found]
-
 from kumulus_agent.compute.devices_xml import devices_xml
 from kumulus_agent.compute.domain_spec import DomainSpec
-from kumulus_agent.compute.elements import E, Maker
+from kumulus_agent.compute.elements import E, Maker, ParseError, document, parse, write
 from kumulus_agent.compute.emulated_memory import emulated_memory
 from kumulus_agent.compute.machine_xml import machine_xml
 from kumulus_agent.compute.size_xml import pluggable
@@ -24,7 +21,7 @@ from kumulus_api.hardware import Hardware
 METADATA_URI = "https://kumulus.dev/xmlns/instance/1"
 METADATA_PREFIX = "kumulus"
 
-_META: Maker = ElementMaker(namespace=METADATA_URI, nsmap={METADATA_PREFIX: METADATA_URI})
+_META = Maker(METADATA_URI, METADATA_PREFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +107,12 @@ def domain_xml(spec: DomainSpec) -> bytes:
     one_block = spec.hardware.numa_nodes is None and not spec.hardware.huge
     if spec.virt == "qemu" and one_block and not pluggable(spec.memory_bytes, spec.most_memory):
         root.append(emulated_memory(-(-spec.memory_bytes // 1024)))
-    etree.cleanup_namespaces(root, keep_ns_prefixes=[METADATA_PREFIX, "qemu"])
-    return etree.tostring(root, pretty_print=True)
+    return document(root)
 
 
 def record_xml(record: InstanceRecord) -> str:
     """Return the metadata element alone as libvirt's setMetadata takes it: without the namespace, which it adds."""
-    return etree.tostring(E.instance(**_record_attributes(record)), encoding="unicode")
+    return write(E.instance(**_record_attributes(record)))
 
 
 def parse_record(xml: str) -> InstanceRecord | None:
@@ -126,7 +122,7 @@ def parse_record(xml: str) -> InstanceRecord | None:
         The record, or None if the element lacks what identifies an instance (somebody else wrote it).
     """
     try:
-        attributes: Mapping[str, str] = dict(etree.fromstring(xml).attrib)  # type: ignore[arg-type]
+        attributes: Mapping[str, str] = dict(parse(xml).attrib)
         return InstanceRecord(
             instance_id=attributes["instanceID"],
             namespace=attributes["namespace"],
@@ -141,7 +137,7 @@ def parse_record(xml: str) -> InstanceRecord | None:
             rescue=attributes.get("rescue", ""),
             machine=attributes.get("machine", ""),
         )
-    except (KeyError, ValueError, etree.XMLSyntaxError):
+    except (KeyError, ValueError, ParseError):
         return None
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import libvirt
-from lxml import etree
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
+from kumulus_agent.compute.elements import parse
 from kumulus_agent.compute.guest_agent import has_agent
 from kumulus_agent.compute.passed_xml import passed_of, without_passed
 from kumulus_agent.compute.plugged import Devices
@@ -203,7 +203,7 @@ def pins(conn: Any) -> dict[str, frozenset[int]]:
     found = {}
     for domain in conn.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
         with contextlib.suppress(libvirt.libvirtError):  # it went while we looked
-            root = etree.fromstring(domain.XMLDesc())
+            root = parse(domain.XMLDesc())
             pinned = [str(pin.get("cpuset")) for pin in root.findall("cputune/vcpupin")]
             if pinned:
                 found[domain.UUIDString()] = frozenset(cpu for text in pinned for cpu in parse_cpus(text))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from lxml import etree
+from kumulus_agent.compute.elements import Element, Maker
 
 QEMU_URI: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+_QEMU: Final = Maker(QEMU_URI, "qemu")
 _BACKEND: Final = "kumulus.ram"
 _ALIGNMENT_KIB: Final = 1024
 """libvirt rounds memory up to this; dirty pages are looked up in words of 64, which are 256 KiB."""
 _SURPLUS_KIB: Final = 8
 
 
-def emulated_memory(memory_kib: int) -> etree._Element:
+def emulated_memory(memory_kib: int) -> Element:
     """Give the arguments that make an emulated guest's memory end within a word of the bitmap of dirty pages.
 
     While a guest is copied its writes mark pages in that bitmap. Where a block of memory fills whole words, QEMU clears
@@ -29,12 +30,9 @@ def emulated_memory(memory_kib: int) -> etree._Element:
         one that is 8 KiB larger.
     """
     size = -(-memory_kib // _ALIGNMENT_KIB) * _ALIGNMENT_KIB + _SURPLUS_KIB
-    command = etree.Element(f"{{{QEMU_URI}}}commandline", nsmap={"qemu": QEMU_URI})
     arguments = (
         *("-object", f"memory-backend-ram,id={_BACKEND},size={size}k"),
         *("-machine", f"memory-backend={_BACKEND}"),
         *("-m", f"size={size}k"),
     )
-    for argument in arguments:
-        etree.SubElement(command, f"{{{QEMU_URI}}}arg", value=argument)
-    return command
+    return _QEMU.commandline(*(_QEMU.arg(value=argument) for argument in arguments))

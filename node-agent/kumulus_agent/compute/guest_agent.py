@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import libvirt
-from lxml import etree
 
 from kumulus_agent.compute.devices_xml import AGENT_CHANNEL
+from kumulus_agent.compute.elements import parse
 
 _SECONDS: Final = 10
 """The same for whoever asks: it is a property of the domain, and a freeze may be waiting for its answer."""
@@ -75,7 +75,7 @@ def is_answer(error: libvirt.libvirtError) -> bool:
 
 def has_agent(xml: str) -> bool:
     """Give whether a guest has opened its end of the agent's channel."""
-    channels = etree.fromstring(xml).findall("devices/channel/target")
+    channels = parse(xml).findall("devices/channel/target")
     return any(item.get("name") == AGENT_CHANNEL and item.get("state") == "connected" for item in channels)
 
 
@@ -104,7 +104,7 @@ def ask_guest(domain: Any, owed: Path) -> Said | None:
                 break
             if error.get_error_domain() == libvirt.VIR_FROM_RPC:
                 raise
-    macs = (str(item.get("address")).lower() for item in etree.fromstring(xml).findall("devices/interface/mac"))
+    macs = (str(item.get("address")).lower() for item in parse(xml).findall("devices/interface/mac"))
     return Said(frozenset(macs), values)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lxml import etree
-
 from kumulus_agent.compute.domain_spec import DomainSpec
-from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.elements import E, Element
 from kumulus_agent.compute.size_xml import memory_elements, numa_elements, vcpu_element
 from kumulus_api.hardware import Firmware, MachineType
 
 
-def machine_xml(spec: DomainSpec) -> list[etree._Element]:
+def machine_xml(spec: DomainSpec) -> list[Element]:
     """Give the elements of everything that is no device."""
     hardware = spec.hardware
     found = [
@@ -43,20 +41,20 @@ def _kib(spec: DomainSpec) -> int:
     return -(-spec.memory_bytes // 1024)
 
 
-def _vcpu(spec: DomainSpec) -> etree._Element:
+def _vcpu(spec: DomainSpec) -> Element:
     vcpu = vcpu_element(spec.vcpus, spec.most_vcpus)
     if spec.shared_cpus and not spec.cpus:
         vcpu.set("cpuset", cpu_set(spec.shared_cpus))
     return vcpu
 
 
-def _pinned(spec: DomainSpec) -> etree._Element:
+def _pinned(spec: DomainSpec) -> Element:
     pins = [E.vcpupin(vcpu=str(number), cpuset=str(cpu)) for number, cpu in enumerate(spec.cpus)]
     # QEMU's own work does not take the guest's time, if there are CPUs for it.
     return E.cputune(*pins, E.emulatorpin(cpuset=cpu_set(spec.shared_cpus or spec.cpus)))
 
 
-def _os(spec: DomainSpec) -> etree._Element:
+def _os(spec: DomainSpec) -> Element:
     hardware = spec.hardware
     machine = (hardware.machine or MachineType.PC).value
     # No serial output of the BIOS: the console starts with the guest's first byte.
@@ -76,7 +74,7 @@ def _os(spec: DomainSpec) -> etree._Element:
     return system
 
 
-def _cpu(spec: DomainSpec) -> etree._Element:
+def _cpu(spec: DomainSpec) -> Element:
     hardware = spec.hardware
     if hardware.cpu_model is not None:
         cpu = E.cpu(E.model(hardware.cpu_model, fallback="forbid"), mode="custom", match="exact", check="partial")
@@ -95,7 +93,7 @@ def _cpu(spec: DomainSpec) -> etree._Element:
     return cpu
 
 
-def _cells(spec: DomainSpec, nodes: int) -> list[etree._Element]:
+def _cells(spec: DomainSpec, nodes: int) -> list[Element]:
     """Share vCPUs and memory out evenly; the last node takes what is left over."""
     vcpus, memory = spec.vcpus // nodes, _kib(spec) // nodes
     cells = []

@@ -10,16 +10,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
-from lxml import etree
-
-from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.elements import E, Element, parse, write
 from kumulus_agent.passthrough.facts import Passed
 
 _ALIAS: Final = re.compile(r"ua-u(\d+)f\d+-([A-Z0-9_]+)")
 """libvirt keeps names that begin so; then unit, function within it, and class."""
 
 
-def passed_elements(passed: Iterable[Passed]) -> list[etree._Element]:
+def passed_elements(passed: Iterable[Passed]) -> list[Element]:
     """Give the elements of what a domain has of the host."""
     found = []
     for unit, item in enumerate(passed):
@@ -35,7 +33,7 @@ def passed_elements(passed: Iterable[Passed]) -> list[etree._Element]:
     return found
 
 
-def _address(text: str) -> etree._Element:
+def _address(text: str) -> Element:
     domain, bus, rest = text.split(":")
     slot, function = rest.split(".")
     return E.address(domain=f"0x{domain}", bus=f"0x{bus}", slot=f"0x{slot}", function=f"0x{function}")
@@ -46,7 +44,7 @@ def passed_of(xml: str) -> tuple[Passed, ...]:
     addresses: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
     uuids: dict[tuple[int, str], str] = {}
     foreign = []
-    for element in etree.fromstring(xml).iterfind("devices/hostdev"):
+    for element in parse(xml).iterfind("devices/hostdev"):
         source = element.find("source/address")
         if source is None or element.get("type") not in ("pci", "mdev"):
             continue
@@ -66,20 +64,20 @@ def passed_of(xml: str) -> tuple[Passed, ...]:
 
 def without_passed(xml: str) -> str:
     """Give a domain's XML without what it has of the host."""
-    root = etree.fromstring(xml)
-    for element in root.findall("devices/hostdev"):
-        parent = element.getparent()
-        if parent is not None and _own(element) is not None:
-            parent.remove(element)
-    return etree.tostring(root, encoding="unicode")
+    root = parse(xml)
+    for devices in root.iterfind("devices"):
+        for element in devices.findall("hostdev"):
+            if _own(element) is not None:
+                devices.remove(element)
+    return write(root)
 
 
-def _own(element: etree._Element) -> tuple[int, str] | None:
+def _own(element: Element) -> tuple[int, str] | None:
     alias = element.find("alias")
     found = _ALIAS.fullmatch(str(alias.get("name"))) if alias is not None else None
     return (int(found[1]), found[2]) if found is not None else None
 
 
-def _text(source: etree._Element) -> str:
+def _text(source: Element) -> str:
     domain, bus, slot, function = (int(str(source.get(n, "0")), 16) for n in ("domain", "bus", "slot", "function"))
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

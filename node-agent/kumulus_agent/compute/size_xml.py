@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from lxml import etree
-
-from kumulus_agent.compute.elements import E
+from kumulus_agent.compute.elements import E, Element, parse, write
 
 STEP: Final = 2 << 20
 """Bytes by which memory grows."""
@@ -44,12 +42,12 @@ def pluggable(memory: int, most: int) -> int:
     return -(-(most - memory) // _BLOCK) * _BLOCK if most > memory and not memory % STEP else 0
 
 
-def vcpu_element(vcpus: int, most: int) -> etree._Element:
+def vcpu_element(vcpus: int, most: int) -> Element:
     """Give the element with the number of virtual CPUs."""
     return E.vcpu(str(most), current=str(vcpus)) if most > vcpus else E.vcpu(str(vcpus))
 
 
-def memory_elements(memory: int, most: int) -> list[etree._Element]:
+def memory_elements(memory: int, most: int) -> list[Element]:
     """Give the elements with the amount of memory, bytes."""
     extra = pluggable(memory, most)
     if not extra:
@@ -58,7 +56,7 @@ def memory_elements(memory: int, most: int) -> list[etree._Element]:
     return [E.maxMemory(whole, unit="KiB", slots="1"), E.memory(whole, unit="KiB")]
 
 
-def numa_elements(vcpus: int, memory: int, most: int) -> list[etree._Element]:
+def numa_elements(vcpus: int, memory: int, most: int) -> list[Element]:
     """Give the guest's only NUMA node, which QEMU wants where memory is plugged in."""
     if not pluggable(memory, most):
         return []
@@ -66,7 +64,7 @@ def numa_elements(vcpus: int, memory: int, most: int) -> list[etree._Element]:
     return [E.numa(E.cell(id="0", cpus=cpus, memory=_kib(memory), unit="KiB"))]
 
 
-def memory_devices(memory: int, most: int) -> list[etree._Element]:
+def memory_devices(memory: int, most: int) -> list[Element]:
     """Give the device that memory is taken from while the guest runs."""
     extra = pluggable(memory, most)
     if not extra:
@@ -82,7 +80,7 @@ def memory_devices(memory: int, most: int) -> list[etree._Element]:
 
 def size_of(xml: str) -> Size:
     """Read the size of a domain from its XML: of a running one what it has, else what it would start with."""
-    root = etree.fromstring(xml)
+    root = parse(xml)
     vcpu = root.find("vcpu")
     most = int((vcpu.text if vcpu is not None else None) or "1")
     vcpus = int(vcpu.get("current") or most) if vcpu is not None else most
@@ -97,14 +95,14 @@ def size_of(xml: str) -> Size:
     return Size(vcpus, memory, most, initial, initial + _bytes(device.find("target/size")), initial + asked)
 
 
-def memory_device(root: etree._Element) -> etree._Element | None:
+def memory_device(root: Element) -> Element | None:
     """Find the device that memory is taken from."""
     return root.find("devices/memory[@model='virtio-mem']")
 
 
 def requesting(xml: str, memory: int) -> str | None:
     """Give the memory device of a domain as it asks for so many bytes in all; None if it has none."""
-    root = etree.fromstring(xml)
+    root = parse(xml)
     device, size = memory_device(root), size_of(xml)
     if device is None:
         return None
@@ -112,7 +110,7 @@ def requesting(xml: str, memory: int) -> str | None:
     if requested is not None:
         requested.text = _kib(memory - size.initial)
         requested.set("unit", "KiB")
-    return etree.tostring(device, encoding="unicode")
+    return write(device)
 
 
 def _kib(size: int) -> str:
@@ -122,9 +120,9 @@ def _kib(size: int) -> str:
 _UNITS: Final = {"b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-def _bytes(element: etree._Element | None) -> int:
+def _bytes(element: Element | None) -> int:
     return 0 if element is None else int(element.text or "0") * _UNITS[element.get("unit") or "KiB"]
 
 
-def _bytes_of(element: etree._Element | None, attribute: str) -> int:
+def _bytes_of(element: Element | None, attribute: str) -> int:
     return 0 if element is None else int(element.get(attribute) or "0") * _UNITS[element.get("unit") or "KiB"]

@@ -10,8 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from lxml import etree
-
+from kumulus_agent.compute.elements import parse
 from kumulus_api.hardware import InterfaceModel
 
 OLD_CARDS: Final = frozenset({InterfaceModel.E1000, InterfaceModel.RTL8139})
@@ -38,7 +37,7 @@ class Slots:
 
 def free_slots(xml: str) -> Slots:
     """Read a running domain's XML."""
-    root = etree.fromstring(xml)
+    root = parse(xml)
     found = {
         (int(str(address.get("bus")), 16), int(str(address.get("slot")), 16))
         for address in root.iterfind("devices/*/address[@type='pci']")

@@ -19,7 +19,7 @@ _PATH = re.compile(r"/[A-Za-z0-9/._-]+")
 _LOOK = "/usr/sbin/start-stop-daemon --status"
 _LOOK_SECONDS = 1
 _LOOK_AT_MOST = 3
-"""Seconds that a look may take on a busy host: without a word keepalived takes what lasts for one that found nothing."""
+"""Seconds that a look may take on a busy host: what lasts longer counts as one that found nothing."""
 _MISSED = 2
 """So many looks in a row that find nothing: a program that its own host has again at once costs no takeover."""
 _IPV6 = 6

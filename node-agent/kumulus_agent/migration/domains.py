@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import libvirt
-from lxml import etree
 
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_URI
+from kumulus_agent.compute.elements import parse, write
 from kumulus_agent.compute.passed_xml import without_passed
 from kumulus_agent.migration.channels import Sockets
 from kumulus_agent.migration.plan import State, View
@@ -144,17 +144,17 @@ def with_epoch(xml: str, epoch: int) -> str:
     Raises:
         ValueError: it has no metadata of ours.
     """
-    root = etree.fromstring(xml)
+    root = parse(xml)
     found = root.find(f"metadata/{{{METADATA_URI}}}instance")
     if found is None:
         raise ValueError("the domain has no metadata of ours")
     found.set("epoch", str(epoch))
-    return etree.tostring(root, encoding="unicode")
+    return write(root)
 
 
 def written_disks(xml: str) -> list[str]:
     """Give the targets (`vda` …) of the disks that the guest can write: those are copied."""
-    root = etree.fromstring(xml)
+    root = parse(xml)
     disks = root.findall("devices/disk[@device='disk']")
     return [str(disk.find("target").get("dev")) for disk in disks if disk.find("readonly") is None]  # type: ignore[union-attr]
 

@@ -15,6 +15,7 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import entering, within
 from kumulus_api.network_trace import HopKind, TraceVerdict
 from kumulus_lab.testing.packet_traces import There, told
+from kumulus_lab.testing.questions import asked
 from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, routed_cloud
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_operator.traces.world import Owner
@@ -363,18 +364,4 @@ async def test_names_of_the_networks_own_server_come_back(cloud):
     there = await told(cloud, "deaf", str(server), 53, UDP)
     assert there.answered, there
     assert there.kinds() == [HopKind.SOURCE_PORT, HopKind.NETWORK, HopKind.INGRESS_RULES, HopKind.DESTINATION_PORT]
-    assert await asked(cloud.guests["deaf"], str(server))
-
-
-async def asked(client: Speaker, server: str) -> bool:
-    """Ask a server for a name, and tell whether it answers anything."""
-    loop = asyncio.get_running_loop()
-    with within(client.namespace, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
-        asking.setblocking(False)
-        await loop.sock_connect(asking, (server, 53))
-        await loop.sock_sendall(asking, b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04deaf\x00\x00\x01\x00\x01")
-        try:
-            async with asyncio.timeout(2):
-                return (await loop.sock_recv(asking, 512))[:2] == b"\x12\x34"
-        except OSError:
-            return False
+    assert await asked(cloud.guests["deaf"], server)

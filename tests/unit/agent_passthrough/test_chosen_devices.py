@@ -9,8 +9,8 @@ from uuid import UUID, uuid5
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lxml import etree
 
+from kumulus_agent.compute.elements import E, parse, write
 from kumulus_agent.compute.passed_xml import passed_elements, passed_of, without_passed
 from kumulus_agent.passthrough import mediated
 from kumulus_agent.passthrough.facts import Choice, Held, Mediated, Passed
@@ -120,14 +120,13 @@ def test_the_domain_tells_what_it_was_given() -> None:
         Passed("VGPU", uuid=vgpu(ME)),
         *(Passed("CUSTOM_PCI_8086_10D3", (f"0000:1{number:x}:1f.7",)) for number in range(10)),
     )
-    whole = etree.Element("domain")
-    devices = etree.SubElement(whole, "devices")
-    devices.extend(passed_elements(passed))
-    assert passed_of(etree.tostring(whole, encoding="unicode")) == passed
+    devices = E.devices(*passed_elements(passed))
+    whole = E.domain(devices)
+    assert passed_of(write(whole)) == passed
     foreign = "<hostdev mode='subsystem' type='pci'><source><address domain='0x0' bus='0x1' slot='0x0' function='0x1'/>"
-    devices.append(etree.fromstring(f"{foreign}</source></hostdev>"))
-    devices.append(etree.fromstring("<hostdev mode='subsystem' type='usb'/>"))
-    text = etree.tostring(whole, encoding="unicode")
+    devices.append(parse(f"{foreign}</source></hostdev>"))
+    devices.append(parse("<hostdev mode='subsystem' type='usb'/>"))
+    text = write(whole)
     assert passed_of(text)[-1] == Passed("", ("0000:01:00.1",))
     assert passed_of(without_passed(text)) == (Passed("", ("0000:01:00.1",)),)
     assert Held({"x": passed_of(text)}).strangers == {"0000:01:00.1"}

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from kumulus_runtime.garbage import keep_pauses_short
+from kumulus_runtime.garbage import keep_pauses_short, keep_waste_small
 
 
 class _Ring:
@@ -38,3 +38,26 @@ def test_what_survives_is_set_aside_for_an_hour(clock):
     clock[0] = 3600.0
     gc.collect()
     assert gone() is None
+
+
+@pytest.fixture
+def collector():
+    """The collector, put back afterwards."""
+    thresholds = gc.get_threshold()
+    yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("collector")
+def test_waste_is_found_however_much_was_imported():
+    """What falls apart is found while a tenth as much is made as was there at the start, however old it was."""
+    imported = [[] for _ in range(300_000)]
+    gc.collect()
+    keep_waste_small()
+    rings = [_Ring() for _ in range(10_000)]
+    gone = weakref.ref(rings[0])
+    del rings
+    made = [[] for _ in range(len(imported) // 10)]
+    assert gone() is None
+    assert len(made) == 30_000

@@ -247,6 +247,17 @@ def test_the_synchronous_client_is_not_loaded():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_agents_have_nothing_of_tests_in_memory():
+    """An agent loads neither `unittest` nor `lxml`, and who wants `unittest` afterwards gets the real one."""
+    code = (
+        "import sys, kumulus_agent.agent\n"
+        "assert not {'unittest', 'lxml'} & set(sys.modules)\n"
+        "from unittest import mock\n"
+        "assert mock.Mock(return_value=1)() == 1\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_signals_stop_gracefully_then_at_once(signals):
     """The first signal sets the event and ends with 0; the second one cancels and ends with 1."""
