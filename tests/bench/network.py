@@ -47,6 +47,7 @@ from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
 from kumulus_lab.testing.watched_objects import WatchedObjects
+from kumulus_runtime.garbage import keep_waste_small
 from kumulus_runtime.store import Store
 from kumulus_runtime.workqueue import WorkQueue
 
@@ -405,6 +406,7 @@ async def measure(size: Size) -> Figures:
 def figures(size: Size | None = None) -> Figures:
     """Measure on this machine."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    keep_waste_small()  # as an agent does
     found = asyncio.run(measure(size or Size()))
     found.throughput_share, speeds = asyncio.run(netload.shares())
     print("network: Gbit/s through rules:", ", ".join(f"{speed:.1f}" for speed in speeds), file=sys.stderr)

@@ -16,7 +16,7 @@ from kumulus_agent.network.namespace import entering, within
 from kumulus_api.network_trace import HopKind, TraceVerdict
 from kumulus_lab.testing.packet_traces import There, told
 from kumulus_lab.testing.questions import asked
-from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, eventually, routed_cloud
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_operator.traces.world import Owner
 
@@ -343,6 +343,7 @@ async def test_ipv6_that_the_outside_routes_here_is_answered(cloud):
     await cloud.settled()
     await with_routes(cloud)
     await cloud.outside.run("ip", "route", "add", "2001:db8:1::/64", "via", "2001:db8:77::2")
+    await eventually(lambda: cloud.guests["a"].reaches(OUTSIDE6))  # addresses of IPv6 are looked for doubles first
     gateway = cloud.node("b").host.name
     owners = {"2001:db8:1::11": Owner("red", gateway, via="2001:db8:77::2")}
     for there in (await compared(cloud, "a", "outside", OUTSIDE6, owners=owners)).values():
