@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import blake2s
 from typing import Any, Final
 
 Command = dict[str, Any]
@@ -44,3 +46,19 @@ def udp(source: int, destination: int) -> list[Any]:
 def add(kind: str, family: str, **attributes: Any) -> Command:
     """Add an object to our table of a family."""
     return {"add": {kind: {"family": family, "table": TABLE, **attributes}}}
+
+
+def absent(family: str, name: str) -> list[Command]:
+    """Remove a table. One that is not there cannot be deleted, one that is there can be added."""
+    table = {"table": {"family": family, "name": name}}
+    return [{"add": table}, {"delete": table}]
+
+
+def anew(family: str, name: str) -> list[Command]:
+    """Replace a table, or what is not there, by an empty one."""
+    return [*absent(family, name), {"add": {"table": {"family": family, "name": name}}}]
+
+
+def digest(rules: Any) -> str:
+    """Give 16 hexadecimal digits by which rules are known again: the kernel keeps them as part of a chain's name."""
+    return blake2s(json.dumps(rules).encode(), digest_size=8).hexdigest()

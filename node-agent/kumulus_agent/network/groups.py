@@ -7,14 +7,13 @@ share their chains, and a changed rule is another chain, to which the port's map
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2s
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Final, Literal
 
-from kumulus_agent.network.expressions import ACCEPT, field, match, meta
+from kumulus_agent.network.expressions import ACCEPT, digest, field, match, meta
 from kumulus_agent.network.limits import refused
 
 Direction = Literal["ingress", "egress"]
@@ -199,8 +198,7 @@ def zone_of_members(name: str) -> int | None:
 def chain(keys: Iterable[GroupKey], groups: Groups, direction: Direction, zone: int) -> Chain:
     """Give the chain that judges ports of these groups in the network of that number."""
     rules = tuple([*_match(rule, zone), ACCEPT] for rule in rules_of(keys, groups, direction))
-    digest = blake2s(json.dumps(rules).encode(), digest_size=8).hexdigest()
-    return Chain(f"{direction}-{zone}-{digest}", (*rules, [{"goto": {"target": refused(direction)}}]))
+    return Chain(f"{direction}-{zone}-{digest(rules)}", (*rules, [{"goto": {"target": refused(direction)}}]))
 
 
 def remotes(keys: Iterable[GroupKey], groups: Groups) -> frozenset[GroupKey]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from kumulus_agent.network import link
 from kumulus_agent.network.command import run
+from kumulus_agent.network.expressions import anew
 from kumulus_agent.network.namespace import entering, within
 from kumulus_agent.network.netlink import AsyncIPRoute
 
@@ -61,12 +62,11 @@ def has_ipv6() -> bool:
 
 def rules() -> dict[str, Any]:
     """Give the rules as libnftables-json(5)."""
-    table = {"family": "inet", "name": TABLE}
     here = {"family": "inet", "table": TABLE}
     chain = {**here, "name": "input", "type": "filter", "hook": "input", "prio": 0, "policy": "accept"}
     asked = _match({"payload": {"protocol": "tcp", "field": "dport"}}, PORT)
     begun = _match({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "ack"]]}, "syn")
-    commands: list[Any] = [{verb: {"table": table}} for verb in ("add", "delete", "add")]
+    commands: list[Any] = anew("inet", TABLE)
     commands.append({"add": {"chain": chain}})
     for name, match, (rate, burst) in (("begun", [asked, begun], CONNECTIONS), ("sent", [asked], PACKETS)):
         kept = {"size": 65535, "flags": ["timeout"], "timeout": _KEPT_SECONDS}

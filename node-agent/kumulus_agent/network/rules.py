@@ -17,15 +17,27 @@ no IPv6 subnet, as no guest could answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import blake2s
 from typing import Any
 
 from kumulus_agent.network import gateways
-from kumulus_agent.network.expressions import ACCEPT, DROP, TABLE, Command, add, anyof, field, match, meta, udp
+from kumulus_agent.network.expressions import (
+    ACCEPT,
+    DROP,
+    TABLE,
+    Command,
+    absent,
+    add,
+    anew,
+    anyof,
+    digest,
+    field,
+    match,
+    meta,
+    udp,
+)
 from kumulus_agent.network.groups import DIRECTIONS, REFUSED, Chain, is_members, members_type, zone_of_members
 from kumulus_agent.network.limits import (
     KERNELS,
@@ -339,18 +351,14 @@ def _base_objects() -> list[Command]:
     return commands
 
 
-BASE = blake2s(json.dumps(_base_objects()).encode(), digest_size=8).hexdigest()
+BASE = digest(_base_objects())
 """Digest of the fixed part: the name of a chain of its own, by which a newer agent sees that the rules are old."""
 
 
 def base_commands() -> list[Command]:
     """Replace both tables by the fixed part, without elements; and remove that of an earlier version."""
-    tables = [{"family": family, "name": TABLE} for family in ("bridge", "inet")]
-    former = {"family": "ip", "name": TABLE}
-    # A table that is not there cannot be deleted, one that is there can be added.
-    renewed = [{verb: {"table": table}} for table in tables for verb in ("add", "delete", "add")]
-    removed = [{verb: {"table": former}} for verb in ("add", "delete")]
-    return [*renewed, *removed, *_base_objects(), add("chain", "bridge", name=f"version-{BASE}")]
+    renewed = [*anew("bridge", TABLE), *anew("inet", TABLE)]
+    return [*renewed, *absent("ip", TABLE), *_base_objects(), add("chain", "bridge", name=f"version-{BASE}")]
 
 
 def _element(verb: str, element: Element) -> Command:

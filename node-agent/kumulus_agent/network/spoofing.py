@@ -12,14 +12,12 @@ chains a second time, with its own alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import blake2s
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final
 
-from kumulus_agent.network.expressions import ACCEPT, DROP, anyof, field, match, meta, transported, udp
+from kumulus_agent.network.expressions import ACCEPT, DROP, anyof, digest, field, match, meta, transported, udp
 from kumulus_agent.network.limits import counted_spoof, new_voices
 
 RARP = 0x8035
@@ -283,8 +281,7 @@ def _neighbour_rules(foreign: Callable[[int, int], list[Any]], check: _Check) ->
 
 
 def _named(zone: int, rules: list[list[Any]]) -> tuple[str, tuple[Any, ...]]:
-    digest = blake2s(json.dumps(rules).encode(), digest_size=8).hexdigest()
-    return f"nd-{zone}-{digest}", tuple(rules)
+    return f"nd-{zone}-{digest(rules)}", tuple(rules)
 
 
 def _octets(mac: str) -> int:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from hashlib import blake2s
 from ipaddress import IPv4Network
 from typing import Any, Final
 
-from kumulus_agent.network.expressions import ACCEPT, DROP, anyof, field, match, meta
+from kumulus_agent.network.expressions import ACCEPT, DROP, absent, anew, anyof, digest, field, match, meta
 from kumulus_agent.peering.state import INNER, PODS, PORT, SERVICES
 
 TABLE: Final = "kumulus-peering"
@@ -98,21 +97,18 @@ def of_host(pods: Collection[str]) -> Any:
 
 def version_of(rules: Any) -> str:
     """Give the digest of rules."""
-    return blake2s(json.dumps(rules).encode(), digest_size=8).hexdigest()
+    return digest(rules)
 
 
 def applied(rules: Any) -> bytes:
     """Give the transaction that puts rules in the place of whatever of ours is there."""
-    table = {"family": FAMILY, "name": TABLE}
-    renewed = [{verb: {"table": table}} for verb in ("add", "delete", "add")]
     marked = {"add": {"chain": {"family": FAMILY, "table": TABLE, "name": VERSION + version_of(rules)}}}
-    return json.dumps({"nftables": [*renewed, *rules, marked]}).encode()
+    return json.dumps({"nftables": [*anew(FAMILY, TABLE), *rules, marked]}).encode()
 
 
 def removed() -> bytes:
     """Give the transaction that removes them."""
-    table = {"family": FAMILY, "name": TABLE}
-    return json.dumps({"nftables": [{verb: {"table": table}} for verb in ("add", "delete")]}).encode()
+    return json.dumps({"nftables": absent(FAMILY, TABLE)}).encode()
 
 
 def read(listed: bytes) -> str:

@@ -7,14 +7,12 @@ lets everything pass. Answers pass by their connection; one that the rules no lo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2s
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final, Literal
 
-from kumulus_agent.network.expressions import ACCEPT, DROP, Command, field, match, meta
+from kumulus_agent.network.expressions import ACCEPT, DROP, Command, absent, anew, digest, field, match, meta
 from kumulus_agent.network.groups import ICMP, REFUSED, Direction, Flow
 
 TABLE: Final = "firewall"
@@ -105,9 +103,7 @@ def applied(wanted: Firewall) -> dict[str, list[Command]]:
 
     What tells the version comes by `sealed`, when connections have been held to the rules.
     """
-    table = {"table": {"family": _FAMILY, "name": TABLE}}
-    gone = [{"add": table}, {"delete": table}]
-    return {"nftables": [*gone, {"add": table}, *_objects(wanted)] if wanted.guards else gone}
+    return {"nftables": [*anew(_FAMILY, TABLE), *_objects(wanted)] if wanted.guards else absent(_FAMILY, TABLE)}
 
 
 def sealed(wanted: Firewall) -> dict[str, list[Command]]:
@@ -119,7 +115,7 @@ def version(wanted: Firewall) -> str:
     """Give the digest by which the rules are known again; "" if there are none."""
     if not wanted.guards:
         return ""
-    return blake2s(json.dumps([list(_objects(wanted)), wanted.ways]).encode(), digest_size=8).hexdigest()
+    return digest([list(_objects(wanted)), wanted.ways])
 
 
 def parse(listed: Iterable[Command]) -> str | None:

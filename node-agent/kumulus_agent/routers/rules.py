@@ -6,12 +6,11 @@ is ended by the plan.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2s
 from typing import Any, Literal
 
+from kumulus_agent.network.expressions import anew, digest
 from kumulus_agent.routers import asking
 from kumulus_agent.routers.state import Floating, Forwarding, Translation, family_of
 
@@ -40,15 +39,14 @@ class TableState:
 
 def transaction(wanted: Translation) -> dict[str, list[Command]]:
     """Give the table as libnftables-json(5), which replaces the one that is there."""
-    table = {"table": {"family": _FAMILIES[wanted.family], "name": TABLE}}
     objects = [*_objects(wanted), _add("chain", name=_PREFIX + version(wanted))]
     of_family = [_in_family(command, wanted.family) for command in objects]
-    return {"nftables": [{"add": table}, {"delete": table}, {"add": table}, *of_family]}
+    return {"nftables": [*anew(_FAMILIES[wanted.family], TABLE), *of_family]}
 
 
 def version(wanted: Translation) -> str:
     """Give the digest by which the rules are known again."""
-    return blake2s(json.dumps(_objects(wanted)).encode(), digest_size=8).hexdigest()
+    return digest(_objects(wanted))
 
 
 def parse(listed: Iterable[Command], family: int = 4) -> TableState:

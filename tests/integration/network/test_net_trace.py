@@ -11,8 +11,9 @@ import pytest
 
 from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import entering
-from kumulus_agent.tracing.state import Hop, Result
+from kumulus_agent.tracing.state import Hop
 from kumulus_agent.tracing.walk import Walk
+from kumulus_agent.tracing.way import packet_of
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TracedPacket, TraceLeg, TraceVerdict
 from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, routed_cloud
@@ -58,26 +59,17 @@ async def trace(
         hops += result.hops
         if result.outcome is LegOutcome.FORWARDED:
             node = next(other for other in cloud.nodes if other.host.address == result.peer)
-            leg = TraceLeg(number=number, start=LegStart.OVERLAY, vni=result.vni, packet=_packet(result))
+            leg = TraceLeg(
+                number=number, start=LegStart.OVERLAY, vni=result.vni, packet=packet_of(result.flow, result.macs)
+            )
         elif result.outcome is LegOutcome.LEFT and (other := _translates(cloud, str(result.flow.destination))):
             node = other
-            leg = TraceLeg(number=number, start=LegStart.EXTERNAL, vni=result.vni, packet=_packet(result))
+            leg = TraceLeg(
+                number=number, start=LegStart.EXTERNAL, vni=result.vni, packet=packet_of(result.flow, result.macs)
+            )
         else:
             return result.outcome, hops, node.host.name
     raise AssertionError(hops)
-
-
-def _packet(result: Result) -> TracedPacket:
-    flow, (source, target) = result.flow, result.macs
-    return TracedPacket(
-        source=str(flow.source),
-        destination=str(flow.destination),
-        protocol=flow.protocol,
-        first=flow.first,
-        second=flow.second,
-        source_mac=source or None,
-        destination_mac=target or None,
-    )
 
 
 def _translates(cloud: RoutedCloud, address: str):

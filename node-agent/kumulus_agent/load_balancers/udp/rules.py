@@ -9,13 +9,11 @@ and nothing would be gained. What begins anew is bounded as what ports begin is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2s
 from typing import Any, Final
 
 from kumulus_agent.load_balancers.udp.plan import Target, Way, limits_of, member_ports
-from kumulus_agent.network.expressions import ACCEPT, DROP, Command, anyof, field, match, meta
+from kumulus_agent.network.expressions import ACCEPT, DROP, Command, absent, anew, anyof, digest, field, match, meta
 from kumulus_agent.network.limits import CONNECTIONS, CONNECTIONS_BURST, CONNECTIONS_PER_SECOND
 
 TABLE: Final = "datagrams"
@@ -45,19 +43,17 @@ def tables(ways: Sequence[Way]) -> dict[str, list[Command]]:
 
 def version(objects: Sequence[Command]) -> str:
     """Give the digest by which a table is known again."""
-    return blake2s(json.dumps(objects).encode(), digest_size=8).hexdigest()
+    return digest(objects)
 
 
 def replacing(name: str, objects: Sequence[Command]) -> list[Command]:
     """Give the commands that replace a table."""
-    table = {"table": {"family": _FAMILY, "name": name}}
-    return [{"add": table}, {"delete": table}, {"add": table}, *objects, _add(name, "chain", name=_mark(objects))]
+    return [*anew(_FAMILY, name), *objects, _add(name, "chain", name=_mark(objects))]
 
 
 def removing(name: str) -> list[Command]:
     """Give the commands that remove a table, if it is there."""
-    table = {"table": {"family": _FAMILY, "name": name}}
-    return [{"add": table}, {"delete": table}]
+    return absent(_FAMILY, name)
 
 
 def _mark(objects: Sequence[Command]) -> str:
