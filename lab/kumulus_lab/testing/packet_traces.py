@@ -11,7 +11,8 @@ from kumulus_agent.tracing.walk import Walk
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_api import NetworkTrace
 from kumulus_api.network_trace import HopKind, TracedPacket, TraceHop, TraceLeg, TraceReport, TraceVerdict
-from kumulus_lab.testing.routed import Node, RoutedCloud
+from kumulus_lab.testing.routed import RoutedCloud
+from kumulus_lab.testing.routing_nodes import Node
 from kumulus_operator.traces.answer import answer_to
 from kumulus_operator.traces.plan import asking, go_on, told_by
 from kumulus_operator.traces.world import Asked, Ended, Owner, World

@@ -24,7 +24,8 @@ from kumulus_agent.network.errors import CommandFailed
 from kumulus_agent.network.namespace import within
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
-from kumulus_lab.testing.routed import Guest, Node, RoutedCloud
+from kumulus_lab.testing.routed import Guest, RoutedCloud
+from kumulus_lab.testing.routing_nodes import Node
 
 VIP, VIP6 = IPv4Address("10.0.1.30"), IPv6Address("fd00:1::30")
 OWN, OWN6 = IPv4Address("10.0.1.31"), IPv6Address("fd00:1::31")

@@ -16,7 +16,8 @@ from kumulus_agent.network.errors import CommandFailed
 from kumulus_agent.services.host_service import HostServices, ServiceSpec
 from kumulus_agent.vpn.charon import Charons
 from kumulus_agent.vpn.here import KeyMissing, VPNsHere
-from kumulus_lab.testing.routed import Node, RoutedCloud
+from kumulus_lab.testing.routed import RoutedCloud
+from kumulus_lab.testing.routing_nodes import Node
 from kumulus_lab.testing.speakers import Speaker
 
 PEER, DESK, SITE = IPv4Address("203.0.113.200"), IPv4Address("10.20.0.5"), "10.20.0.0/24"

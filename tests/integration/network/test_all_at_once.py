@@ -27,7 +27,8 @@ from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.tracing.walk import Walk
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_api.network_trace import LegStart, TracedPacket, TraceLeg
-from kumulus_lab.testing.routed import OUTSIDE, Node, RoutedCloud, eventually, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, RoutedCloud, eventually, routed_cloud
+from kumulus_lab.testing.routing_nodes import Node
 from kumulus_lab.testing.rulesets import settled
 from kumulus_lab.testing.watched_objects import WatchedObjects
 from kumulus_runtime.store import Store

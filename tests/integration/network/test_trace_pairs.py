@@ -15,7 +15,8 @@ from kumulus_agent.network.namespace import within
 from kumulus_agent.networks.port_settings import PortsHere
 from kumulus_api.network_trace import HopKind, TraceVerdict
 from kumulus_lab.testing.packet_traces import There, told
-from kumulus_lab.testing.routed import Node, RoutedCloud, routed_cloud
+from kumulus_lab.testing.routed import RoutedCloud, routed_cloud
+from kumulus_lab.testing.routing_nodes import Node
 from kumulus_lab.testing.watched_objects import WatchedObjects
 from kumulus_runtime.store import Store
 
