@@ -204,7 +204,7 @@ class LegOutcome(StrEnum):
     LEFT = "Left"
     """By a physical network."""
     TUNNELLED = "Tunnelled"
-    """To another site, by a VPNConnection."""
+    """To another site by a VPNConnection, or to the cluster's Services by a network's peering."""
     SOUGHT = "Sought"
     """No table says who has the address that it goes to: ports of other hosts may."""
     FOUND = "Found"

@@ -116,6 +116,10 @@ class Walk(Routing):
             )
             remedy = "give the subnet a gateway or a route, and have a Router serve it"
             self._end(HopKind.NETWORK, _network(here.network), Verdict.DROPPED, message, remedy)
+        if hop in service:
+            # By its peering the network tells guests of a route to the cluster's Services.
+            self._frame = replace(self._frame, destination_mac=names.service_mac(vni))
+            return
         mac = self._frame.destination_mac or await self._answering(vni, hop)
         # Of an address that two hosts share, guests hear from the one that has taken it over, and the API later.
         if not mac and (hop not in network.moving or network.applied.provider):
@@ -279,12 +283,25 @@ class Walk(Routing):
             self._pass(HopKind.TUNNEL, way.link, message)
             raise Ended(LegOutcome.FORWARDED, peer=way.peer, vni=vni)
         elif way.link == network.applied.service_link:
-            message = "the network's own services on this host answer it"
-            self._pass(HopKind.DESTINATION_PORT, way.link, message)
-            raise Ended(LegOutcome.DELIVERED, vni=vni, answered_by=LegStart.SERVICE)
+            self._served(network, way)
         else:
             self._pass(HopKind.EXTERNAL, way.link, f"it leaves by {way.link} as {told.packet(self._frame.flow)}")
             raise Ended(LegOutcome.LEFT, vni=vni)
+
+    def _served(self, network: NetworkHere, way: Outlet) -> None:
+        """End at the network's own services on this host, or where these lead to the cluster's."""
+        target = self._frame.flow.destination
+        peered = any(
+            target in route and hop == subnet.service_address
+            for subnet in network.applied.subnets
+            for route, hop in subnet.routes
+        )
+        if peered:
+            message = "it goes by the network's peering to the cluster's Services, where it is not followed"
+            self._pass(HopKind.EXTERNAL, way.link, message)
+            raise Ended(LegOutcome.TUNNELLED)
+        self._pass(HopKind.DESTINATION_PORT, way.link, "the network's own services on this host answer it")
+        raise Ended(LegOutcome.DELIVERED, vni=network.key.vni, answered_by=LegStart.SERVICE)
 
     async def _deliver(self, here: PortHere) -> None:
         flow, name = self._frame.flow, "/".join(here.key)

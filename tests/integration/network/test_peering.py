@@ -9,8 +9,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
+from kumulus_agent.networks.plan import Here
+from kumulus_agent.routers.here import RoutersHere
+from kumulus_agent.routers.members import GatewayMembers
+from kumulus_agent.routers.paths import RouterPaths
+from kumulus_agent.services.host_service import HostServices
+from kumulus_agent.tracing.walk import Walk
+from kumulus_agent.tracing.world import LiveWorld
+from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TracedPacket, TraceLeg
 from kumulus_lab.testing.peered import (
     KEY,
     PORT,
@@ -73,6 +82,27 @@ async def test_servers_reach_services_and_nothing_of_the_host(cloud):
         # Of a Service only what it offers, and of its range only Services.
         assert await cloud.ask(server, SERVICE, PORT, seconds=0.3) is None
         assert await cloud.ask(server, "10.96.9.9", 80, seconds=0.3) is None
+
+
+async def test_a_trace_goes_with_a_server_to_where_the_cluster_begins(cloud, tmp_path):
+    """What a server sends to a Service is traced to the network's own way there; without peering it has none."""
+    node, packet = cloud.nodes[0], TracedPacket(source="10.128.0.11", destination=SERVICE, protocol=6, first=40000)
+    here = Here(node.host.name, node.host.address, 1450)
+    paths = RouterPaths(node.host.datapath, f"{node.host.name}-kr")
+    members = GatewayMembers(Keepalived(HostServices(tmp_path / "services", init_pid=None), tmp_path), paths, here)
+    routers = RoutersHere(cloud.api, paths, node.networks, here, members)  # type: ignore[arg-type]
+    world = LiveWorld(node.host.namespace, node.networks, routers)
+    leg = TraceLeg(number=1, start=LegStart.PORT, port="server-0", packet=packet, first=packet)
+    for peered, outcome, what in (
+        (False, LegOutcome.SOUGHT, HopKind.NETWORK),
+        (True, LegOutcome.TUNNELLED, HopKind.EXTERNAL),
+    ):
+        cloud.peer(to_services=peered)
+        if peered:
+            await _until_answered(cloud, cloud.servers[0], SERVICE)
+        found = await Walk(world, cloud.ports["server-0"].namespace, leg).run()
+        assert (found.outcome, found.hops[-1].what) == (outcome, what), found
+    assert "peering" in found.hops[-1].message
 
 
 async def test_a_way_that_a_namespace_would_let_pass_ends_at_the_host(cloud):
