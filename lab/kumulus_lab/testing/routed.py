@@ -244,6 +244,14 @@ class RoutedCloud:
         self.outer.append((self.external, endpoint))
         self._endpoints(self.external.name)
 
+    async def sources_outside(self, guest: Guest) -> set[bytes]:
+        """Give the addresses, packed, that the outside sees while a guest asks it by IPv4 and is answered."""
+        with captured(self.outside.namespace, "switch") as frames:
+            if not await guest.reaches(OUTSIDE):
+                raise AssertionError(f"{guest.namespace} does not reach {OUTSIDE}")
+            seen = {frame[26:30] for frame in frames(0.1) if frame[12:14] == b"\x08\x00" and frame[23] == 1}
+        return seen - {OUTSIDE.packed}
+
     async def settled(self) -> None:
         """Wait until the agents have nothing left to do, and the kernel has told bridges of their ports' carriers."""
         async with asyncio.timeout(20):

@@ -19,6 +19,7 @@ from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
+from kumulus_lab.testing.routed import RoutedCloud, routed_cloud
 
 TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "keepalived", "busybox", "dhclient", "charon-systemd")
 MTU = 1450
@@ -148,6 +149,15 @@ async def _host(stack: AsyncExitStack, name: str, address: str, directory: Path)
     stack.push_async_callback(datapath.close)
     await datapath.start()
     return SimulatedHost(name, address, datapath, services, directory)
+
+
+@pytest.fixture
+async def cloud(prefix: str, hosts) -> AsyncIterator[RoutedCloud]:
+    """Two networks, `red1` and `red2`, on the hosts; no guests and no routers."""
+    async with routed_cloud(prefix, hosts) as made:
+        for number in (1, 2):
+            made.network(f"red{number}", 0x100 + number, f"10.0.{number}.0/24")
+        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from kumulus_agent.failover.notices import Role
 from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import NetworkError
-from kumulus_lab.testing.routed import RoutedCloud, eventually, routed_cloud
+from kumulus_lab.testing.routed import eventually
 from kumulus_lab.testing.shared_balancers import BALANCER_ID, VIP, VIP6, SharedBalancer, shared_balancer
 
 RED1, RED2 = "red1", "red2"
@@ -26,12 +26,9 @@ UP = {"one": "Up", "two": "Up"}
 
 
 @pytest.fixture
-async def cloud(prefix, three_hosts) -> AsyncIterator[RoutedCloud]:
-    """Two networks on three hosts."""
-    async with routed_cloud(prefix, three_hosts) as cloud:
-        cloud.network(RED1, 0x101, "10.0.1.0/24")
-        cloud.network(RED2, 0x102, "10.0.2.0/24")
-        yield cloud
+def hosts(three_hosts):
+    """The networks are on three hosts."""
+    return three_hosts
 
 
 @pytest.fixture

@@ -22,15 +22,6 @@ FIP = IPv4Address("203.0.113.10")
 ANY = {"name": "any", "action": "Allow"}
 
 
-@pytest.fixture
-async def cloud(prefix, hosts) -> AsyncIterator[RoutedCloud]:
-    """Two networks on two hosts."""
-    async with routed_cloud(prefix, hosts) as cloud:
-        cloud.network(RED1, 0x101, "10.0.1.0/24")
-        cloud.network(RED2, 0x102, "10.0.2.0/24")
-        yield cloud
-
-
 def tcp(port: int, action: str = "Allow", **more) -> dict:
     """A rule about a TCP port."""
     return {"name": f"tcp-{port}", "action": action, "protocol": "TCP", "destinationPorts": [port, port], **more}

@@ -8,7 +8,6 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
@@ -20,7 +19,7 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
 from kumulus_agent.routers import pair
 from kumulus_agent.routers.announce import frames as frames_of_gratuitous_arp
-from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, captured, eventually, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, captured, eventually
 
 RED1, RED2 = "red1", "red2"
 OWN, FIP = IPv4Address("203.0.113.2"), IPv4Address("203.0.113.10")
@@ -30,12 +29,9 @@ LIMIT = 10.0
 
 
 @pytest.fixture
-async def cloud(prefix, three_hosts) -> AsyncIterator[RoutedCloud]:
-    """Two networks on three hosts."""
-    async with routed_cloud(prefix, three_hosts) as cloud:
-        cloud.network(RED1, 0x101, "10.0.1.0/24")
-        cloud.network(RED2, 0x102, "10.0.2.0/24")
-        yield cloud
+def hosts(three_hosts):
+    """The networks are on three hosts."""
+    return three_hosts
 
 
 async def leads(cloud, host) -> bool:

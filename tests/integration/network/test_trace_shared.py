@@ -12,7 +12,7 @@ import pytest
 from kumulus_agent.failover.notices import Role
 from kumulus_api.network_trace import HopKind, LegStart, TracedPacket, TraceLeg, TraceVerdict
 from kumulus_lab.testing.packet_traces import There, follow, told
-from kumulus_lab.testing.routed import OUTSIDE, RoutedCloud, eventually, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, RoutedCloud, eventually
 from kumulus_lab.testing.shared_balancers import VIP, SharedBalancer, shared_balancer
 from kumulus_operator.traces.world import Asked
 
@@ -23,12 +23,9 @@ PASSED, DROPPED = TraceVerdict.PASSED, TraceVerdict.DROPPED
 
 
 @pytest.fixture
-async def cloud(prefix, three_hosts) -> AsyncIterator[RoutedCloud]:
-    """Two networks on three hosts."""
-    async with routed_cloud(prefix, three_hosts) as cloud:
-        cloud.network(RED1, 0x101, "10.0.1.0/24")
-        cloud.network(RED2, 0x102, "10.0.2.0/24")
-        yield cloud
+def hosts(three_hosts):
+    """The networks are on three hosts."""
+    return three_hosts
 
 
 @pytest.fixture
