@@ -15,6 +15,7 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.namespace import within
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
+from kumulus_lab.testing.namespaces import cable
 from kumulus_lab.testing.routing_nodes import Node
 from kumulus_lab.testing.speakers import Speaker
 from kumulus_lab.testing.watched_objects import WatchedObjects
@@ -273,9 +274,7 @@ async def routed_cloud(prefix: str, hosts: tuple[Any, ...], node_type: type[Node
     await switch.run("ip", "link", "set", "lo", "up")
     await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
     for number, host in enumerate(hosts):
-        cable = ("link", "add", f"p{number}", "type", "veth", "peer", "name", "phys", "netns", host.name)
-        await switch.run("ip", *cable)
-        await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
+        await cable(switch, number, host.name)
         await run(("ip", "-netns", host.name, "link", "set", "phys", "up"))
     for address in (f"{OUTSIDE}/24", f"{OUTSIDE6}/64"):
         await switch.run("ip", "address", "add", address, "dev", "switch", *(["nodad"] if ":" in address else []))

@@ -18,7 +18,7 @@ from kumulus_agent.network.command import run
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.state import PortDesired
 from kumulus_agent.services.host_service import HostServices
-from kumulus_lab.testing.namespaces import Machine
+from kumulus_lab.testing.namespaces import Machine, cable
 from kumulus_lab.testing.routed import RoutedCloud, routed_cloud
 
 TOOLS = ("ip", "nft", "nsenter", "conntrack", "dnsmasq", "keepalived", "busybox", "dhclient", "charon-systemd")
@@ -118,17 +118,14 @@ async def three_hosts(prefix: str, tmp_path: Path) -> AsyncIterator[tuple[Simula
     """Three hosts on a switch."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_remove_namespaces, prefix)
-        switch = f"{prefix}-under"
-        await ip("netns", "add", switch)
-        await ip("-netns", switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
-        await ip("-netns", switch, "link", "set", "switch", "up")
+        switch = Machine(f"{prefix}-under")
+        await ip("netns", "add", switch.namespace)
+        await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
+        await switch.run("ip", "link", "set", "switch", "up")
         names = [f"{prefix}-{letter}" for letter in "abc"]
-        for name in names:
+        for number, name in enumerate(names):
             await ip("netns", "add", name)
-            end = f"to-{name[-1]}"
-            cable = ("type", "veth", "peer", "name", "under", "netns", name)
-            await ip("-netns", switch, "link", "add", end, *cable)
-            await ip("-netns", switch, "link", "set", end, "master", "switch", "up")
+            await cable(switch, number, name, "under", f"to-{name[-1]}")
         hosts = [await _host(stack, name, f"192.0.2.{number}", tmp_path / name) for number, name in enumerate(names, 1)]
         yield tuple(hosts)
 
@@ -167,9 +164,7 @@ async def outside(prefix: str, hosts) -> Machine:
     await run(("ip", "netns", "add", switch.namespace))
     await switch.run("ip", "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
     for number, host in enumerate(hosts):
-        cable = ("link", "add", f"p{number}", "type", "veth", "peer", "name", "phys", "netns", host.name)
-        await switch.run("ip", *cable)
-        await switch.run("ip", "link", "set", f"p{number}", "master", "switch", "up")
+        await cable(switch, number, host.name)
         await run(("ip", "-netns", host.name, "link", "set", "phys", "up", "alias", "patch panel 7"))
     await switch.run("ip", "address", "add", "10.0.0.1/24", "dev", "switch")
     await switch.run("ip", "link", "set", "switch", "up")

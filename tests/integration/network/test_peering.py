@@ -179,10 +179,10 @@ async def test_who_is_no_pod_does_not_come_through_a_host(cloud, outside):
     await node.root.run("ip", "address", "add", "10.0.0.100/24", "dev", "phys")
     for target in (SUBNET, "10.96.0.0/16"):
         await outside.run("ip", "route", "add", target, "via", "10.0.0.100")
+    await cloud.until(outside, TO_SERVER, ["server-0", cloud.source(node)], 80)
     assert await cloud.ask(outside, "10.128.0.11", seconds=0.5) is None
-    assert await cloud.ask(outside, TO_SERVER, 80) == ["server-0", cloud.source(node)]
     # A Service leads pods there too.
-    assert await cloud.ask(cloud.nodes[1].pod, TO_SERVER, 80) == ["server-0", cloud.source(cloud.nodes[1])]
+    await cloud.until(cloud.nodes[1].pod, TO_SERVER, ["server-0", cloud.source(cloud.nodes[1])], 80)
 
 
 async def test_again_changes_nothing_and_without_it_the_host_is_as_before(cloud):

@@ -22,7 +22,7 @@ from kumulus_agent.networks.physical import PhysicalNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.reach import NetworkUnreached
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
-from kumulus_lab.testing.namespaces import Machine
+from kumulus_lab.testing.namespaces import Machine, cable
 
 VNI = 0x77
 OUTSIDE = IPv4Address("10.0.0.1")
@@ -344,9 +344,7 @@ async def test_an_interface_that_returns_is_seen_at_once(hosts, agent, outside):
     await guest.configure()
     await outside.run("ip", "link", "delete", "p0")
     assert await agent.reasons() == {"Flat": "InterfaceAbsent", "VLAN": "InterfaceAbsent"}
-    cable = ("link", "add", "p0", "type", "veth", "peer", "name", "phys", "netns", hosts[0].name)
-    await outside.run("ip", *cable)
-    await outside.run("ip", "link", "set", "p0", "master", "switch", "up")
+    await cable(outside, 0, hosts[0].name)
     assert "Flat" not in await agent.reasons()
 
     await eventually(lambda: guest.reaches(OUTSIDE))
