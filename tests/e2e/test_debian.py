@@ -95,7 +95,7 @@ async def tells_who_it_is(cloud: Cloud, server: Object, audit: AuditLog) -> None
     assert said["hostname"] == name
     own = {"interface": "eth0", "mac": known["mac"], "address": known["address"], "prefix": 24}
     assert said["addresses"] == [own]
-    written = [w for w in audit.writes() if (w.resource, w.subresource, w.name) == ("servers", "status", name)]
+    written = [w for w in audit.writes(project) if (w.resource, w.subresource, w.name) == ("servers", "status", name)]
     assert len(written) <= 1, written
 
 
