@@ -105,10 +105,6 @@ class Walk(Routing):
         if network is None:
             message = "the network is not applied on this host yet"
             self._end(HopKind.NETWORK, _network(here.network), Verdict.DROPPED, message, AGENT)
-        service = {subnet.service_address for subnet in network.applied.subnets}
-        if target in service or target == METADATA:
-            self._frame = replace(self._frame, destination_mac=names.service_mac(vni))
-            return
         hop = next_hop(network.applied, self._frame.flow)
         if hop is None:
             message = (
@@ -116,8 +112,7 @@ class Walk(Routing):
             )
             remedy = "give the subnet a gateway or a route, and have a Router serve it"
             self._end(HopKind.NETWORK, _network(here.network), Verdict.DROPPED, message, remedy)
-        if hop in service:
-            # By its peering the network tells guests of a route to the cluster's Services.
+        if hop == METADATA or hop in _services(network):
             self._frame = replace(self._frame, destination_mac=names.service_mac(vni))
             return
         mac = self._frame.destination_mac or await self._answering(vni, hop)
@@ -290,13 +285,9 @@ class Walk(Routing):
 
     def _served(self, network: NetworkHere, way: Outlet) -> None:
         """End at the network's own services on this host, or where these lead to the cluster's."""
-        target = self._frame.flow.destination
-        peered = any(
-            target in route and hop == subnet.service_address
-            for subnet in network.applied.subnets
-            for route, hop in subnet.routes
-        )
-        if peered:
+        hop = next_hop(network.applied, self._frame.flow)
+        if hop != self._frame.flow.destination and hop in _services(network):
+            # By its peering the network tells guests of a route there.
             message = "it goes by the network's peering to the cluster's Services, where it is not followed"
             self._pass(HopKind.EXTERNAL, way.link, message)
             raise Ended(LegOutcome.TUNNELLED)
@@ -315,6 +306,11 @@ class Walk(Routing):
             message = f"{flow.destination} is none of the port's addresses: its guest is not known to have it"
             self._end(HopKind.DESTINATION_PORT, name, Verdict.UNKNOWN, message, "look at the guest's own addresses")
         raise Ended(LegOutcome.DELIVERED, answered_by=LegStart.PORT, port=here.key[1])
+
+
+def _services(network: NetworkHere) -> frozenset[Address]:
+    """Give the addresses of a network's own services."""
+    return frozenset(subnet.service_address for subnet in network.applied.subnets)
 
 
 def _network(network: NetworkKey) -> str:
