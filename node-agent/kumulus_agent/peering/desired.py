@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kumulus_agent.network import names
+from kumulus_agent.network.expressions import digest
 from kumulus_agent.network.groups import GroupKey, GroupRule
 from kumulus_agent.network.state import NetworkDesired
 from kumulus_agent.peering import rules
@@ -69,7 +70,7 @@ class PeeredHere:
         subnets = frozenset(self.assignment.subnets)
         told = rules.of_pods(subnets)
         name = f"{PODS}{self.network.vni:06x}"
-        return LinkDesired(name, namespace, mtu, subnets, frozenset({ANYWHERE}), told, rules.version_of(told))
+        return LinkDesired(name, namespace, mtu, subnets, frozenset({ANYWHERE}), told, digest(told))
 
     def _bare(self) -> tuple[str, ...]:
         return tuple(item.partition("/")[0] for item in self.peer.addresses)
@@ -93,4 +94,4 @@ def services_link(network: NetworkDesired, namespace: str) -> LinkDesired | None
     services = frozenset(map(str, network.services))
     told = rules.of_services(subnets, services)
     name = f"{SERVICES}{network.vni:06x}"
-    return LinkDesired(name, namespace, network.mtu, frozenset(), services, told, rules.version_of(told))
+    return LinkDesired(name, namespace, network.mtu, frozenset(), services, told, digest(told))

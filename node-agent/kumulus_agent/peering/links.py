@@ -12,6 +12,7 @@ from typing import Any
 from kumulus_agent.network import link, namespace
 from kumulus_agent.network.command import run
 from kumulus_agent.network.errors import NetworkError, netlink_errors
+from kumulus_agent.network.expressions import digest
 from kumulus_agent.network.namespace import entering, within
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.network.steps import Step
@@ -87,7 +88,7 @@ class PeeringLinks:
             others = {name for name in observed.links.keys() - {item.name for item in desired} if not stays(name)}
             unwanted = {name: namespace_of(name, self._services, self._pods) for name in others}
             try:
-                steps = plan.plan(desired, (told, rules.version_of(told)), observed, unwanted)
+                steps = plan.plan(desired, (told, digest(told)), observed, unwanted)
             except plan.NumbersExhausted as error:
                 raise NetworkError(str(error)) from error
             for step in steps:

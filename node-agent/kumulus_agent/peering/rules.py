@@ -95,14 +95,9 @@ def of_host(pods: Collection[str]) -> Any:
     )
 
 
-def version_of(rules: Any) -> str:
-    """Give the digest of rules."""
-    return digest(rules)
-
-
 def applied(rules: Any) -> bytes:
     """Give the transaction that puts rules in the place of whatever of ours is there."""
-    marked = {"add": {"chain": {"family": FAMILY, "table": TABLE, "name": VERSION + version_of(rules)}}}
+    marked = {"add": {"chain": {"family": FAMILY, "table": TABLE, "name": VERSION + digest(rules)}}}
     return json.dumps({"nftables": [*anew(FAMILY, TABLE), *rules, marked]}).encode()
 
 

@@ -157,6 +157,7 @@ async def answers(asked: Asked) -> dict[str, bool]:
     places = [place for _, place in asked.members]
     with ExitStack() as stack:
         # Opened anew each time: where two share the addresses, what this host asks by depends on who has them.
+        # Not in a thread that goes on when this is cancelled: what that opened would be nobody's to close.
         opened = within(asked.netns, partial(_open_all, places, stack))
         well = await asyncio.gather(*(_quiet(item, asked.check.timeout_seconds) for item in opened))
     return {name: good for (name, _), good in zip(asked.members, well, strict=True)}

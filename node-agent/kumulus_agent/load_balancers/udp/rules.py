@@ -48,16 +48,12 @@ def version(objects: Sequence[Command]) -> str:
 
 def replacing(name: str, objects: Sequence[Command]) -> list[Command]:
     """Give the commands that replace a table."""
-    return [*anew(_FAMILY, name), *objects, _add(name, "chain", name=_mark(objects))]
+    return [*anew(_FAMILY, name), *objects, _add(name, "chain", name=_VERSION + version(objects))]
 
 
 def removing(name: str) -> list[Command]:
     """Give the commands that remove a table, if it is there."""
     return absent(_FAMILY, name)
-
-
-def _mark(objects: Sequence[Command]) -> str:
-    return _VERSION + version(objects)
 
 
 def versions(listed: Iterable[Mapping[str, Any]]) -> dict[str, str]:
