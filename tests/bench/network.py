@@ -46,6 +46,7 @@ from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
+from kumulus_lab.testing.tasks import end
 from kumulus_lab.testing.watched_objects import WatchedObjects
 from kumulus_runtime.garbage import keep_waste_small
 from kumulus_runtime.store import Store
@@ -317,9 +318,7 @@ class Agent:
         """End as an agent does: all that it made stays."""
         for queue in (self.networks.queue, self.routers.queue):
             queue.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self.networks.close()
         await self.datapath.close()
 

@@ -30,6 +30,7 @@ from kumulus_lab.settings import LabSettings
 from kumulus_lab.testing import processes
 from kumulus_lab.testing.audit import AuditLog, summary
 from kumulus_lab.testing.site import AGENT, OperatorProcess
+from kumulus_lab.testing.tasks import end
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.conditions import get_condition, set_condition
 from kumulus_runtime.lease import Heartbeat
@@ -143,9 +144,7 @@ async def running(client: KubeClient) -> AsyncIterator[Agents]:
     try:
         yield agents
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
 
 async def make_hosts(client: KubeClient, count: int) -> None:

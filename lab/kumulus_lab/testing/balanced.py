@@ -29,6 +29,7 @@ from kumulus_agent.networks.plan import Here
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
+from kumulus_lab.testing.tasks import end
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
 KEY = NetworkKey("red", "private", 0x51)
@@ -104,9 +105,7 @@ class BalancingHost:
         """End the agent; all that it made stays."""
         self.networks.queue.stop()
         self.balancers.queue.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         await self.networks.close()
         await self.balancers.close()
 

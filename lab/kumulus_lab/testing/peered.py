@@ -19,6 +19,7 @@ from kumulus_agent.peering.here import PeeringsHere
 from kumulus_agent.peering.links import PeeringLinks
 from kumulus_agent.servers.desired import DesiredPort, NetworkKey
 from kumulus_lab.testing.namespaces import Machine
+from kumulus_lab.testing.tasks import end
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
 KEY = NetworkKey("red", "private", 0x61)
@@ -98,9 +99,7 @@ class PeeredHost:
         """End the agent; all that it made stays."""
         self.networks.queue.stop()
         self.peerings.queue.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         await self.networks.close()
 
     async def join_cluster(self, others: list[PeeredHost], server: str) -> None:

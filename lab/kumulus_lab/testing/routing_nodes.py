@@ -22,6 +22,7 @@ from kumulus_agent.routers.paths import RouterPaths
 from kumulus_agent.servers.desired import DesiredPort
 from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.rulesets import settled
+from kumulus_lab.testing.tasks import end
 from kumulus_lab.testing.watched_objects import WatchedObjects
 
 
@@ -93,9 +94,7 @@ class Node:
         """End the agent; all that it made stays."""
         self.networks.queue.stop()
         self.routers.queue.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         await self.networks.close()
 
     @property
@@ -107,11 +106,10 @@ class Node:
     async def linked(self) -> bool:
         """Whether every port of a bridge forwards that has a carrier.
 
-        The kernel tells a bridge up to a second later of a carrier that came and went when it moved an interface to
-        another namespace (`linkwatch`).
+        Of a pair of interfaces whose ends have equal indexes, as those of a router may, the kernel tells bridges of a
+        carrier up to a second later (`linkwatch`).
         """
-        listed = await run(("ip", "netns", "exec", self.host.namespace, "bridge", "-json", "link"), allowed=(0, 1, 255))
-        ports = json.loads(listed or b"[]")
+        ports = json.loads(await run(("ip", "netns", "exec", self.host.namespace, "bridge", "-json", "link")) or b"[]")
         return all(port["state"] != "disabled" for port in ports if "LOWER_UP" in port["flags"])
 
     async def shown(self) -> dict[str, Any]:

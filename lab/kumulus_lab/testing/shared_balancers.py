@@ -26,6 +26,7 @@ from kumulus_agent.services.host_service import HostServices
 from kumulus_lab.testing.namespaces import Machine
 from kumulus_lab.testing.routed import Guest, RoutedCloud
 from kumulus_lab.testing.routing_nodes import Node
+from kumulus_lab.testing.tasks import end
 
 VIP, VIP6 = IPv4Address("10.0.1.30"), IPv6Address("fd00:1::30")
 OWN, OWN6 = IPv4Address("10.0.1.31"), IPv6Address("fd00:1::31")
@@ -80,9 +81,7 @@ class BalancingNode:
     async def stop(self) -> None:
         """End it; what it made stays."""
         self.balancers.queue.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         await self.balancers.close()
 
     async def inside(self, *argv: str) -> str:

@@ -19,6 +19,7 @@ from kumulus_agent.vpn.here import KeyMissing, VPNsHere
 from kumulus_lab.testing.routed import RoutedCloud
 from kumulus_lab.testing.routing_nodes import Node
 from kumulus_lab.testing.speakers import Speaker
+from kumulus_lab.testing.tasks import end
 
 PEER, DESK, SITE = IPv4Address("203.0.113.200"), IPv4Address("10.20.0.5"), "10.20.0.0/24"
 _UNIT = "kumulus-site"
@@ -154,9 +155,7 @@ class TunnelledCloud:
         for made in self.vpns.values():
             made.queue.stop()
             await made.close()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await end(self.tasks)
         self.tasks.clear()
 
     def connect(

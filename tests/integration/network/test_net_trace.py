@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
 import pytest
@@ -16,7 +15,7 @@ from kumulus_agent.tracing.walk import Walk
 from kumulus_agent.tracing.way import packet_of
 from kumulus_agent.tracing.world import LiveWorld
 from kumulus_api.network_trace import HopKind, LegOutcome, LegStart, TracedPacket, TraceLeg, TraceVerdict
-from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud, routed_cloud
+from kumulus_lab.testing.routed import OUTSIDE, OUTSIDE6, RoutedCloud
 
 RED1, RED2 = "red1", "red2"
 OUT = {"etherType": "IPv4"}
@@ -28,15 +27,12 @@ def group(cloud: RoutedCloud, name: str, *ingress: dict, egress: tuple[dict, ...
 
 
 @pytest.fixture
-async def cloud(prefix, hosts) -> AsyncIterator[RoutedCloud]:
-    """Two networks with a router between them that leads out on host b, and two groups."""
-    async with routed_cloud(prefix, hosts) as made:
-        made.network(RED1, 0x101, "10.0.1.0/24")
-        made.network(RED2, 0x102, "10.0.2.0/24")
-        group(made, "clients")
-        group(made, "web", {"protocol": "TCP", "port": 80}, {"protocol": "ICMP", "icmpType": 8})
-        group(made, "mute", egress=({"protocol": "TCP", "port": 443},))
-        yield made
+def cloud(cloud) -> RoutedCloud:
+    """Two networks, and three groups; no guests and no routers."""
+    group(cloud, "clients")
+    group(cloud, "web", {"protocol": "TCP", "port": 80}, {"protocol": "ICMP", "icmpType": 8})
+    group(cloud, "mute", egress=({"protocol": "TCP", "port": 443},))
+    return cloud
 
 
 def packet(source: str, target: str, protocol: int, port: int) -> TracedPacket:
@@ -58,17 +54,12 @@ async def trace(
         result = await Walk(world, project, leg).run()
         hops += result.hops
         if result.outcome is LegOutcome.FORWARDED:
-            node = next(other for other in cloud.nodes if other.host.address == result.peer)
-            leg = TraceLeg(
-                number=number, start=LegStart.OVERLAY, vni=result.vni, packet=packet_of(result.flow, result.macs)
-            )
+            node, start = next(other for other in cloud.nodes if other.host.address == result.peer), LegStart.OVERLAY
         elif result.outcome is LegOutcome.LEFT and (other := _translates(cloud, str(result.flow.destination))):
-            node = other
-            leg = TraceLeg(
-                number=number, start=LegStart.EXTERNAL, vni=result.vni, packet=packet_of(result.flow, result.macs)
-            )
+            node, start = other, LegStart.EXTERNAL
         else:
             return result.outcome, hops, node.host.name
+        leg = TraceLeg(number=number, start=start, vni=result.vni, packet=packet_of(result.flow, result.macs))
     raise AssertionError(hops)
 
 
