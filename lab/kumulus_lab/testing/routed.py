@@ -186,7 +186,7 @@ class RoutedCloud:
                 "network": self.external.name,
                 "networkNamespace": self.external.namespace,
                 "vni": self.external.vni,
-                "mac": f"0e:{sum(name.encode()) & 255:02x}:00:00:00:ee",
+                "mac": gateway_mac(name),
                 "addresses": [f"{address}/24", *([f"{address6}/64"] if address6 else [])],
                 "nextHops": [str(OUTSIDE), *([str(OUTSIDE6)] if address6 else [])],
                 "enableSNAT": snat,
@@ -293,6 +293,11 @@ async def routed_cloud(prefix: str, hosts: tuple[Any, ...], node_type: type[Node
             await node.stop()
             for name in node.keepalived.names():
                 await node.keepalived.absent(name)
+
+
+def gateway_mac(router: str) -> str:
+    """Give the MAC that a router has outside, on its gateway's host."""
+    return f"0e:{sum(router.encode()) & 255:02x}:00:00:00:ee"
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:

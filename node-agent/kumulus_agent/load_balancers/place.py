@@ -11,7 +11,7 @@ from kumulus_agent.load_balancers.haproxy import digits
 from kumulus_agent.load_balancers.inside import Own, Place, configure
 from kumulus_agent.load_balancers.pair import LINK, OWN_LINK
 from kumulus_agent.network import link, names, namespace
-from kumulus_agent.network.errors import NetworkError, netlink_errors
+from kumulus_agent.network.errors import netlink_errors
 from kumulus_agent.network.names import TAP_DIGITS
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.routers.announce import announce
@@ -71,9 +71,9 @@ class Places:
         if place.own is not None:
             await self._datapath.plug(place.own.tap, place.vni)
         if LINK in missing and place.pair is None:
-            await self._announce(name, LINK, place.mac, place.addresses)
+            await announce(name, LINK, place.mac, _four(place.addresses))
         if OWN_LINK in missing and place.own is not None:
-            await self._announce(name, OWN_LINK, place.own.mac, place.own.addresses)
+            await announce(name, OWN_LINK, place.own.mac, _four(place.own.addresses))
         return bool(missing)
 
     async def _join(self, outer: AsyncIPRoute, inner: AsyncIPRoute, item: str, place: Place) -> None:
@@ -89,16 +89,6 @@ class Places:
         peer = {"ifname": item, "address": mac, "mtu": place.mtu, "net_ns_fd": name}
         with netlink_errors(f"make the veth {tap} to namespace {name}"):
             await outer.link("add", ifname=tap, kind="veth", mtu=place.mtu, peer=peer)
-
-    async def _announce(self, name: str, link_name: str, mac: str, addresses: Iterable[str]) -> None:
-        """Tell the network where the addresses are now: on another host they were elsewhere before."""
-        for text in addresses:
-            address = text.partition("/")[0]
-            if ":" not in address:
-                try:
-                    await asyncio.to_thread(announce, name, link_name, mac, address)
-                except OSError as error:
-                    raise NetworkError(f"asked to announce {address} by {link_name}: {error}") from error
 
     async def remove(self, balancer_id: str) -> bool:
         """Remove the namespace and its link; False if it was not here."""
@@ -127,3 +117,8 @@ def _links(place: Place) -> Iterator[str]:
         yield OWN_LINK
     if place.pair is not None:
         yield place.pair.link
+
+
+def _four(addresses: Iterable[str]) -> Iterator[str]:
+    """Give those of IPv4, which on another host were elsewhere before."""
+    return (text.partition("/")[0] for text in addresses if ":" not in text)

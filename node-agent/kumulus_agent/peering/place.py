@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from socket import AF_INET
 from typing import Protocol
 
 from kumulus_agent.network import link, namespace
-from kumulus_agent.network.errors import NetworkError, netlink_errors
+from kumulus_agent.network.errors import netlink_errors
 from kumulus_agent.network.netlink import AsyncIPRoute
 from kumulus_agent.peering.state import PORT
 from kumulus_agent.routers.announce import announce
@@ -60,7 +59,8 @@ async def ensure(datapath: Bridges, place: PodsPlace) -> bool:
             await _configure(inner, place)
     await datapath.plug(place.tap, place.vni)
     if anew:
-        await _announce(place)
+        # Another may have had the addresses before.
+        await announce(place.namespace, PORT, place.mac, (text.partition("/")[0] for text in place.addresses))
     return anew
 
 
@@ -86,13 +86,3 @@ async def _configure(inner: AsyncIPRoute, place: PodsPlace) -> None:
             address, length = text.split("/")
             await inner.addr("replace", index=number, address=address, prefixlen=int(length))
     await inner.link("set", index=number, mtu=place.mtu, state="up")
-
-
-async def _announce(place: PodsPlace) -> None:
-    """Tell the network whose the addresses are now: another may have had them before."""
-    for text in place.addresses:
-        address = text.partition("/")[0]
-        try:
-            await asyncio.to_thread(announce, place.namespace, PORT, place.mac, address)
-        except OSError as error:
-            raise NetworkError(f"asked to announce {address} in {place.namespace}: {error}") from error

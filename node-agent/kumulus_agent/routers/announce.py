@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Iterable
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack
 
+from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.network.namespace import within
 
 _ARP = 0x0806
@@ -16,6 +20,8 @@ _IPV6 = 0x86DD
 _ICMPV6, _ADVERTISEMENT, _TARGET_MAC = 58, 136, 2
 _ROUTER_OVERRIDES = 0xA0000000
 _HOPS = 255
+# MAX_NEIGHBOR_ADVERTISEMENT and RETRANS_TIMER (RFC 4861, 10), and as often by ARP.
+_TIMES, _SECONDS_BETWEEN = 3, 1.0
 _ALL_NODES, _ALL_NODES_MAC = IPv6Address("ff02::1"), bytes.fromhex("333300000001")
 
 
@@ -54,17 +60,55 @@ def gratuitous(mac: str, address: str) -> tuple[bytes, bytes]:
     return header + request, header + reply
 
 
-def announce(namespace: str, link: str, mac: str, address: str) -> None:
-    """Send them from a link of the namespace.
+async def announce(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
+    """Tell the network of a link of the namespace whose addresses are there now: at once, and twice more.
+
+    What the host that had an address before said last may arrive after the first. Those that have left the namespace
+    by then are not told of again.
 
     Raises:
-        OSError: the link is gone or down.
+        NetworkError: the link is gone or down.
     """
+    told = tuple(addresses)
+    try:
+        await asyncio.to_thread(_send, namespace, link, mac, told)
+    except OSError as error:
+        raise NetworkError(f"asked to announce {', '.join(told)} by {link} of {namespace}: {error}") from error
+    _repeat(partial(_send_held, namespace, link, mac, told), _TIMES - 1)
 
-    def send() -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
-            packets.bind((link, 0))
+
+def _repeat(send: partial[None], times: int) -> None:
+    loop = asyncio.get_running_loop()
+
+    def sent(done: asyncio.Future[None]) -> None:
+        # Without its link or namespace an address is no longer here, and nothing is left to tell.
+        if not done.cancelled() and done.exception() is None and times > 1:
+            _repeat(send, times - 1)
+
+    loop.call_later(_SECONDS_BETWEEN, lambda: loop.run_in_executor(None, send).add_done_callback(sent))
+
+
+def _send(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
+    within(namespace, lambda: _say(link, mac, addresses))
+
+
+def _send_held(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
+    within(namespace, lambda: _say(link, mac, filter(_held, addresses)))
+
+
+def _say(link: str, mac: str, addresses: Iterable[str]) -> None:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
+        packets.bind((link, 0))
+        for address in addresses:
             for frame in frames(mac, address):
                 packets.send(frame)
 
-    within(namespace, send)
+
+def _held(address: str) -> bool:
+    """Tell whether the namespace that the thread is in has the address: no other can be bound to."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        try:
+            bound.bind((address, 0))
+        except OSError:
+            return False
+    return True

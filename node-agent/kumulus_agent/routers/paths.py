@@ -181,7 +181,7 @@ def _verbs(name: str, outer: AsyncIPRoute, inner: AsyncIPRoute) -> dict[type[Ste
         plan.Translate: lambda s: _transact(name, rules.transaction(s.translation)),
         plan.Judge: lambda s: _judge(name, s),
         plan.EndConnections: lambda s: _end(name, s.by),
-        plan.Announce: lambda s: _announce(name, s),
+        plan.Announce: lambda s: announce(name, s.address.link, s.mac, (s.address.text.partition("/")[0],)),
     }
 
 
@@ -276,11 +276,3 @@ async def _end(name: str, by: Floating | Forwarding | PolicyRule | str) -> None:
 async def _delete_connections(name: str, *which: str) -> None:
     # conntrack ends with 1 when there was nothing to delete.
     await run((*namespace.entering(name), "conntrack", "--delete", *which), allowed=(0, 1))
-
-
-async def _announce(name: str, step: plan.Announce) -> None:
-    address, _, _ = step.address.text.partition("/")
-    try:
-        await asyncio.to_thread(announce, name, step.address.link, step.mac, address)
-    except OSError as error:
-        raise NetworkError(f"asked to announce {address} by {step.address.link}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from kumulus_lab.testing.routed import OUTSIDE, captured
+from kumulus_lab.testing.routed import OUTSIDE, captured, eventually, gateway_mac
 
 RED1, RED2 = "red1", "red2"
 ARP, IPV4, IPV6 = b"\x08\x06", b"\x08\x00", b"\x86\xdd"
@@ -87,10 +87,13 @@ async def test_a_floating_address_moves_live(cloud):
     with captured(cloud.outside.namespace, "switch") as frames:
         cloud.floating("f", str(FIP), router_id, "a", fixed="10.0.1.12")
         await cloud.settled()
-        told = [frame for frame in frames(0.1) if frame[:6] == b"\xff" * 6 and frame[28:32] == FIP.packed]
-    assert told
-    known = await cloud.outside.run("ip", "neighbour", "show", str(FIP))
-    assert told[-1][22:28].hex(":") in known
+        to_all = [frame for frame in frames(0.1) if frame[:6] == b"\xff" * 6 and frame[28:32] == FIP.packed]
+    assert gateway_mac("r") in {frame[22:28].hex(":") for frame in to_all}
+
+    async def known() -> bool:
+        return gateway_mac("r") in await cloud.outside.run("ip", "neighbour", "show", str(FIP))
+
+    await eventually(known)
     assert await cloud.outside.reaches(FIP)
     anew = await cloud.outside.connect(heir, FIP, 8082)
     assert await anew.carries()

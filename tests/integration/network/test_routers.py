@@ -12,7 +12,7 @@ from kumulus_agent.network.groups import GroupRule, SecurityGroup
 from kumulus_agent.network.namespace import within
 from kumulus_agent.routers.announce import frames as frames_of_gratuitous_arp
 from kumulus_lab.testing.questions import answered
-from kumulus_lab.testing.routed import OUTSIDE, captured, eventually
+from kumulus_lab.testing.routed import OUTSIDE, captured, eventually, gateway_mac
 from kumulus_lab.testing.speakers import Speaker
 
 RED1, RED2 = "red1", "red2"
@@ -349,7 +349,7 @@ async def test_an_external_network_may_be_an_overlay(cloud):
     a = await cloud.boot("a", "a", RED1, "10.0.1.11")
     b = await cloud.boot("b", "b", RED1, "10.0.1.12")
     router_id = cloud.router("r", RED1, gateway="b", address="198.51.100.2")
-    cloud.told("b", "0e:72:00:00:00:ee", "198.51.100.2")
+    cloud.told("b", gateway_mac("r"), "198.51.100.2")
     for host, fixed, address in (("a", "10.0.1.11", "198.51.100.21"), ("b", "10.0.1.12", "198.51.100.22")):
         cloud.floating(f"f-{host}", address, router_id, host, fixed=fixed)
         cloud.told(host, f"0e:00:00:00:01:{address[-2:]}", address)
