@@ -12,6 +12,7 @@ from kubernetes.aio.client.api_client import ApiClient
 
 from kumulus_runtime import watch as _watch
 from kumulus_runtime.connection import load_configuration
+from kumulus_runtime.connector import RestClient
 from kumulus_runtime.errors import (
     AlreadyExists,
     ApiError,
@@ -111,7 +112,9 @@ class KubeClient(Transport):
         Raises:
             NoCluster: no usable configuration was found.
         """
-        client = ApiClient(await load_configuration())
+        configuration = await load_configuration()
+        client = ApiClient(configuration)
+        client.rest_client = RestClient(configuration)
         client.user_agent = user_agent
         return cls(client)
 

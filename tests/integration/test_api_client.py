@@ -1,7 +1,9 @@
 """The client, leases and events against a real API server."""
 
 import asyncio
+import gc
 import uuid
+import warnings
 
 import pytest
 
@@ -210,3 +212,22 @@ async def test_a_watch_of_metadata_shows_no_data(client, namespace):
         "second",
     ]
     assert all(body["kind"] == "PartialObjectMetadata" and "data" not in body for body in seen)
+
+
+@pytest.mark.parametrize("tenths", range(0, 100, 2))
+def test_requests_that_are_given_up_leave_no_socket(control_plane, monkeypatch, tenths):
+    """Whenever a request is given up, the client's end closes its connection, though the loop ends at once."""
+    monkeypatch.setenv("KUBECONFIG", str(control_plane.kubeconfig))
+
+    async def give_up() -> None:
+        client = await KubeClient.connect("kumulus-test/1")
+        asked = asyncio.create_task(client.list(NAMESPACE))
+        await asyncio.wait({asked}, timeout=tenths / 10_000)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await client.close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(give_up())
+        gc.collect()
