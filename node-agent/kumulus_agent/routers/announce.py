@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from struct import pack
@@ -70,6 +71,8 @@ async def announce(namespace: str, link: str, mac: str, addresses: Iterable[str]
         NetworkError: the link is gone or down.
     """
     told = tuple(addresses)
+    if not told:
+        return
     try:
         await asyncio.to_thread(_send, namespace, link, mac, told)
     except OSError as error:
@@ -85,7 +88,11 @@ def _repeat(send: partial[None], times: int) -> None:
         if not done.cancelled() and done.exception() is None and times > 1:
             _repeat(send, times - 1)
 
-    loop.call_later(_SECONDS_BETWEEN, lambda: loop.run_in_executor(None, send).add_done_callback(sent))
+    def again() -> None:
+        with suppress(RuntimeError):  # the agent ends, and its threads have ended
+            loop.run_in_executor(None, send).add_done_callback(sent)
+
+    loop.call_later(_SECONDS_BETWEEN, again)
 
 
 def _send(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
