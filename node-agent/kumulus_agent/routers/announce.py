@@ -77,7 +77,7 @@ async def announce(namespace: str, link: str, mac: str, addresses: Iterable[str]
         await asyncio.to_thread(_send, namespace, link, mac, told)
     except OSError as error:
         raise NetworkError(f"asked to announce {', '.join(told)} by {link} of {namespace}: {error}") from error
-    _repeat(partial(_send_held, namespace, link, mac, told), _TIMES - 1)
+    _repeat(partial(_send, namespace, link, mac, told, held=True), _TIMES - 1)
 
 
 def _repeat(send: partial[None], times: int) -> None:
@@ -95,20 +95,17 @@ def _repeat(send: partial[None], times: int) -> None:
     loop.call_later(_SECONDS_BETWEEN, again)
 
 
-def _send(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
-    within(namespace, lambda: _say(link, mac, addresses))
+def _send(namespace: str, link: str, mac: str, addresses: Iterable[str], *, held: bool = False) -> None:
+    """Send what tells of addresses; of those alone that the namespace has, if `held`."""
 
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
+            packets.bind((link, 0))
+            for address in filter(_held, addresses) if held else addresses:
+                for frame in frames(mac, address):
+                    packets.send(frame)
 
-def _send_held(namespace: str, link: str, mac: str, addresses: Iterable[str]) -> None:
-    within(namespace, lambda: _say(link, mac, filter(_held, addresses)))
-
-
-def _say(link: str, mac: str, addresses: Iterable[str]) -> None:
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
-        packets.bind((link, 0))
-        for address in addresses:
-            for frame in frames(mac, address):
-                packets.send(frame)
+    within(namespace, send)
 
 
 def _held(address: str) -> bool:

@@ -93,7 +93,7 @@ async def test_a_floating_address_moves_live(cloud):
     async def known() -> bool:
         return gateway_mac("r") in await cloud.outside.run("ip", "neighbour", "show", str(FIP))
 
-    await eventually(known)
+    await eventually(known, 3.0)  # the last announcement comes after two
     assert await cloud.outside.reaches(FIP)
     anew = await cloud.outside.connect(heir, FIP, 8082)
     assert await anew.carries()
