@@ -63,7 +63,7 @@ unit: $(STAMP) ## Tests without input or output
 
 .PHONY: integration
 integration: $(STAMP) ## Tests against a real API server, network namespaces and libvirt
-	$(BIN)/pytest tests/integration -m "not long"
+	$(BIN)/pytest tests/integration -m "not long" --numprocesses 2 --dist worksteal
 
 .PHONY: e2e
 e2e: prepare up ## All end-to-end tests but the long ones, with real servers in the lab
@@ -77,7 +77,7 @@ soak: up ## The long tests: 200 verbs at random on a real guest, secure boot, de
 
 .PHONY: bench
 bench: prepare ## Measure placement and a host's network, with nothing beside them, and then the lab: a table, and build/bench.json
-	$(BIN)/python tests/bench/run.py engine scale network
+	$(BIN)/python tests/bench/run.py engine scale network storage
 	$(MAKE) --no-print-directory up
 	$(BIN)/python tests/bench/run.py lab
 

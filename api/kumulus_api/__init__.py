@@ -1,6 +1,7 @@
 """The Kumulus API: one pydantic model per kind, from which CRDs and reference pages are made."""
 
 from kumulus_api.aggregate import HostAggregate
+from kumulus_api.backup_policy import BackupPolicy
 from kumulus_api.base import (
     API_VERSION,
     FINALIZER,
@@ -22,6 +23,8 @@ from kumulus_api.flavor import Flavor
 from kumulus_api.floating_ip import FloatingIP
 from kumulus_api.host import Host
 from kumulus_api.image import Image
+from kumulus_api.image_acceptance import ImageAcceptance
+from kumulus_api.image_upload import ImageUpload
 from kumulus_api.load_balancer import LoadBalancer
 from kumulus_api.network import Network, NetworkEndpoints
 from kumulus_api.network_trace import NetworkTrace
@@ -33,6 +36,10 @@ from kumulus_api.server_action import ServerAction
 from kumulus_api.server_group import ServerGroup
 from kumulus_api.tenancy import KeyPair, Project
 from kumulus_api.volume import Volume
+from kumulus_api.volume_backup import VolumeBackup
+from kumulus_api.volume_class import VolumeClass
+from kumulus_api.volume_snapshot import VolumeSnapshot
+from kumulus_api.volume_transfer import VolumeTransfer
 from kumulus_api.vpn_connection import VPNConnection
 
 KINDS: tuple[type[Kind], ...] = (
@@ -41,6 +48,7 @@ KINDS: tuple[type[Kind], ...] = (
     Host,
     HostAggregate,
     Image,
+    ImageAcceptance,
     KeyPair,
     Network,
     NetworkEndpoints,
@@ -53,10 +61,16 @@ KINDS: tuple[type[Kind], ...] = (
     VPNConnection,
     NetworkTrace,
     Volume,
+    VolumeClass,
+    VolumeSnapshot,
+    VolumeTransfer,
+    VolumeBackup,
+    BackupPolicy,
     Server,
     ServerAction,
     ServerGroup,
     ConsoleSession,
+    ImageUpload,
     DNSZone,
     DNSRecord,
     AddressClaim,
@@ -75,6 +89,7 @@ __all__ = [
     "PUBLIC_NAMESPACE",
     "VERSION",
     "AddressClaim",
+    "BackupPolicy",
     "Condition",
     "ConsoleSession",
     "DNSRecord",
@@ -86,6 +101,8 @@ __all__ = [
     "Host",
     "HostAggregate",
     "Image",
+    "ImageAcceptance",
+    "ImageUpload",
     "KeyPair",
     "Kind",
     "LoadBalancer",
@@ -104,4 +121,8 @@ __all__ = [
     "ServerGroup",
     "VPNConnection",
     "Volume",
+    "VolumeBackup",
+    "VolumeClass",
+    "VolumeSnapshot",
+    "VolumeTransfer",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -23,6 +24,14 @@ class HostSelector(Model):
             "give matchLabels, names or both; a selector without any would take every host",
         )
     )
+
+    def takes(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Give whether a Host of this name and these labels is selected."""
+        if self.names is not None and name not in self.names:
+            return False
+        if self.match_labels is None:
+            return self.names is not None
+        return all(labels.get(key) == value for key, value in self.match_labels.items())
 
 
 class HostAggregateSpec(Model):

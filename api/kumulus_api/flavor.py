@@ -18,7 +18,7 @@ from kumulus_api.base import (
     Rule,
     validated,
 )
-from kumulus_api.hardware import FLAVOR_WORDS, keys, vif_rules, word_rules
+from kumulus_api.hardware import FLAVOR_WORDS, disk_rules, keys, vif_rules, word_rules
 
 _ALL_OF_LAYOUT = "['hw:cpu_sockets', 'hw:cpu_cores', 'hw:cpu_threads']"
 _FIXED_SIZE = (
@@ -59,7 +59,9 @@ class FlavorSpec(Resources):
     host must match (VALUE may begin with an operator: `s== s!= s>= s> s<= s< = == != >= <= <in> <all-in> <or>`). And
     what the guest's machine is made of: `hw:cpu_policy`, `hw:cpu_sockets`, `hw:tpm_version`, `hw:watchdog_action` …; a
     host that cannot give it is no candidate. And how much each of its interfaces carries whose Port says nothing of it:
-    `quota:vif_inbound_average`, `…_peak`, `…_burst` and `quota:vif_outbound_…`, in kB and kB/s."""
+    `quota:vif_inbound_average`, `…_peak`, `…_burst` and `quota:vif_outbound_…`, in kB and kB/s. And how fast it may use
+    its root disk: `quota:disk_total_bytes_sec`, `…_read_…`, `…_write_…`, `quota:disk_total_iops_sec` …, and `…_max` for
+    a moment."""
 
     model_config = validated(
         Rule("self == oldSelf", "a flavor cannot change, since servers were placed by it: make a new one"),
@@ -103,6 +105,7 @@ class FlavorSpec(Resources):
         ),
         *word_rules("extraSpecs", FLAVOR_WORDS),
         *vif_rules("extraSpecs"),
+        *disk_rules("extraSpecs"),
         Rule(
             f"!has(self.extraSpecs) || !{_ALL_OF_LAYOUT}.all(k, k in self.extraSpecs) || !{_ALL_OF_LAYOUT}.all(k,"
             " self.extraSpecs[k].matches(r'^[1-9][0-9]{0,2}$')) || int(self.extraSpecs['hw:cpu_sockets'])"

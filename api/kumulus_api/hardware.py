@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kumulus_api.base import Model, Rule
+from kumulus_api.volume_limits import AssignedLimits
 
 
 class MachineType(StrEnum):
@@ -127,6 +128,8 @@ class Hardware(Model):
     """Towards the guest, of each of its interfaces whose Port says nothing of it."""
     vif_outbound: Bandwidth | None = None
     """The same from the guest."""
+    root_disk_limits: AssignedLimits | None = None
+    """How fast it may use its root disk."""
 
     @property
     def huge(self) -> bool:
@@ -137,6 +140,11 @@ class Hardware(Model):
     def fixed_size(self) -> bool:
         """Whether a guest that runs is given no more: CPUs, nodes and pages of its own are counted at its start."""
         return self.dedicated is True or self.numa_nodes is not None or self.huge
+
+    @property
+    def but_limits(self) -> Hardware:
+        """All of it that a guest which runs keeps until its next start."""
+        return self.model_copy(update={"root_disk_limits": None})
 
     @property
     def plugs_disks(self) -> bool:
@@ -193,6 +201,15 @@ VIF_WORDS: tuple[Word, ...] = tuple(
 )
 """How much the interfaces of a server carry."""
 
+_RATE = r"^[1-9][0-9]{0,11}$"
+DISK_WORDS: tuple[Word, ...] = tuple(
+    Word(f"quota:disk_{way}_{unit}_sec{burst}", pattern=_RATE, told=f"a number of {told} from 1 to 999999999999")
+    for unit, told in (("bytes", "bytes"), ("iops", "operations"))
+    for way in ("total", "read", "write")
+    for burst in ("", "_max")
+)
+"""How fast the root disk of a server may be used, each per second; `_max` for a moment."""
+
 FLAVOR_WORDS: tuple[Word, ...] = (
     Word("hw:boot_menu", _BOOL),
     Word("hw:cpu_policy", ("shared", "dedicated")),
@@ -208,6 +225,7 @@ FLAVOR_WORDS: tuple[Word, ...] = (
     Word("hw_rng:rate_period", pattern=r"^[1-9][0-9]{0,8}$", told="a number of milliseconds"),
     Word("os:secure_boot", ("required", "disabled")),
     *VIF_WORDS,
+    *DISK_WORDS,
 )
 """Extra specs that make the guest's machine. `hw:cpu_model` is Kumulus' own; the others are Nova's."""
 
@@ -260,13 +278,40 @@ def vif_rules(where: str) -> tuple[Rule, ...]:
     return tuple(found)
 
 
+def disk_rules(where: str) -> tuple[Rule, ...]:
+    """Give the rules for words about the root disk: their values, and those that do not go together."""
+    table, named = f"self.{where}", "k.startsWith('quota:disk_')"
+    both = (
+        f"('quota:disk_total_{unit}_sec' in {table} && ('quota:disk_read_{unit}_sec' in {table}"
+        f" || 'quota:disk_write_{unit}_sec' in {table}))"
+        for unit in ("bytes", "iops")
+    )
+    return (
+        Rule(
+            f"!has({table}) || {table}.all(k, !{named} || {table}[k].matches(r'{_RATE}'))",
+            "what quota:disk_… says is a number from 1 to 999999999999",
+            f".{where}",
+        ),
+        Rule(
+            f"!has({table}) || !({' || '.join(both)})",
+            "quota:disk_total_… limits reading and writing together: give that, or quota:disk_read_… and _write_…",
+            f".{where}",
+        ),
+        Rule(
+            f"!has({table}) || {table}.all(k, !{named} || !k.endsWith('_max') || k.replace('_max', '') in {table})",
+            "quota:disk_…_max goes beyond the same without _max: give that too",
+            f".{where}",
+        ),
+    )
+
+
 def word_rules(where: str, words: tuple[Word, ...]) -> tuple[Rule, ...]:
     """Give a rule for each word's value, and those for words that contradict each other."""
     prefix = "hw:" if words is FLAVOR_WORDS else "hw_"
     model, version = f"{prefix}tpm_model", f"{prefix}tpm_version"
     table = f"self.{where}"
     return (
-        *(word.rule(where) for word in words),
+        *(word.rule(where) for word in words if word not in DISK_WORDS),
         Rule(
             f"!has({table}) || !('{model}' in {table}) || '{version}' in {table}",
             f"{model} goes with {version}: give both",

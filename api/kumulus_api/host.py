@@ -26,9 +26,11 @@ from kumulus_api.base import (
     list_map,
     validated,
 )
+from kumulus_api.image_store import MOST_KEPT, KeptImage
 from kumulus_api.passthrough import FoundDevices, HostDevices
 from kumulus_api.provider import MAPPING_RULES, BridgeMappings, PhysicalNetwork
 from kumulus_api.quantities import parse_quantity
+from kumulus_api.storage_usage import ShareUsage, StorageUsage
 
 
 class RevokedInstance(Model):
@@ -233,6 +235,17 @@ class HostStatus(Status):
     taken_over: Annotated[list[UUIDText], Field(max_length=16384)] = Field(default_factory=list)
     """Routers, by `routerID`, that lead out here though they are assigned to another host, which was not heard of; and
     load balancers, by `loadBalancerID`, that are served here instead."""
+    images: Annotated[list[KeptImage], Field(max_length=MOST_KEPT)] = Field(default_factory=list)
+    """Images that it keeps whatever room they take: as the store's, or since they are to be here beforehand."""
+    storage: Annotated[list[StorageUsage], Field(max_length=8, json_schema_extra=list_map("name"))] = Field(
+        default_factory=list
+    )
+    """What the folders with disks, volumes and images take. It is written anew when a number has moved by a hundredth
+    of the file system, and by 1Gi; of a small one by a twentieth."""
+    shares: Annotated[list[ShareUsage], Field(max_length=64, json_schema_extra=list_map("volumeClass"))] = Field(
+        default_factory=list
+    )
+    """The shares of VolumeClasses that are mounted here; they are written anew as `storage` is."""
     observed_revoked: Annotated[
         list[RevokedInstance], Field(max_length=4096, json_schema_extra=list_map("instanceID", "epoch"))
     ] = Field(default_factory=list)
@@ -247,10 +260,20 @@ class HostConditionType(StrEnum):
     PACKAGES_PRESENT = "PackagesPresent"
     HYPERVISOR_CONNECTED = "HypervisorConnected"
     DISK_HEALTHY = "DiskHealthy"
+    DISK_PRESSURE = "DiskPressure"
+    """Whether so little room is left that the host makes no copies, and removes images that nothing needs; no part of
+    Ready. Guests on it stand still when there is none."""
     TABLES_LARGE = "TablesLarge"
     """Whether the kernel's tables that tenants share hold what all of them may put there; no part of Ready."""
     DRAINED = "Drained"
     """The operator's word on a host in maintenance: whether guests still run there."""
+
+
+class DiskPressureReason(StrEnum):
+    """Reasons of a Host's DiskPressure condition."""
+
+    ENOUGH_ROOM = "EnoughRoom"
+    RESERVE_IN_USE = "ReserveInUse"
 
 
 class DrainReason(StrEnum):
@@ -278,6 +301,7 @@ class Host(Kind):
             Column("VCPUs", ".status.inventory.vcpus", "integer"),
             Column("Memory", ".status.inventory.memory"),
             Column("Disk", ".status.inventory.disk", priority=1),
+            Column("DiskPressure", ".status.conditions[?(@.type=='DiskPressure')].status", priority=1),
             Column("Tunnel", ".status.tunnelAddress", priority=1),
             Column("Age", ".metadata.creationTimestamp", "date"),
         ),

@@ -96,6 +96,8 @@ class VolumeAttachment(Model):
 
     name: Name
     volume: LocalReference
+    read_only: bool | None = None
+    """The guest cannot write to it; a change holds from the next attachment on."""
 
 
 class KeySelector(Model):
@@ -213,6 +215,9 @@ class ServerSpec(Model):
     ] = Field(default_factory=list)
     """Disks beside its root disk. What is added or taken away reaches a running guest at once; it has to let go of a
     disk, and the Volume is free when it has."""
+    boot_volume: Name | None = None
+    """The name of one of `volumes`: the server has it in the place of a root disk. The image then says what its machine
+    is made of, and is the CD in its drive if it is one."""
     key_pair: LocalReference | None = None
     user_data: UserData | None = None
     metadata: Metadata = Field(default_factory=dict)
@@ -270,6 +275,12 @@ class ServerSpec(Model):
             "networks cannot be left out again: an empty list takes all interfaces away",
             ".networks",
         ),
+        Rule(
+            "!has(self.bootVolume) || (has(self.volumes) && self.volumes.exists(v, v.name == self.bootVolume))",
+            "bootVolume is the name of one of volumes",
+            ".bootVolume",
+        ),
+        Rule(_SAME.format("bootVolume"), "bootVolume cannot change: make a new server", ".bootVolume"),
         Rule(_SAME.format("keyPair"), "keyPair cannot change: guests take it at their first boot", ".keyPair"),
         Rule(_SAME.format("userData"), "userData cannot change, what it refers to can", ".userData"),
         Rule(

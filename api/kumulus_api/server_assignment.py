@@ -35,8 +35,12 @@ class AssignedImage(Model):
     format: ImageFormat
     digest: Digest
     virtual_size: Annotated[int, Field(ge=0)]
+    mirrors: Annotated[list[Annotated[str, Field(max_length=2048)]], Field(max_length=8)] | None = None
+    """Further addresses of the same bytes."""
     properties: Annotated[dict[str, Annotated[str, Field(max_length=255)]], Field(max_length=64)] | None = None
     """Of the image, then; they and the flavor make the `hardware`."""
+    min_memory: Quantity | None = None
+    """Of the image, then: no flavor that the server gets later has less."""
 
 
 class AssignedRescue(Model):
@@ -80,6 +84,19 @@ class AssignedVolume(Model):
     volume: ObjectName
     volume_id: UUIDText = Field(alias="volumeID")
     size: Quantity
+    read_only: bool = False
+    shared: bool = False
+    """It lies where all hosts find it."""
+    exporter: HostName | None = None
+    """The host where it lies and which exports it, if the server is elsewhere; to all else it is like a shared one."""
+    multi_attach: bool = False
+    """Other servers may have it too."""
+    boot: bool = False
+    """The server boots from it, and has no root disk."""
+    encrypted: bool = False
+    """Its host asks for its key."""
+    volume_class: ObjectName | None = None
+    """Of a Local one, if its class has an `overcommit` of its own: by that it counts on the host's disk."""
 
 
 class ServerAssignment(Model):

@@ -197,6 +197,8 @@ class LiveMigratableReason(StrEnum):
     """Its vCPUs are tied to CPUs of this host; it migrates cold."""
     HOST_DEVICES = "HostDevices"
     """It has devices of this host; it migrates cold, and gets others there."""
+    VOLUME_BOUND = "VolumeBoundToHost"
+    """A volume of it that is not shared has snapshots or copies, or is read-only."""
 
 
 class DeviceReason(StrEnum):
@@ -236,7 +238,9 @@ class ScheduledReason(StrEnum):
     FLAVOR_NOT_FOUND = "FlavorNotFound"
     IMAGE_NOT_FOUND = "ImageNotFound"
     IMAGE_NOT_READY = "ImageNotReady"
+    IMAGE_DEACTIVATED = "ImageDeactivated"
     DISK_TOO_SMALL = "FlavorDiskTooSmall"
+    MEMORY_TOO_SMALL = "FlavorMemoryTooSmall"
     HARDWARE_CONFLICT = "HardwareConflict"
     """Flavor and image ask for what does not go together."""
     NETWORK_NOT_FOUND = "NetworkNotFound"
@@ -253,7 +257,9 @@ class ScheduledReason(StrEnum):
     ADDRESS_INVALID = "AddressInvalid"
     ADDRESSES_EXHAUSTED = "AddressesExhausted"
     VOLUME_NOT_FOUND = "VolumeNotFound"
+    VOLUME_NOT_READY = "VolumeNotReady"
     VOLUME_IN_USE = "VolumeInUse"
+    VOLUME_NOT_BOOTABLE = "VolumeNotBootable"
     VOLUME_ELSEWHERE = "VolumeOnAnotherHost"
     KEY_PAIR_NOT_FOUND = "KeyPairNotFound"
     USER_DATA_NOT_FOUND = "UserDataNotFound"
@@ -280,6 +286,8 @@ class ReadyReason(StrEnum):
     PENDING = "Pending"
     HOST_SILENT = "HostSilent"
     HOST_FULL = "HostFull"
+    HOST_DISK_FULL = "HostDiskFull"
+    """The guest stands still since its host's disk had no room for a write; it goes on by itself."""
     IMAGE_FAILED = "ImageFailed"
     BOOT_DATA_FAILED = "BootDataFailed"
     NETWORK_FAILED = "NetworkFailed"

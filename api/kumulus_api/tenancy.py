@@ -62,6 +62,15 @@ class Quota(Model):
     """GiB of all volumes together."""
     snapshots: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """Images that were made of servers (CreateImage)."""
+    backups: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Of volumes."""
+    backup_gigabytes: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    """GiB of the volumes as they were when they were backed up, each time anew."""
+    images: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """All images, those made of servers too."""
+    image_gigabytes: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    """GiB of the files of all images together. The size of one is known when it is imported; who uploads one says it
+    before."""
     ports: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     security_groups: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     """The project's `default` is one of them."""
@@ -96,6 +105,12 @@ class QuotaUsage(Model):
     gigabytes: int = 0
     """GiB, rounded up."""
     snapshots: int = 0
+    backups: int = 0
+    backup_gigabytes: int = 0
+    """GiB, rounded up."""
+    images: int = 0
+    image_gigabytes: int = 0
+    """GiB, rounded up."""
     ports: int = 0
     security_groups: int = 0
     security_group_rules: int = 0
@@ -116,6 +131,10 @@ class QuotaShown(Model):
     volumes: Annotated[str, Field(max_length=64)] = ""
     gigabytes: Annotated[str, Field(max_length=64)] = ""
     snapshots: Annotated[str, Field(max_length=64)] = ""
+    backups: Annotated[str, Field(max_length=64)] = ""
+    backup_gigabytes: Annotated[str, Field(max_length=64)] = ""
+    images: Annotated[str, Field(max_length=64)] = ""
+    image_gigabytes: Annotated[str, Field(max_length=64)] = ""
     ports: Annotated[str, Field(max_length=64)] = ""
     security_groups: Annotated[str, Field(max_length=64)] = ""
     security_group_rules: Annotated[str, Field(max_length=64)] = ""
@@ -152,6 +171,10 @@ class Project(Kind):
             Column("Volumes", ".status.quota.volumes"),
             Column("Gigabytes", ".status.quota.gigabytes"),
             Column("Snapshots", ".status.quota.snapshots", priority=1),
+            Column("Backups", ".status.quota.backups", priority=1),
+            Column("Backup-Gigabytes", ".status.quota.backupGigabytes", priority=1),
+            Column("Images", ".status.quota.images", priority=1),
+            Column("Image-Gigabytes", ".status.quota.imageGigabytes", priority=1),
             Column("Groups", ".status.quota.securityGroups"),
             Column("Rules", ".status.quota.securityGroupRules"),
             Column("Floating-IPs", ".status.quota.floatingIPs"),

@@ -8,6 +8,7 @@ from typing import Any
 from kumulus_api import (
     API_VERSION,
     AddressClaim,
+    BackupPolicy,
     ConsoleSession,
     DNSRecord,
     DNSZone,
@@ -18,6 +19,8 @@ from kumulus_api import (
     Host,
     HostAggregate,
     Image,
+    ImageAcceptance,
+    ImageUpload,
     KeyPair,
     Kind,
     LoadBalancer,
@@ -33,6 +36,10 @@ from kumulus_api import (
     ServerAction,
     ServerGroup,
     Volume,
+    VolumeBackup,
+    VolumeClass,
+    VolumeSnapshot,
+    VolumeTransfer,
     VPNConnection,
 )
 
@@ -63,6 +70,7 @@ _SPECS: dict[type[Kind], Object] = {
         "metadata": {"ssd": "true"},
     },
     Image: {"source": {"url": "https://images.example/tiny.qcow2"}, "format": "qcow2", "checksum": DIGEST},
+    ImageAcceptance: {"image": {"name": "golden", "namespace": "other"}},
     KeyPair: {"publicKey": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIExampleExampleExampleExampleExampleExampleEx alice"},
     Network: {
         "subnets": [
@@ -172,6 +180,17 @@ _SPECS: dict[type[Kind], Object] = {
         ],
     },
     Volume: {"size": "1Gi"},
+    VolumeClass: {"driver": "Shared", "shared": {"folder": "/srv/volumes"}},
+    VolumeSnapshot: {"volume": {"name": "data"}},
+    VolumeTransfer: {"volume": {"name": "data"}, "project": "other"},
+    VolumeBackup: {"source": {"volume": {"name": "data"}}, "incremental": False, "verify": "once"},
+    BackupPolicy: {
+        "schedule": "0 3 * * *",
+        "timeZone": "Europe/Berlin",
+        "volumes": {"matchLabels": {"backup": "daily"}},
+        "retention": {"count": 7, "days": 30},
+        "startingDeadlineSeconds": 3600,
+    },
     Server: {
         "flavor": {"name": "tiny"},
         "image": {"name": "tiny", "namespace": "kumulus-public"},
@@ -204,6 +223,7 @@ _SPECS: dict[type[Kind], Object] = {
     ServerAction: {"server": {"name": "web"}, "type": "Reboot", "reboot": {"type": "Hard"}},
     ServerGroup: {"policy": "AntiAffinity"},
     ConsoleSession: {"server": {"name": "web"}, "type": "Serial", "tokenHash": "0" * 64, "user": "alice"},
+    ImageUpload: {"image": {"name": "example"}, "tokenHash": "0" * 64, "user": "alice"},
     DNSZone: {"domain": "example.test.", "email": "hostmaster@example.test", "ttl": 300},
     DNSRecord: {"zone": {"name": "example"}, "name": "www", "type": "A", "records": ["192.0.2.10"]},
     DNSZoneClaim: {
@@ -241,6 +261,8 @@ _ASSIGNMENTS: dict[type[Kind], Object] = {
         ],
     },
     Volume: {"volumeID": VOLUME_ID},
+    VolumeSnapshot: {"volumeID": VOLUME_ID, "snapshotID": PORT_ID},
+    VolumeBackup: {"volumeID": VOLUME_ID, "backupID": PORT_ID, "chain": PORT_ID},
     Port: {"portID": PORT_ID, "mac": MAC, "addresses": ["10.0.0.10"]},
     VPNConnection: {
         "routerID": ROUTER_ID,

@@ -11,7 +11,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from kumulus_api import Flavor, Host, HostAggregate, Image, Kind, Network, Port, Server, ServerGroup, Volume
+from kumulus_api import (
+    Flavor,
+    Host,
+    HostAggregate,
+    Image,
+    Kind,
+    Network,
+    Port,
+    Server,
+    ServerGroup,
+    Volume,
+    VolumeClass,
+)
 from kumulus_api.base import GROUP
 from kumulus_api.quantities import format_quantity
 from kumulus_cli import kubectl
@@ -78,7 +90,7 @@ def read(name: str, namespace: str | None) -> Picture:
     flavor = _one(Flavor, server.spec.flavor.name, None)
     image = _one(Image, server.spec.image.name, server.spec.image.namespace or own)
     group = group_name(server)
-    volumes = _all(Volume)
+    volumes, classes = _all(Volume), _all(VolumeClass)
     attached = {item.volume.name for item in server.spec.volumes}
     wish = wish_for(
         server,
@@ -87,18 +99,34 @@ def read(name: str, namespace: str | None) -> Picture:
         _one(ServerGroup, group, own) if group is not None else None,
         [volume for volume in volumes if volume.key[0] == own and volume.metadata.name in attached],
         networks=_networks(server),
+        classes=_classes_of(volumes, classes),
     )
     others = [item for item in _all(Server) if item.key != server.key]
     tuning, notes = _tuning()
     fresh, more = _fresh(tuning)
     aggregates, hosts = _all(HostAggregate), _all(Host)
-    facts = [host_facts(host, aggregates, tuning, fresh=fresh is None or host.metadata.name in fresh) for host in hosts]
+    facts = [
+        host_facts(host, aggregates, tuning, fresh=fresh is None or host.metadata.name in fresh, classes=classes)
+        for host in hosts
+    ]
     crowd = crowd_of(others, own or "", group) if group is not None else {}
     return Picture(server, wish, facts, given_out(others, volumes), crowd, tuning, (*notes, *more))
 
 
 def _one(kind: type[_KindT], name: str, namespace: str | None) -> _KindT:
     return kind.model_validate(kubectl.get(f"{kind.definition.plural}.{GROUP}", name, namespace))
+
+
+def _classes_of(volumes: Sequence[Volume], classes: Sequence[VolumeClass]) -> dict[tuple[str, str], str]:
+    """Give the classes of volumes that are not bound, the default one where none is named."""
+    names = sorted(item.metadata.name for item in classes if item.spec.default and not item.deleting)
+    found = {}
+    for volume in volumes:
+        wanted = volume.spec.volume_class
+        name = wanted.name if wanted is not None else next(iter(names), None)
+        if volume.spec.assignment is None and name is not None:
+            found[volume.key] = name
+    return found
 
 
 def _networks(server: Server) -> list[Network]:
@@ -178,7 +206,8 @@ def text_of(picture: Picture) -> str:
 
 def _asked(server: Server, wish: Wish) -> str:
     amounts, terms = wish.amounts, wish.terms
-    memory, disk = format_quantity(int(amounts.memory)), format_quantity(int(amounts.disk))
+    disk = format_quantity(int(amounts.disk + sum(size for _, size in amounts.volumes)))
+    memory = format_quantity(int(amounts.memory))
     parts = [
         f"{_vcpus(amounts)}, {memory} memory, {disk} disk",
         ", ".join(f"{count:g} {name}" for name, count in amounts.custom),
@@ -227,7 +256,8 @@ def _why(why: str, free: Amounts, wish: Wish) -> str:
         case "without enough dedicated CPUs":
             return f"{why} ({max(free.dedicated, 0):g} free, {asked.dedicated:g} asked for)"
         case "without enough disk":
-            return f"{why} ({_bytes(free.disk)} free, {_bytes(asked.disk)} asked for)"
+            size = asked.disk + sum(amount for _, amount in asked.volumes)
+            return f"{why} ({_bytes(free.disk)} free, {_bytes(size)} asked for)"
     return why
 
 

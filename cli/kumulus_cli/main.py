@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +22,14 @@ app = typer.Typer(name="kubectl kumulus", no_args_is_help=True, add_completion=T
 
 net = typer.Typer(help="Look into networks.", no_args_is_help=True)
 app.add_typer(net, name="net")
+
+image = typer.Typer(help="Work with images.", no_args_is_help=True)
+app.add_typer(image, name="image")
+
+volume = typer.Typer(help="Work with volumes.", no_args_is_help=True)
+transfer = typer.Typer(help="Give volumes to other projects.", no_args_is_help=True)
+app.add_typer(volume, name="volume")
+volume.add_typer(transfer, name="transfer")
 
 Name = Annotated[str, typer.Argument(help="The Server.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="The server's namespace.")]
@@ -130,6 +139,89 @@ def net_trace(  # noqa: PLR0917 - as many as a packet has
             trace.text_of(found) if output == "table" else json.dumps(trace.json_of(found), indent=2) + "\n", nl=False
         )
         raise typer.Exit(trace.exit_code(found))
+
+
+@image.callback()
+def about_images() -> None:
+    """Work with images."""
+
+
+@image.command("list")
+def image_list(
+    namespace: Namespace = None,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Those that are hidden, too.")] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
+) -> None:
+    """List the images that a project may use: its own, those that it accepted, and those of everybody."""
+    from kumulus_cli import images  # noqa: PLC0415 - its models are others' too, but not all commands'
+
+    with _errors():
+        if output not in ("table", "json"):
+            raise KubectlError(f"asked for output {output!r}: there is table and json")
+        found, note = images.read(namespace)
+        shown = [item for item in found if hidden or not item.hidden]
+        typer.echo(images.text_of(shown) if output == "table" else images.json_of(shown), nl=False)
+        if note:
+            typer.echo(f"note: {note}", err=True)
+
+
+@image.command("upload")
+def image_upload(  # noqa: PLR0913, PLR0917 - as many as an image has
+    file: Annotated[Path, typer.Argument(help="The disk, a file on this machine.")],
+    name: Annotated[str, typer.Option(help="The Image; made if it is not there. Else as the file is called.")] = "",
+    image_format: Annotated[
+        str, typer.Option("--format", help="raw, qcow2, iso, vmdk, vhd, vhdx, vdi; else as the file looks.")
+    ] = "",
+    checksum: Annotated[str, typer.Option(help="sha256:… or sha512:… that the file must have.")] = "",
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The image's namespace.")] = None,
+    min_disk: Annotated[str, typer.Option(help="Root disk that its servers need, such as 10Gi.")] = "",
+    min_memory: Annotated[str, typer.Option(help="Memory that its servers need, such as 512Mi.")] = "",
+    properties: Annotated[list[str] | None, typer.Option("--property", help="hw_… or os_… as key=value.")] = None,
+) -> None:
+    """Send a disk to the cloud as an image. What was interrupted goes on when the same command is run again."""
+    from kumulus_cli import upload  # noqa: PLC0415 - its models are others' too, but not all commands'
+    from kumulus_cli.image_file import Wish  # noqa: PLC0415
+
+    with _errors():
+        wish = Wish(name, image_format, checksum, min_disk, min_memory, tuple(properties or ()))
+        try:
+            upload.run(file, wish, namespace)
+        except upload.UploadError as error:
+            raise KubectlError(str(error)) from error
+
+
+@volume.callback()
+def about_volumes() -> None:
+    """Work with volumes."""
+
+
+@transfer.command("create")
+def transfer_create(
+    name: Annotated[str, typer.Argument(help="The Volume.")],
+    project: Annotated[str, typer.Option("--to", help="The project that may take it.")],
+    called: Annotated[str, typer.Option("--name", help="The VolumeTransfer; else as the volume is called.")] = "",
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The volume's namespace.")] = None,
+) -> None:
+    """Offer a volume to another project, and print the command by which that takes it."""
+    from kumulus_cli import transfers  # noqa: PLC0415 - not all commands' as the others
+
+    with _errors():
+        typer.echo(transfers.offer(name, project, called, namespace))
+
+
+@transfer.command("accept")
+def transfer_accept(
+    offer: Annotated[str, typer.Argument(metavar="NAMESPACE/NAME", help="The VolumeTransfer.")],
+    name: Annotated[str, typer.Option(help="The Volume that is made.")],
+    size: Annotated[str, typer.Option(help="Of it: that of what is offered, or more.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="The project that takes it.")] = None,
+) -> None:
+    """Take a volume that another project offers."""
+    from kumulus_cli import transfers  # noqa: PLC0415
+
+    with _errors():
+        transfers.accept(offer, name, size, namespace)
+        typer.echo(f"volume {name}: kubectl get volume {name} says when it is there")
 
 
 @contextlib.contextmanager

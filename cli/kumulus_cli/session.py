@@ -25,11 +25,12 @@ class Session:
     name: str
     server: str
     token: str
+    plural: str = "consolesessions"
 
     @property
     def path(self) -> str:
         """The session at the console proxy, relative to the proxy's root."""
-        return f"v1/namespaces/{self.namespace}/consolesessions/{self.name}"
+        return f"v1/namespaces/{self.namespace}/{self.plural}/{self.name}"
 
 
 def make(name: str, namespace: str | None, kind: ConsoleType, lifetime: int | None = None) -> Session:

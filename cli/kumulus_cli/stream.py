@@ -20,7 +20,11 @@ _NOBODY = frozenset({502, 503, 504})
 
 
 class ConsoleError(Exception):
-    """A console cannot be had; the message says why and what helps."""
+    """A console cannot be had; the message says why and what helps. The status is HTTP's, 0 where nobody answered."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @contextlib.asynccontextmanager
@@ -97,12 +101,16 @@ async def _told(answer: aiohttp.ClientResponse) -> ConsoleError:
     except (ValueError, AttributeError):
         words = ""
     # It is the API server that speaks: either it does not let us through, or there is nobody behind it.
-    return _refused(answer.status, "", words) if answer.status in _NOBODY or not words else ConsoleError(words)
+    return (
+        _refused(answer.status, "", words)
+        if answer.status in _NOBODY or not words
+        else ConsoleError(words, answer.status)
+    )
 
 
 def _refused(status: int, told: str, words: str = "") -> ConsoleError:
     if told:
-        return ConsoleError(unquote(told))
+        return ConsoleError(unquote(told), status)
     where = f"`kubectl get pods --namespace {SYSTEM_NAMESPACE} --selector app.kubernetes.io/component=console`"
     why = words or f"status {status}"
-    return ConsoleError(f"the console proxy does not answer ({why}): see {where}, then try again")
+    return ConsoleError(f"the console proxy does not answer ({why}): see {where}, then try again", status)

@@ -49,10 +49,14 @@ class Agents:
         Raises:
             Refusal: the agent refuses, with its words, or is not reached.
         """
+        return await self.open(endpoint, target.host, f"/v1/instances/{target.instance}/{console}")
+
+    async def open(self, endpoint: Endpoint, host: str, path: str) -> aiohttp.ClientWebSocketResponse:
+        """Open a WebSocket to a host's agent; raises what `socket` raises."""
         try:
             return await self._session().ws_connect(
-                f"{endpoint.url}/v1/instances/{target.instance}/{console}",
-                headers=await self._headers(target.host),
+                f"{endpoint.url}{path}",
+                headers=await self._headers(host),
                 ssl=aiohttp.Fingerprint(endpoint.fingerprint),
                 protocols=("binary",),
                 heartbeat=_HEARTBEAT,
@@ -60,11 +64,10 @@ class Agents:
                 timeout=aiohttp.ClientWSTimeout(ws_close=2.0),
             )
         except aiohttp.WSServerHandshakeError as error:
-            raise _refused(
-                target.host, error.status, unquote(error.headers.get(ERROR_HEADER, "") if error.headers else "")
-            ) from None
+            said = unquote(error.headers.get(ERROR_HEADER, "") if error.headers else "")
+            raise _refused(host, error.status, said) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise _unreached(target.host, error) from error
+            raise _unreached(host, error) from error
 
     async def log(self, endpoint: Endpoint, target: Target, query: dict[str, str]) -> _Answer:
         """Open a guest's console log, as a response to be read and closed.

@@ -7,6 +7,7 @@ import ssl
 
 from aiohttp import web
 
+from kumulus_api import ImageUpload
 from kumulus_console.agents import Agents
 from kumulus_console.broker import Broker
 from kumulus_console.server import Proxy
@@ -34,6 +35,7 @@ async def serve(settings: ConsoleSettings, stop: asyncio.Event) -> None:
         agents = Agents(client, settings.system_namespace, settings.service_account)
         broker = Broker(client, agents, settings.pod)
         sweep = Sweep(client, broker, settings.system_namespace)
+        uploads = Sweep(client, broker, settings.system_namespace, ImageUpload)
         proxy = Proxy(broker, settings.url, settings.novnc_dir)
         listening = asyncio.Event()
 
@@ -45,6 +47,8 @@ async def serve(settings: ConsoleSettings, stop: asyncio.Event) -> None:
             asyncio.create_task(metrics_server.serve(settings.metrics_port, ready_checks={"console": ready})),
             asyncio.create_task(sweep.watch()),
             asyncio.create_task(sweep.queue.run(sweep.reconcile, 2)),
+            asyncio.create_task(uploads.watch()),
+            asyncio.create_task(uploads.queue.run(uploads.reconcile, 2)),
         ]
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -54,6 +58,7 @@ async def serve(settings: ConsoleSettings, stop: asyncio.Event) -> None:
                     task.result()
         finally:
             sweep.queue.stop()
+            uploads.queue.stop()
             for ending in (*tasks, stopping):
                 ending.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)

@@ -3,6 +3,7 @@
 * `GET /v1/namespaces/{namespace}/consolesessions/{name}`: what a token would open, without using it;
 * `GET …/{name}/stream`: the console: a WebSocket for VNC and Serial, a text for Log (`?tail=LINES&follow=1`),
   also as `…/stream/{token}` where no header can be set;
+* `GET /v1/namespaces/{namespace}/imageuploads/{name}/stream`: a WebSocket that takes an image's bytes;
 * `GET /v1/about`: where browsers reach the proxy;
 * `/console.html#NAMESPACE/SESSION/TOKEN` and `/novnc/`: a screen in the browser.
 """
@@ -21,7 +22,8 @@ import structlog
 from aiohttp import web
 
 from kumulus_api.console import ERROR_HEADER, TOKEN_HEADER, ConsoleType
-from kumulus_console.broker import DELETED, Broker, Opening
+from kumulus_api.upload_messages import LONGEST_MESSAGE, SESSION_DELETED
+from kumulus_console.broker import Broker, Opening, UploadOpening
 from kumulus_console.relay import relay
 from kumulus_console.sessions import Refusal, expires
 from kumulus_runtime.api_client import ApiError
@@ -61,6 +63,7 @@ class Proxy:
         app.router.add_get(f"{session}/stream", self._stream)
         # A browser's WebSocket has no headers to set, and the API server's service proxy drops its query.
         app.router.add_get(f"{session}/stream/{{token}}", self._stream)
+        app.router.add_get("/v1/namespaces/{namespace}/imageuploads/{name}/stream", self._upload)
         app.router.add_get("/v1/about", self._about)
         app.router.add_get("/console.html", _page("console.html", "text/html"))
         app.router.add_get("/console.js", _page("console.js", "text/javascript"))
@@ -97,6 +100,23 @@ class Proxy:
             await agent.close()
         return user
 
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        namespace, name, _ = _asked(request)
+        opening = await self._broker.look_upload(namespace, name, request.headers.get(TOKEN_HEADER, ""))
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise Refusal(HTTPStatus.UPGRADE_REQUIRED, "an upload is a WebSocket: kubectl kumulus image upload")
+        async with self._broker.used(opening):
+            agent = await self._broker.agents.open(opening.endpoint, opening.host, opening.path)
+            user = web.WebSocketResponse(
+                heartbeat=_HEARTBEAT, protocols=("binary",), max_msg_size=LONGEST_MESSAGE, compress=False
+            )
+            try:
+                await user.prepare(request)
+                await self._held(opening, relay(user, agent))
+            finally:
+                await agent.close()
+            return user
+
     async def _log(self, request: web.Request, opening: Opening) -> web.StreamResponse:
         query = {name: request.query[name] for name in ("tail", "follow") if name in request.query}
         answer = await self._broker.agents.log(opening.endpoint, opening.target, query)
@@ -108,12 +128,12 @@ class Proxy:
             answer.close()
         return response
 
-    async def _held(self, opening: Opening, talk: Coroutine[Any, Any, None]) -> None:
+    async def _held(self, opening: Opening | UploadOpening, talk: Coroutine[Any, Any, None]) -> None:
         """Have a console known as open while it is."""
         uid = opening.session.metadata.uid
         if uid not in self._broker.held:
             talk.close()
-            raise Refusal(HTTPStatus.FORBIDDEN, DELETED)
+            raise Refusal(HTTPStatus.FORBIDDEN, SESSION_DELETED)
         task = self._broker.open[uid] = asyncio.create_task(talk)
         try:
             await asyncio.wait({task})

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
-from kumulus_api import ConsoleSession
+from kumulus_api import ConsoleSession, ImageUpload
 from kumulus_api.console import ConsoleType, token_hash
 from kumulus_runtime.conditions import get_condition
 
 Object = Mapping[str, Any]
+Session = ConsoleSession | ImageUpload
+SessionT = TypeVar("SessionT", ConsoleSession, ImageUpload)
 _OFF = frozenset({"Stopped", "Suspended", "Shelved", "Crashed"})
 
 
@@ -41,16 +43,23 @@ class Endpoint:
     fingerprint: bytes
 
 
-def expires(session: ConsoleSession) -> datetime:
+def expires(session: Session) -> datetime:
     """Give when a session's token opens nothing more."""
     made = datetime.fromisoformat(session.metadata.creation_timestamp or "1970-01-01T00:00:00Z")
     return made + timedelta(seconds=session.spec.lifetime_seconds)
 
 
 def judge(body: Object | None, token: str, now: datetime) -> ConsoleSession:
+    """Give the console session that a token opens; raises what `opened_by` raises."""
+    return opened_by(ConsoleSession, "console", body, token, now)
+
+
+def opened_by(kind: type[SessionT], what: str, body: Object | None, token: str, now: datetime) -> SessionT:
     """Give the session that a token opens.
 
     Args:
+        kind: of the session.
+        what: it opens, for the refusals.
         body: the session as it is now; None if there is none.
         token: what the caller shows.
         now: the time.
@@ -59,17 +68,17 @@ def judge(body: Object | None, token: str, now: datetime) -> ConsoleSession:
         Refusal: 401 without a token; 403 for one that opens nothing. Only who holds the right one is told more.
     """
     if not token:
-        raise Refusal(HTTPStatus.UNAUTHORIZED, "a console's token is needed: kubectl kumulus console, vnc")
-    session = ConsoleSession.model_validate(body) if body is not None else None
+        raise Refusal(HTTPStatus.UNAUTHORIZED, f"a {what}'s token is needed: kubectl kumulus makes it")
+    session = kind.model_validate(body) if body is not None else None
     kept = session.spec.token_hash if session is not None else "0" * 64
     right = hmac.compare_digest(kept, token_hash(token))
     if session is None or not right:
         raise Refusal(
             HTTPStatus.FORBIDDEN,
-            "this token opens no console: it is another's, or its session has expired or is closed; ask for a new one",
+            f"this token opens no {what}: it is another's, or its session has expired or is closed; ask for a new one",
         )
     if session.status is not None and session.status.opened_at is not None:
-        raise Refusal(HTTPStatus.FORBIDDEN, "the token was used already, and opens a console once: ask for a new one")
+        raise Refusal(HTTPStatus.FORBIDDEN, f"the token was used already, and opens a {what} once: ask for a new one")
     if now >= expires(session) or session.deleting:
         raise Refusal(HTTPStatus.FORBIDDEN, "the token has expired: ask for a new one")
     return session
@@ -88,7 +97,7 @@ def target_of(session: ConsoleSession, server: Object | None) -> Target:
     name = session.spec.server.name
     if server is None:
         raise Refusal(HTTPStatus.NOT_FOUND, f"there is no server {name} in {session.metadata.namespace}")
-    if _made(server) > _made({"metadata": {"creationTimestamp": session.metadata.creation_timestamp}}):
+    if made_after(server, session):
         raise Refusal(HTTPStatus.FORBIDDEN, f"server {name} is another than the one that the session was made for")
     assignment = server["spec"].get("assignment")
     status = server.get("status") or {}
@@ -114,6 +123,11 @@ def endpoint_of(name: str, host: Object | None) -> Endpoint:
     if console is None:
         raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"host {name} serves no consoles: is its agent up to date?")
     return Endpoint(console["url"], bytes.fromhex(console["certificate"].removeprefix("sha256:")))
+
+
+def made_after(body: Object, session: Session) -> bool:
+    """Give whether what a session names is another than the one that it was made for."""
+    return _made(body) > _made({"metadata": {"creationTimestamp": session.metadata.creation_timestamp}})
 
 
 def now() -> datetime:

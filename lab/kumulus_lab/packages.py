@@ -38,6 +38,7 @@ FOR_TESTS = (
     "chromium",  # looks at servers' screens
     "iperf3",  # measures what goes through the rules of ports
     "isc-dhcp-client",  # asks by DHCPv6 as a guest does
+    "strace",  # sees what qemu-img opens
 )
 # A service started by the installation would be a second libvirtd beside those of the hosts.
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}

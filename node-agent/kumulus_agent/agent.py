@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -21,15 +21,9 @@ from kumulus_agent.host.selftest import KVM_DEVICE, SELF_TEST_ID, run_selftest
 from kumulus_agent.hosts.controller import HostController
 from kumulus_agent.hosts.machine import read_machine
 from kumulus_agent.hosts.plan import proven
-from kumulus_agent.images.controller import ImageController
-from kumulus_agent.images.copies import DiskCopies
-from kumulus_agent.images.exchange import ImageExchange, digests_of
-from kumulus_agent.images.held import HeldImages
-from kumulus_agent.load_balancers.certificates import CertificateSource
-from kumulus_agent.load_balancers.haproxy import HAProxies
-from kumulus_agent.load_balancers.here import LoadBalancersHere
-from kumulus_agent.load_balancers.members import balancer_members
-from kumulus_agent.load_balancers.place import Places
+from kumulus_agent.images.exchange import digests_of
+from kumulus_agent.images.upload_server import PATH
+from kumulus_agent.images.wiring import ImagesHere
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.migration.controller import MigrationController
 from kumulus_agent.migration.credentials import Credentials
@@ -38,14 +32,8 @@ from kumulus_agent.migration.reports import SOURCE, TARGET
 from kumulus_agent.network import tables
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.network.errors import NetworkError
-from kumulus_agent.networks.carried import CarriedNetworks
-from kumulus_agent.networks.physical import PhysicalNetworks
-from kumulus_agent.networks.plan import Here
-from kumulus_agent.networks.port_settings import PortsHere
+from kumulus_agent.networks.wiring import NetworksHere
 from kumulus_agent.passthrough.source import HostDeviceSource
-from kumulus_agent.peering.here import PeeringsHere
-from kumulus_agent.peering.links import PeeringLinks
-from kumulus_agent.routers.here import routers_of
 from kumulus_agent.servers.adoption import Adoption
 from kumulus_agent.servers.boot_data import boot_data_source
 from kumulus_agent.servers.capacity import Capacity, capacity_of
@@ -62,13 +50,9 @@ from kumulus_agent.servers.usage_metrics import ServerUsageCollector
 from kumulus_agent.services.host_service import HostServices
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.direct_io import cache_mode
-from kumulus_agent.storage.image_cache import ImageCache
-from kumulus_agent.tracing.controller import Traces
-from kumulus_agent.tracing.world import LiveWorld
-from kumulus_agent.volumes.controller import VolumeController
-from kumulus_agent.vpn.wiring import vpns_of
+from kumulus_agent.volumes.wiring import VolumesHere
 from kumulus_agent.watching import build_registry
-from kumulus_api import Host, Image, Port, Server, ServerAction, Volume
+from kumulus_api import Host, Image, Kind, Port, Server, ServerAction, Volume, VolumeBackup, VolumeClass, VolumeSnapshot
 from kumulus_api.host import HostSpec
 from kumulus_runtime import kopf_watching, metrics_server
 from kumulus_runtime.api_client import ApiError, KubeClient
@@ -81,8 +65,6 @@ _log = structlog.stdlib.get_logger(__name__)
 _RETRY_SECONDS = 1.0
 _REFRESH_SECONDS = 300.0
 _DRAIN_SECONDS = 3.0
-NETWORKS_AT_ONCE = 8
-"""Of one project's networks that all have a group whose rules change; the datapath changes them together."""
 RECONNECT_LOOKS = (0.0, 3.0, 15.0)
 """Seconds after libvirtd is back at which all its guests are looked at: it reports no event of one that it finds dead,
 and may find that some time after it answers again."""
@@ -100,14 +82,13 @@ class Agent:
         self._settings = settings
         self._client = client
         self._ready = "starting"
+        self._labels: dict[str, str] | None = None
         self._workers: list[asyncio.Task[None]] = []
         self._closing = AsyncExitStack()
         for directory in (settings.state_dir, settings.instances_dir, settings.run_dir):
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._store = Store()
         self._servers: WorkQueue[Key] = WorkQueue("servers")
-        self._volumes: WorkQueue[Key] = WorkQueue("volumes")
-        self._images: WorkQueue[Key] = WorkQueue("images")
         self._hosts: WorkQueue[str] = WorkQueue("hosts")
         self._instances = Instances(changed=self._instances_changed)
         self._hypervisor = Hypervisor(
@@ -118,37 +99,38 @@ class Agent:
             settings.run_dir / "dns",
             metadata=MetadataService(Told(settings, self._store, self._instances, GuestPasswords(client, self._store))),
         )
-        here = Here(settings.node_name, settings.underlay_address, settings.guest_mtu)
-        self._physical = PhysicalNetworks(self._datapath, lambda: self._host.mappings, self._physical_changed)
-        ports = PortsHere(client, self._store)
-        self._networks = CarriedNetworks(client, self._datapath, here, self._physical.look, ports)
-        self._routers = routers_of(client, self._datapath, self._networks, here, settings.run_dir)
-        self._routers.taken_over_changed = self._taken_over_changed
-        world = LiveWorld(self._datapath.namespace, self._networks, self._routers)
-        self._traces = Traces(client, settings.node_name, world)
-        self._balancers = LoadBalancersHere(
+        self._networks = NetworksHere(
+            settings,
             client,
-            Places(self._datapath),
-            HAProxies(HostServices(settings.run_dir / "services"), settings.run_dir / "lb"),
-            self._networks,
-            balancer_members(settings.run_dir, self._routers, settings.node_name),
-            certificates=CertificateSource(client, boot_data_source(settings)).fetch,
+            self._store,
+            self._datapath,
+            mappings=lambda: self._host.mappings,
+            host_changed=self._host_changed,
         )
-        self._vpns = vpns_of(client, self._routers, boot_data_source(settings), settings.node_name, settings.run_dir)
-        self._peerings = PeeringsHere(client, self._datapath, self._networks, PeeringLinks(), settings.node_name)
-        self._routers.others, self._routers.others_known = lambda: self._balancers.pairs, self._balancers.known
-        self._balancers.taken_over_changed = self._taken_over_changed
         credentials = Credentials(client, settings.node_name, settings.state_dir / "pki", settings.system_namespace)
         self._port = HostPort(settings.underlay_address, settings.migration_port, credentials)
-        exchange = ImageExchange(client, settings.node_name, self._port)
-        self._cache = self._image_cache(exchange)
-        exchange.serve(self._cache, lambda key: self._held.queue.add_after(key, 5.0))
-        self._copies = DiskCopies(settings, client, self._hypervisor, self._cache, self._servers.add)
-        self._held = HeldImages(client, settings.node_name, self._cache, self._port, self._copies.copying)
-        self._copies.tell, self._copies.image_changed = self._held.tell, self._held.queue.add
+        self._images = ImagesHere(
+            settings,
+            client,
+            self._store,
+            self._hypervisor,
+            self._port,
+            in_use=self._images_in_use,
+            server_changed=self._servers.add,
+            host_changed=self._host_changed,
+        )
         self._guests = GuestAgents(self._hypervisor, settings.instances_dir, self._store, self._servers.add)
         self._passwords = Passwords(
             client, boot_data_source(settings), self._hypervisor, settings.instances_dir, self._servers.add
+        )
+        self._volumes = VolumesHere(
+            settings,
+            client,
+            self._store,
+            self._hypervisor,
+            images=self._images,
+            credentials=credentials,
+            server_changed=self._servers.add,
         )
         self._machine = read_machine(settings)
         self._host_devices = HostDeviceSource(self._hypervisor, self._host_spec)
@@ -161,22 +143,19 @@ class Agent:
             self._machine,
             self._missing_packages,
             self._requeue_instance,
-            self._physical.look,
+            self._networks.physical.look,
             self._host_devices,
         )
-        self._host.taken_over = self._taken_over
-        self._consoles = Consoles(settings, client, self._hypervisor)
+        self._host.taken_over, self._host.images = self._networks.taken_over, self._images.kept.told
+        self._host.make_room = self._make_room
+        self._consoles = Consoles(settings, client, self._hypervisor, {PATH: self._images.upload_server.take})
         self._adoption = Adoption(
-            settings, client, self._store, self._hypervisor, self._networks, self._instances, self._servers
+            settings, client, self._store, self._hypervisor, self._networks.carried, self._instances, self._servers
         )
 
-    def _image_cache(self, exchange: ImageExchange) -> ImageCache:
-        return ImageCache(
-            self._settings.state_dir / "images",
-            self._settings.image_cache_bytes,
-            in_use=self._images_in_use,
-            from_host=exchange.fetch,
-        )
+    async def _make_room(self) -> list[str]:
+        # What nothing needs is known when all guests were looked at.
+        return await self._images.cache.evict(0) if self._host.adopted else []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; guests, networks and DHCP go on without us."""
@@ -197,11 +176,7 @@ class Agent:
                     task.result()
         finally:
             queues: tuple[WorkQueue[Any], ...] = (
-                self._servers, self._volumes, self._images, self._hosts, self._networks.queue, self._routers.queue,
-                self._traces.queue,
-                self._balancers.queue,
-                self._vpns.queue,
-                self._peerings.queue,
+                self._servers, self._images.queue, self._hosts, *self._networks.queues, *self._volumes.queues,
             )  # fmt: skip
             for queue in queues:
                 queue.stop()
@@ -213,12 +188,11 @@ class Agent:
             await asyncio.wait(self._workers, timeout=_DRAIN_SECONDS)
         await self._closing.aclose()
         await self._networks.close()
-        await self._balancers.close()
-        await self._vpns.close()
+        self._volumes.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._cache.close()
+        await self._images.cache.close()
         with suppress(HypervisorError):
             await self._hypervisor.close()
         with suppress(AttributeError):
@@ -235,48 +209,37 @@ class Agent:
         actuators = self._actuators(virt, await asyncio.to_thread(cache_mode, settings.instances_dir))
         events = EventRecorder(self._client, "kumulus.dev/agent", instance=settings.node_name)
         servers = self._server_controller(actuators, events)
-        directory = settings.state_dir / "volumes"
-        volumes = VolumeController(settings.node_name, directory, self._client, self._store, events)
-        images = ImageController(settings, self._client, self._store, self._cache, events)
         migrations = MigrationController(
             actuators, self._instances, self._store, servers.check_capacity, self._servers.add, port=self._port
         )
-        beside = (self._copies.close, self._guests.close, self._passwords.close)
+        beside = (
+            *self._images.closing,
+            self._guests.close,
+            self._passwords.close,
+            *self._volumes.closing,
+        )
         for close in (self._port.close, migrations.close, *beside):
             self._closing.push_async_callback(close)
-        await self._until_done("clear half copies away", self._copies.sweep)
+        await self._until_done("clear half copies away", self._images.copies.sweep)
+        await self._until_done("end what served half backups", self._volumes.sweep)
         await self._until_done("adopt what runs here", self._adoption.adopt)
         loop = asyncio.get_running_loop()
         collector = ServerUsageCollector(
-            self._hypervisor, self._datapath, self._instances.keys, self._networks.held, loop
+            self._hypervisor, self._datapath, self._instances.keys, self._networks.carried.held, loop
         )
         REGISTRY.register(collector)
         async with asyncio.TaskGroup() as group:
             self._workers = [
                 group.create_task(self._servers.run(servers.reconcile, settings.workers)),
-                group.create_task(self._volumes.run(volumes.reconcile, 1)),
-                group.create_task(self._images.run(images.reconcile, 2)),
-                group.create_task(self._networks.queue.run(self._networks.reconcile, NETWORKS_AT_ONCE)),
-                group.create_task(self._routers.queue.run(self._routers.reconcile, 2)),
-                group.create_task(self._balancers.queue.run(self._balancers.reconcile, 4)),
-                group.create_task(self._vpns.queue.run(self._vpns.reconcile, 2)),
-                group.create_task(self._peerings.queue.run(self._peerings.reconcile, 1)),
+                *self._volumes.work(group),
+                *self._images.work(group, events),
+                *self._networks.work(group),
             ]
             for role in (SOURCE, TARGET):
                 group.create_task(migrations.follow(role))
             group.create_task(migrations.queue.run(migrations.reconcile, 4))
-            group.create_task(self._held.follow())
-            group.create_task(self._held.queue.run(self._held.reconcile, 2))
             group.create_task(self._watch(stop))
             group.create_task(self._refresh())
-            group.create_task(self._networks.keep_comparing())
-            group.create_task(self._physical.follow())
-            group.create_task(self._routers.follow())
-            group.create_task(self._traces.follow())
-            group.create_task(self._traces.queue.run(self._traces.reconcile, 1))
-            group.create_task(self._balancers.follow())
-            group.create_task(self._vpns.follow())
-            group.create_task(self._peerings.follow())
             group.create_task(self._settle())
             self._ready = ""
 
@@ -286,13 +249,15 @@ class Agent:
             self._client,
             self._hypervisor,
             self._datapath,
-            self._networks,
-            self._cache,
+            self._networks.carried,
+            self._images.cache,
             boot_data_source(self._settings),
             virt,
             cache,
             lambda: self._host.processors,
             self._host_devices,
+            shelves=self._volumes.shelves,
+            distant=self._volumes.distant,
         )
 
     def _server_controller(self, actuators: Actuators, events: EventRecorder) -> ServerController:
@@ -303,10 +268,10 @@ class Agent:
             self._store,
             self._hypervisor,
             self._datapath,
-            self._networks,
+            self._networks.carried,
             self._instances,
             OpenActions(self._client, self._store, node),
-            self._copies,
+            self._images.copies,
             self._passwords,
             self._host_devices,
         )
@@ -317,21 +282,24 @@ class Agent:
             self._store,
             Reporter(self._client, self._store, node, events, lambda: self._datapath.unlimited),
             self._capacity,
-            self._copies,
+            self._images.copies,
             self._guests,
             self._passwords,
-            self._volumes.add,
+            self._volumes.queue.add,
         )
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until cancelled. It is not given `stop`: kopf would then wait for whatever began after it."""
-        enqueue = {
+        enqueue: dict[type[Kind], Callable[[Key], None]] = {
             Server: self._server_seen,
             ServerAction: self._action_seen,
             Port: self._port_seen,
-            Volume: self._volumes.add,
-            Image: self._images.add,
-            Host: lambda key: self._hosts.add(key[1]),
+            Volume: self._volumes.queue.add,
+            VolumeSnapshot: self._volumes.snapshots.add,
+            VolumeBackup: self._volumes.backups.add,
+            VolumeClass: lambda _: self._host_changed(),
+            Image: self._images.queue.add,
+            Host: self._host_seen,
         }
         registry = build_registry(self._settings.node_name, self._store, enqueue)
         await kopf_watching.watch(registry, stop, ends_with_stop=False)
@@ -341,11 +309,8 @@ class Agent:
         await asyncio.sleep(_RETRY_SECONDS * 10)
         while True:
             try:
-                await self._routers.sweep()
-                await self._balancers.sweep()
-                await self._vpns.sweep()
-                await self._peerings.sweep()
                 await self._networks.sweep()
+                self._volumes.distant.look_at_all()
                 await asyncio.sleep(_REFRESH_SECONDS)
                 await self._adoption.refresh()
                 self._adoption.enqueue_all()
@@ -424,31 +389,29 @@ class Agent:
     def _host_changed(self) -> None:
         self._hosts.add(self._settings.node_name)
 
-    def _taken_over(self) -> tuple[str, ...]:
-        return self._routers.taken_over + self._balancers.taken_over
-
-    def _taken_over_changed(self) -> None:
-        told = (self._store.get(Host, self._settings.node_name) or {}).get("status") or {}
-        if list(self._taken_over()) != (told.get("takenOver") or []):
-            self._host_changed()
-
-    def _physical_changed(self) -> None:
-        self._host_changed()
-        self._networks.changed_physical()
+    def _host_seen(self, key: Key) -> None:
+        self._hosts.add(key[1])
+        labels = ((self._store.get(Host, key[1]) or {}).get("metadata") or {}).get("labels")
+        if labels != self._labels:
+            self._labels = labels
+            self._images.held.host_changed()
 
     def _instances_changed(self) -> None:
         self._host_changed()
-        self._held.disks_changed()
+        self._images.held.disks_changed()
 
     def _domain_changed(self, instance_id: str) -> None:
         if instance_id != SELF_TEST_ID:
             self._requeue_instance(instance_id)
+            self._volumes.distant.look_at_all()
+            self._volumes.domain_changed()
 
     def _server_seen(self, key: Key) -> None:
         body = self._store.get(Server, key[1], key[0])
         if body is None or body["metadata"].get("deletionTimestamp"):
             self._instances.unwanted(key)
-            self._held.disks_changed()
+            self._images.held.disks_changed()
+        self._volumes.server_seen(body or {})
         self._servers.add(key)
 
     def _action_seen(self, key: Key) -> None:
@@ -456,14 +419,14 @@ class Agent:
         if body is not None and is_open(body, self._settings.node_name):
             self._servers.add((key[0], body["spec"]["server"]["name"]))
             return
-        self._copies.forget(*key)
+        self._images.copies.forget(*key)
         self._passwords.forget(*key)
         if body is not None:  # the history is long, and nothing here asks for it
             self._store.apply("DELETED", body)
 
     def _port_seen(self, key: Key) -> None:
         """Take what a Port says now; let the server tell of it, unless it was the agent's own word that was seen."""
-        self._networks.port_changed(*key)
+        self._networks.carried.port_changed(*key)
         body = self._store.get(Port, key[1], key[0]) or {}
         status = body.get("status") or {}
         if status.get("host") == self._settings.node_name and "wired" in status and not limit_untold(body):

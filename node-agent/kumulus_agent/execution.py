@@ -16,20 +16,23 @@ class Finished:
     said: str
 
 
-async def execute(argv: Sequence[str], *, deadline: float, stdin: bytes = b"") -> Finished:
+async def execute(
+    argv: Sequence[str], *, deadline: float, stdin: bytes = b"", descriptors: Sequence[int] = ()
+) -> Finished:
     """Run a program and wait for its end; it is killed when the waiting ends otherwise.
 
     Args:
         argv: the program and its arguments.
         deadline: seconds.
         stdin: what it reads.
+        descriptors: open files that it gets by the same numbers.
 
     Raises:
         OSError: it could not be started.
         TimeoutError: it did not end in time.
     """
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=descriptors)
     try:
         async with asyncio.timeout(deadline):
             output, errors = await process.communicate(stdin)

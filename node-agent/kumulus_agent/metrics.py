@@ -18,7 +18,23 @@ HYPERVISOR_UP = Gauge("kumulus_hypervisor_up", "1 while libvirtd answers.")
 SERVICE_EXITS = Counter(
     "kumulus_host_service_exits_total", "Host services that ended without being asked to.", ("service",)
 )
+IMAGE_BYTES = Gauge("kumulus_image_cache_bytes", "Bytes of cached images, by whether they are kept.", ("kept",))
+IMAGE_HITS = Counter("kumulus_image_cache_hits_total", "Images that were here when they were needed.")
+IMAGE_MISSES = Counter("kumulus_image_cache_misses_total", "Images that were not here when they were needed.")
+IMAGE_EVICTIONS = Counter("kumulus_image_cache_evictions_total", "Images removed to make room.")
+IMAGES_TO_FETCH = Gauge("kumulus_images_to_fetch", "Images that this host is to keep and has not got yet.")
+IMAGE_LAG = Gauge("kumulus_image_replication_lag_seconds", "Since when the oldest of these is to be kept here.")
 METADATA_REQUESTS = Counter("kumulus_metadata_requests_total", "Answers to guests' questions for metadata.", ("code",))
 METADATA_REFUSED = Counter(
     "kumulus_metadata_connections_refused_total", "Connections for metadata that were not answered.", ("reason",)
+)
+STORAGE = Gauge(
+    "kumulus_host_storage_bytes",
+    "Bytes of the folders with disks, volumes and images: capacity, free (of the file system), allocated, provisioned.",
+    ("folder", "what"),
+)
+SHARES = Gauge(
+    "kumulus_host_share_bytes",
+    "Bytes of the shares of volume classes that are mounted here: capacity and free.",
+    ("volume_class", "what"),
 )

@@ -29,6 +29,10 @@ class AgentSettings(BaseProcessSettings):
     `Host.spec.bridgeMappings` replaces it on one host. Such an interface is for guests alone."""
     migration_port: int = Field(default=9809, ge=0, le=65535)
     """TCP port for other hosts: guests that migrate to this one, images that it holds. Open while there are any."""
+    export_port: int = Field(default=9900, ge=1024, le=65535)
+    """The first TCP port for volumes of this host that servers on other hosts use; each such volume has one."""
+    exports: int = Field(default=100, ge=1, le=1000)
+    """How many ports there are for them, from that one on."""
     libvirt_uri: str = "qemu:///system"
     """The hypervisor."""
     virtualization: str = Field(default="auto", pattern=r"^(auto|kvm|qemu)$")
@@ -55,6 +59,19 @@ class AgentSettings(BaseProcessSettings):
     """ConfigMap in the system namespace with that service's CA under `ca.crt`."""
     boot_data_token: Path = Path("/var/run/secrets/kumulus/boot-data/token")
     """File with our ServiceAccount token for that service."""
+
+    s3_endpoint: str = Field(default="", pattern=r"^(https?://[^\s/]+)?$")
+    """Base URL of the S3 service of the images' store."""
+    s3_bucket: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")
+    """Its bucket; empty where images are kept by hosts only."""
+    s3_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._/-]*$")
+    """What the keys of all objects begin with."""
+    s3_region: str = "us-east-1"
+    """As requests are signed for."""
+    s3_path_style: bool = True
+    """The bucket stands in the path of URLs, not in the name of the server."""
+    s3_keys: Path = Path("/var/run/secrets/kumulus/s3")
+    """Folder of the files AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."""
 
     console_port: int = Field(default=9810, ge=1, le=65535)
     """TCP port of the node's address on which the console proxy reaches the guests' consoles."""

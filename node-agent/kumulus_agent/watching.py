@@ -8,7 +8,20 @@ from typing import Any
 import kumulus_runtime.imports  # noqa: F401 - must precede kopf
 
 import kopf  # isort: skip
-from kumulus_api import GROUP, VERSION, Host, Image, Kind, Port, Server, ServerAction, Volume
+from kumulus_api import (
+    GROUP,
+    VERSION,
+    Host,
+    Image,
+    Kind,
+    Port,
+    Server,
+    ServerAction,
+    Volume,
+    VolumeBackup,
+    VolumeClass,
+    VolumeSnapshot,
+)
 from kumulus_runtime import kopf_login, kopf_settings
 from kumulus_runtime.store import Store
 
@@ -17,11 +30,13 @@ Enqueue = Callable[[Key], None]
 
 
 def selectors(node: str) -> dict[tuple[str, str], str]:
-    """Give the field selectors by which a host sees what concerns it, and nothing else."""
+    """Give the field selectors by which a host sees what concerns it, and nothing else; it sees all classes."""
     return {
         (GROUP, "servers"): f"spec.assignment.host={node}",
         (GROUP, "ports"): f"spec.assignment.host={node}",
         (GROUP, "volumes"): f"spec.assignment.host={node}",
+        (GROUP, "volumesnapshots"): f"spec.assignment.host={node}",
+        (GROUP, "volumebackups"): f"spec.assignment.host={node}",
         (GROUP, "images"): f"status.importHost={node}",
         (GROUP, "serveractions"): f"status.host={node}",
         (GROUP, "hosts"): f"metadata.name={node}",
@@ -43,7 +58,7 @@ def build_registry(node: str, store: Store, enqueue: dict[type[Kind], Enqueue]) 
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         kopf_settings.configure(settings, field_selectors=selectors(node))
 
-    for kind in (Server, ServerAction, Port, Volume, Image, Host):
+    for kind in (Server, ServerAction, Port, Volume, VolumeSnapshot, VolumeBackup, VolumeClass, Image, Host):
         _register(registry, kind, store, enqueue[kind])
     return registry
 

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from kumulus_api import (
@@ -23,6 +24,7 @@ from kumulus_operator.dns.files import ZoneFiles
 from kumulus_operator.firewall_groups.index import Guards
 from kumulus_operator.hosts.liveness import Liveness
 from kumulus_operator.hosts.running import RunningInstances
+from kumulus_operator.images.book import ImageBook
 from kumulus_operator.intake import take
 from kumulus_operator.ipam.claims import AddressBook
 from kumulus_operator.ledger.counted import Counted
@@ -38,6 +40,7 @@ from kumulus_operator.seen import Seen
 from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key, KindT
+from kumulus_operator.volume_backups.book import BackupBook
 from kumulus_operator.waiting import CAPACITY, STANDBY, Need, Waiters
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.errors import Conflict, NotFound
@@ -64,7 +67,14 @@ class Queues:
         self.servers: WorkQueue[Key] = WorkQueue("servers")
         self.actions: WorkQueue[Key] = WorkQueue("actions")
         self.volumes: WorkQueue[Key] = WorkQueue("volumes")
+        self.volume_classes: WorkQueue[Key] = WorkQueue("volume-classes")
+        self.volume_snapshots: WorkQueue[Key] = WorkQueue("volume-snapshots")
+        self.volume_transfers: WorkQueue[Key] = WorkQueue("volume-transfers")
+        self.volume_backups: WorkQueue[Key] = WorkQueue("volume-backups")
+        self.backup_policies: WorkQueue[Key] = WorkQueue("backup-policies")
         self.images: WorkQueue[Key] = WorkQueue("images")
+        self.image_acceptances: WorkQueue[Key] = WorkQueue("image-acceptances")
+        self.image_members: WorkQueue[Key] = WorkQueue("image-members")
         self.hosts: WorkQueue[Key] = WorkQueue("hosts")
         self.aggregates: WorkQueue[Key] = WorkQueue("aggregates")
         self.usage: WorkQueue[Key] = WorkQueue("usage")
@@ -99,7 +109,9 @@ class Cloud(Seen):
         self.addresses = AddressBook(client)
         self.names = ZoneBook()
         self.zone_files = ZoneFiles(client, settings.system_namespace, settings.zone_shards, self._zone_file_changed)
-        self.ledger = Ledger(self.quota_of, self.host_fresh, self.tuning.weights, self.usage_changed)
+        self.ledger = Ledger(
+            self.quota_of, self.host_fresh, self.tuning.weights, self.usage_changed, self.class_usage_changed
+        )
         self.group_book = GroupBook(self.quota_of, self.usage_changed)
         self.counted_snapshots = Counted("snapshots", lambda name: self.quota_of(name).snapshots, self.usage_changed)
         self.counted_routers = Counted("routers", lambda name: self.quota_of(name).routers, self.usage_changed)
@@ -126,12 +138,15 @@ class Cloud(Seen):
         self.load_balancer_waiters = Waiters()
         self.vpn_waiters = Waiters()
         self.image_waiters = Waiters()
-        self.volume_waiters = Waiters()
+        (
+            self.volume_waiters,
+            self.volume_snapshot_waiters,
+            self.volume_transfer_waiters,
+            self.volume_backup_waiters,
+        ) = (Waiters() for _ in range(4))
         self.user_data = UserDataWatch(client, self.wake)
-        self.certificates = UserDataWatch(client, self.wake)
-        """Of load balancers, as long as they are there."""
-        self.vpn_keys = UserDataWatch(client, self.wake)
-        """Of VPN connections, likewise."""
+        self.certificates, self.vpn_keys, self.volume_keys = (UserDataWatch(client, self.wake) for _ in range(3))
+        """Of load balancers and VPN connections, as long as they are there; of volumes that wait for a key."""
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
         self.users_of_group: dict[Key, set[Key]] = defaultdict(set)
@@ -146,6 +161,16 @@ class Cloud(Seen):
         """How many servers are just being given a port on a network."""
         self.abandoned: dict[str, float] = {}
         """Claims whose claimant was found gone, by name, and when (monotonic seconds)."""
+
+    @cached_property
+    def image_book(self) -> ImageBook:
+        """Images of all projects, and their bytes."""
+        return ImageBook(self.quota_of, self.usage_changed)
+
+    @cached_property
+    def backup_book(self) -> BackupBook:
+        """Backups of all projects, and the bytes of their volumes."""
+        return BackupBook(self.quota_of, self.usage_changed)
 
     def take(self, kind: type[Kind], body: dict[str, Any], *, deleted: bool = False) -> None:
         """Take in an object as seen; see `kumulus_operator.intake`."""
@@ -249,7 +274,7 @@ class Cloud(Seen):
 
     def facts_of(self, host: Host, *, fresh: bool = True) -> HostFacts:
         """Give what placement compares of a host."""
-        return host_facts(host, self.host_aggregates, self.tuning, fresh=fresh)
+        return host_facts(host, self.host_aggregates, self.tuning, fresh=fresh, classes=self.volume_classes)
 
     def host_fresh(self, name: str) -> bool:
         """Give whether a host certainly renews its Lease."""
@@ -259,14 +284,24 @@ class Cloud(Seen):
         """Have a project's usage written, together with what changes until then."""
         self.queues.usage.add_after(("", namespace), self.settings.usage_debounce)
 
+    def class_usage_changed(self, name: str) -> None:
+        """Have it written what the volumes of a class take, together with what changes until then."""
+        self.queues.volume_classes.add_after(("", name), self.settings.usage_debounce)
+
     def usage_of(self, namespace: str) -> Usage:
         """Give what a project uses."""
         groups, rules = self.group_book.used(namespace)
+        images, image_bytes = self.image_book.used(namespace)
+        backups, backup_bytes = self.backup_book.used(namespace)
         return replace(
             self.ledger.usage(namespace),
             groups=groups,
             group_rules=rules,
             snapshots=self.counted_snapshots.count(namespace),
+            backups=backups,
+            backup_bytes=backup_bytes,
+            images=images,
+            image_bytes=image_bytes,
             routers=self.counted_routers.count(namespace),
             floating_ips=self.counted_floating_ips.count(namespace),
             load_balancers=self.counted_load_balancers.count(namespace),
@@ -312,6 +347,9 @@ class Cloud(Seen):
             (self.guards.waiters, self.queues.firewall_groups),
             (self.image_waiters, self.queues.images),
             (self.volume_waiters, self.queues.volumes),
+            (self.volume_snapshot_waiters, self.queues.volume_snapshots),
+            (self.volume_transfer_waiters, self.queues.volume_transfers),
+            (self.volume_backup_waiters, self.queues.volume_backups),
         ):
             enqueue(queue, waiters.woken_by(*needs))
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kumulus_api import (
     AddressClaim,
+    BackupPolicy,
     DNSRecord,
     DNSZone,
     DNSZoneClaim,
@@ -19,6 +20,7 @@ from kumulus_api import (
     Host,
     HostAggregate,
     Image,
+    ImageAcceptance,
     KeyPair,
     Kind,
     LoadBalancer,
@@ -34,12 +36,17 @@ from kumulus_api import (
     ServerAction,
     ServerGroup,
     Volume,
+    VolumeBackup,
+    VolumeClass,
+    VolumeSnapshot,
+    VolumeTransfer,
     VPNConnection,
 )
 from kumulus_operator.claims.intake import address_claim_seen, network_id_claim_seen
 from kumulus_operator.dns import book as names
 from kumulus_operator.firewall_groups.index import take_firewall_group
 from kumulus_operator.images.held import is_snapshot
+from kumulus_operator.images.intake import acceptance_seen, image_seen
 from kumulus_operator.load_balancers.intake import host_in_balancers, server_in_balancers, take_load_balancer
 from kumulus_operator.networks.plan import told_by
 from kumulus_operator.peerings import intake as peerings
@@ -47,6 +54,8 @@ from kumulus_operator.routers.intake import host_changed, ports_moved, take_floa
 from kumulus_operator.security_groups.intake import port_in_groups, security_group_seen
 from kumulus_operator.traces.plan import is_open
 from kumulus_operator.views import Key
+from kumulus_operator.volume_backups.intake import backup_seen, policy_seen, root_disk_seen
+from kumulus_operator.volumes.intake import class_seen, shares_seen, snapshot_seen, transfer_seen, volume_moved
 from kumulus_operator.volumes.plan import admitted_before
 from kumulus_operator.vpn_connections.intake import take_vpn_connection
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
@@ -107,6 +116,7 @@ def _host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     name = host.metadata.name
     cloud.queues.hosts.add(("", name))
     _index_host(cloud, former, new)
+    shares_seen(cloud, name, new)
     peerings.host_seen(cloud, former, new)
     if _placement_facts(former) != _placement_facts(new):
         cloud.wake(CAPACITY, ("Host", "", name))
@@ -132,8 +142,14 @@ def _index_host(cloud: Cloud, former: Host | None, new: Host | None) -> None:
     elif former is not None:
         cloud.ledger.host_gone(former.metadata.name)
         cloud.running.drop(former.metadata.name)
+    name = (new or former).metadata.name  # type: ignore[union-attr]
+    for key in cloud.image_holders.see(name, new):
+        cloud.queues.images.add(key)
     if former is None or new is None or former.metadata.labels != new.metadata.labels:
         _enqueue_aggregates(cloud)
+        for image in cloud.images:
+            if image.spec.pre_pull is not None:
+                cloud.queues.images.add(image.key)
 
 
 def _placement_facts(host: Host | None) -> tuple[Any, ...] | None:
@@ -174,6 +190,7 @@ def _image(cloud: Cloud, former: Image | None, new: Image | None) -> None:
     if item is None:
         return
     cloud.queues.images.add(item.key)
+    image_seen(cloud, former, new)
     if is_snapshot(new):
         cloud.counted_snapshots.admit(item.key, admitted=True)
     else:
@@ -246,9 +263,9 @@ def _owner(port: Port | None) -> str | None:
     return next((item.name for item in port.metadata.owner_references if item.kind == "Server"), None)
 
 
-def _holder(volume: Volume | None) -> str | None:
+def _holders(volume: Volume | None) -> frozenset[str]:
     place = volume.spec.assignment if volume is not None else None
-    return place.attached_to if place is not None else None
+    return frozenset(place.holders) if place is not None else frozenset()
 
 
 def _indexed(index: dict[Key, set[Key]], item: Key, former: str | None, new: str | None) -> None:
@@ -278,7 +295,11 @@ def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:
     if item is None:
         return
     cloud.queues.volumes.add(item.key)
-    _indexed(cloud.volumes_held, item.key, _holder(former), _holder(new))
+    had, has = _holders(former), _holders(new)
+    for server in had - has:
+        _indexed(cloud.volumes_held, item.key, server, None)
+    for server in has - had:
+        _indexed(cloud.volumes_held, item.key, None, server)
     if new is not None:
         cloud.ledger.volume_seen(new)
         if admitted_before(new):
@@ -286,9 +307,10 @@ def _volume(cloud: Cloud, former: Volume | None, new: Volume | None) -> None:
         released = former is not None and former.spec.assignment != new.spec.assignment
         if former is None or released:
             cloud.wake(("Volume", *item.key))
+        volume_moved(cloud, former, new)
         return
     cloud.ledger.volume_gone(item)
-    cloud.wake(("Volume", *item.key), quota(item.key[0]), CAPACITY)
+    cloud.wake(("Volume", *item.key), quota(item.key[0]), CAPACITY, any_of("VolumeClass", ""))
 
 
 def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
@@ -299,6 +321,7 @@ def _server(cloud: Cloud, former: Server | None, new: Server | None) -> None:
     _index_server(cloud, former, new)
     server_in_balancers(cloud, former, new)
     if new is not None:
+        root_disk_seen(cloud, former, new)
         if former is not None and former.metadata.uid != new.metadata.uid:
             cloud.ledger.server_gone(former.key)
         if cloud.ledger.server_seen(new) and former is not None:
@@ -382,6 +405,7 @@ _TAKERS: dict[type[Kind], Taker] = {
     Host: _host,
     HostAggregate: _host_aggregate,
     Image: _image,
+    ImageAcceptance: acceptance_seen,
     Network: _network,
     NetworkEndpoints: _endpoints,
     Port: _port,
@@ -393,6 +417,11 @@ _TAKERS: dict[type[Kind], Taker] = {
     FirewallGroup: take_firewall_group,
     VPNConnection: take_vpn_connection,
     Volume: _volume,
+    VolumeClass: class_seen,
+    VolumeSnapshot: snapshot_seen,
+    VolumeTransfer: transfer_seen,
+    VolumeBackup: backup_seen,
+    BackupPolicy: policy_seen,
     Server: _server,
     ServerAction: _action,
     ServerGroup: _named,

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import kumulus_api
-from kumulus_api import AddressClaim, ConsoleSession, DNSRecord, FloatingIP, Kind, NetworkEndpoints, Port, Server
+from kumulus_api import (
+    AddressClaim,
+    ConsoleSession,
+    DNSRecord,
+    FloatingIP,
+    ImageUpload,
+    Kind,
+    NetworkEndpoints,
+    Port,
+    Server,
+)
 
-_OTHERS: tuple[type[Kind], ...] = (ConsoleSession,)
+_OTHERS: tuple[type[Kind], ...] = (ConsoleSession, ImageUpload)
 """Live for minutes, between a user and the console proxy: nothing is decided by them."""
 
 KINDS: tuple[type[Kind], ...] = tuple(kind for kind in kumulus_api.KINDS if kind not in _OTHERS)

@@ -24,6 +24,7 @@ from kumulus_operator.floating_ips.controller import FloatingIPController
 from kumulus_operator.floating_ips.told import FloatingToldController
 from kumulus_operator.handlers import register
 from kumulus_operator.hosts.controller import HostController
+from kumulus_operator.images.acceptance import AcceptanceController, MembersController
 from kumulus_operator.images.controller import ImageController
 from kumulus_operator.kinds import KINDS, MANY
 from kumulus_operator.load_balancers.controller import LoadBalancerController
@@ -42,6 +43,11 @@ from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.traces.controller import TraceController
 from kumulus_operator.views import Key
 from kumulus_operator.vitals import Stage, Vitals
+from kumulus_operator.volume_backups.controller import VolumeBackupController
+from kumulus_operator.volume_backups.policies import BackupPolicyController
+from kumulus_operator.volume_snapshots.controller import VolumeSnapshotController
+from kumulus_operator.volume_transfers.controller import VolumeTransferController
+from kumulus_operator.volumes.class_status import VolumeClassController
 from kumulus_operator.volumes.controller import VolumeController
 from kumulus_operator.vpn_connections.controller import VPNConnectionController
 from kumulus_operator.watching import follow
@@ -120,6 +126,7 @@ async def lead(client: KubeClient, settings: OperatorSettings, vitals: Vitals, s
                 cloud.user_data.run(stop),
                 cloud.certificates.run(stop),
                 cloud.vpn_keys.run(stop),
+                cloud.volume_keys.run(stop),
                 _watch_leases(cloud),
                 _watch_role_bindings(cloud),
                 serve_boot_data(cloud),
@@ -155,7 +162,14 @@ def controllers(cloud: Cloud) -> list[tuple[WorkQueue[Key], Callable[[Key], Awai
         (queues.servers, ServerController(cloud).reconcile),
         (queues.actions, ActionController(cloud).reconcile),
         (queues.volumes, VolumeController(cloud).reconcile),
+        (queues.volume_classes, VolumeClassController(cloud).reconcile),
+        (queues.volume_snapshots, VolumeSnapshotController(cloud).reconcile),
+        (queues.volume_transfers, VolumeTransferController(cloud).reconcile),
+        (queues.volume_backups, VolumeBackupController(cloud).reconcile),
+        (queues.backup_policies, BackupPolicyController(cloud).reconcile),
         (queues.images, ImageController(cloud).reconcile),
+        (queues.image_acceptances, AcceptanceController(cloud).reconcile),
+        (queues.image_members, MembersController(cloud).reconcile),
         (queues.hosts, HostController(cloud).reconcile),
         (queues.aggregates, AggregateController(cloud).reconcile),
         (queues.usage, UsageController(cloud).reconcile),

@@ -10,3 +10,8 @@ WATCHES = Gauge("kumulus_watches", "Kinds that the leader watches; 0 in a standb
 ENDPOINT_WRITES = Counter("kumulus_endpoint_writes_total", "Writes of NetworkEndpoints slices.")
 ZONE_WRITES = Counter("kumulus_zone_writes_total", "Writes of ConfigMaps of zone files.")
 BOOT_DATA_REQUESTS = Counter("kumulus_boot_data_requests_total", "Requests for boot data by HTTP status.", ("code",))
+CLASS_BYTES = Gauge(
+    "kumulus_volume_class_bytes",
+    "Bytes of volume classes: provisioned; of shared ones capacity and free, too.",
+    ("volume_class", "what"),
+)

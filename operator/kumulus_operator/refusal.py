@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kumulus_api import Reference
 from kumulus_operator.waiting import Need
 
 
@@ -33,3 +34,10 @@ class Refused(Exception):
 def refuse(reason: str, message: str, *needs: Need) -> Refused:
     """Give the exception to raise for a refusal."""
     return Refused(Refusal(str(reason), message, frozenset(needs)))
+
+
+def shown(own: str, reference: Reference) -> str:
+    """Give a reference as messages show it to who is in the namespace `own`."""
+    if reference.namespace is None or reference.namespace == own:
+        return reference.name
+    return f"{reference.namespace}/{reference.name}"

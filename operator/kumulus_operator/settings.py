@@ -5,6 +5,7 @@ from ipaddress import IPv4Network
 
 from pydantic import Field, field_validator
 
+from kumulus_api.image_store import StoreType
 from kumulus_operator.dns.zonefile import is_name
 from kumulus_operator.placement.tuning import DEFAULT, Tuning
 from kumulus_runtime.settings import BaseProcessSettings
@@ -26,6 +27,8 @@ class OperatorSettings(BaseProcessSettings):
     """Memory that is given out per byte of a host."""
     disk_overcommit: float = Field(default=DEFAULT.disk_overcommit, gt=0)
     """Disk that is given out per byte of a host."""
+    disk_reserved_percent: float = Field(default=DEFAULT.disk_reserved_percent, ge=0, le=100)
+    """Of a host's disk what is to stay free whatever is given out (Cinder: `reserved_percentage`)."""
     weight_vcpus: float = DEFAULT.weight_vcpus
     """How much free vCPUs count when several hosts fit; negative fills hosts up instead of spreading servers."""
     weight_memory: float = DEFAULT.weight_memory
@@ -64,6 +67,12 @@ class OperatorSettings(BaseProcessSettings):
     """The operator's ServiceAccount in the system namespace: in projects it is allowed to read user data."""
     workers: int = Field(default=16, ge=1)
     """Objects of one kind that are reconciled at once."""
+    image_store: str = Field(default="hosts", pattern=r"^(hosts|s3)$")
+    """Where images are put that come from now on: on disks of `image_replicas` hosts, or into a bucket."""
+    image_replicas: int = Field(default=2, ge=1, le=16)
+    """Hosts that keep each image of the store `hosts`."""
+    image_replica_grace: float = Field(default=600.0, ge=0)
+    """Seconds for which a host may be silent before another keeps its images, too."""
     action_history: int = Field(default=50, ge=1)
     """Ended ServerActions that are kept of each Server."""
     action_days: float = Field(default=90.0, gt=0)
@@ -84,6 +93,11 @@ class OperatorSettings(BaseProcessSettings):
         except ValueError as error:
             raise ValueError(f"IPv4 networks such as 10.96.0.0/16, commas between: {error}") from error
         return value
+
+    @property
+    def store_type(self) -> StoreType:
+        """The store of images that come from now on."""
+        return StoreType.S3 if self.image_store == "s3" else StoreType.HOSTS
 
     @property
     def pod_ranges(self) -> tuple[str, ...]:

@@ -40,6 +40,14 @@ class Waiters:
         for need in self._needs[key]:
             self._waiting[need][key] = None
 
+    def settle(self, key: Key, needs: Iterable[Need]) -> None:
+        """Replace what `key` waits for; it waits no more if that is nothing."""
+        wanted = frozenset(needs)
+        if wanted:
+            self.wait(key, wanted)
+        else:
+            self.forget(key)
+
     def forget(self, key: Key) -> None:
         """Note that `key` waits no more."""
         for need in self._needs.pop(key, frozenset()):

@@ -29,7 +29,6 @@ from typing import Any
 import netload
 import structlog
 
-from kumulus_agent.agent import NETWORKS_AT_ONCE
 from kumulus_agent.failover.keepalived import Keepalived
 from kumulus_agent.metadata.service import MetadataService
 from kumulus_agent.network import names
@@ -40,6 +39,7 @@ from kumulus_agent.network.rules import FirewallChange
 from kumulus_agent.networks.carried import CarriedNetworks
 from kumulus_agent.networks.plan import Here
 from kumulus_agent.networks.port_settings import PortsHere
+from kumulus_agent.networks.wiring import AT_ONCE
 from kumulus_agent.routers.here import RoutersHere
 from kumulus_agent.routers.members import GatewayMembers
 from kumulus_agent.routers.paths import RouterPaths
@@ -256,7 +256,7 @@ class Agent:
             servers: WorkQueue[int] = WorkQueue("servers")
             work = (
                 self.routers.follow(),
-                self.networks.queue.run(self.networks.reconcile, NETWORKS_AT_ONCE),
+                self.networks.queue.run(self.networks.reconcile, AT_ONCE),
                 self.routers.queue.run(self.routers.reconcile, 2),
                 servers.run(self._server, _WORKERS),
             )

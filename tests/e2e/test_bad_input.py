@@ -45,6 +45,11 @@ async def bad_images(lab: LabSettings, images: Origin) -> dict[str, tuple[dict[s
     huge = await images.make("huge", "-f", "qcow2", "NAME", "5T")
     small = await images.make("small", "-f", "qcow2", "NAME", "1M")
     vmdk = await images.make("vmdk", "-f", "vmdk", "NAME", "1M")
+    flat = await images.make("flat", "-f", "vmdk", "-o", "subformat=monolithicFlat", "NAME", "1M")
+    differing = await images.make("vdi", "-f", "vdi", "NAME", "1M")
+    with (images.directory / "vdi").open("r+b") as file:
+        file.seek(0x4C)
+        file.write(b"\4")
     tiny = await asyncio.to_thread((lab.state / "www" / "tiny.qcow2").read_bytes)
     (images.directory / "half").write_bytes(tiny[: len(tiny) // 2])
     half = images.file("half")
@@ -52,12 +57,14 @@ async def bad_images(lab: LabSettings, images: Origin) -> dict[str, tuple[dict[s
     return {
         "backing-file": (_spec(backing), "UnsafeImage", ("backing_file", "qemu-img convert")),
         "data-file": (_spec(external), "UnsafeImage", ("data_file", "qemu-img convert")),
-        "half-of-one": (_spec(half), "CorruptImage", ("qemu-img check finds", "mend the source")),
+        "half-of-one": (_spec(half), "CorruptImage", ("cut off or damaged", "mend the source")),
         "five-terabytes": (_spec(huge), "TooLarge", (str(5 << 40), "are allowed", "smaller image")),
         "claims-a-pebibyte": (_spec(f"{images.url}/huge"), "TooLarge", (str(1 << 50), "are allowed", "smaller image")),
         "raw-as-qcow2": (_spec(zeros), "FormatMismatch", ("declared qcow2", "content is raw", "spec.format")),
         "qcow2-as-raw": (_spec(small, "raw"), "FormatMismatch", ("declared raw", "content is qcow2", "spec.format")),
         "vmdk-as-raw": (_spec(vmdk, "raw"), "FormatMismatch", ("declared raw", "content is vmdk", "spec.format")),
+        "vmdk-of-two-files": (_spec(flat, "vmdk"), "UnsafeImage", ("names other files", "make one file")),
+        "vdi-of-a-parent": (_spec(differing, "vdi"), "UnsafeImage", ("difference to another file", "merge it")),
         "absent": (_spec(missing), "DownloadFailed", (missing, "404", "tried again")),
         "cut-off": (_spec(cut, "raw"), "DownloadFailed", (cut, "tried again")),
         "nobody-listens": (_spec("http://127.0.0.1:1/x"), "DownloadFailed", ("127.0.0.1:1", "tried again")),

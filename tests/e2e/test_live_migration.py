@@ -223,7 +223,7 @@ async def test_volumes_go_along(cloud: Cloud, project: str, lab: LabSettings, ki
     assert found is not None
     assert found["spec"]["assignment"]["host"] == other_than(host)
     await nothing_left(lab, after, host)
-    name = f"{found['spec']['assignment']['volumeID']}.raw"
+    name = found["spec"]["assignment"]["volumeID"]
     seen = await look(lab)
     assert [name in seen[each].volumes for each in (host, other_than(host))] == [False, True]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from kumulus_api import (
     API_VERSION,
+    BackupPolicy,
     DNSRecord,
     DNSZone,
     FirewallGroup,
@@ -30,6 +31,8 @@ from kumulus_api import (
     Server,
     ServerAction,
     Volume,
+    VolumeBackup,
+    VolumeSnapshot,
     VPNConnection,
 )
 from kumulus_api.server_action import ENDED
@@ -47,8 +50,9 @@ _WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 OWN_PROJECTS = f"{PROJECTS}{_WORKER}-" if _WORKER else PROJECTS
 """How the names of projects begin; of those that this process makes, where tests run side by side."""
 _NAMESPACED: tuple[type[Kind], ...] = (
-    Server, Volume, FloatingIP, LoadBalancer, FirewallGroup, VPNConnection, Router, Port, Network, Image, KeyPair,
-    DNSRecord, DNSZone,
+    Server, BackupPolicy, VolumeBackup, VolumeSnapshot, Volume, FloatingIP, LoadBalancer, FirewallGroup, VPNConnection,
+    Router, Port, Network,
+    Image, KeyPair, DNSRecord, DNSZone,
 )  # fmt: skip
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from kumulus_api import AddressClaim, Port
 from kumulus_lab.hosts import Hosts
 from kumulus_lab.settings import LabSettings
-from kumulus_lab.testing.cloud import Cloud
+from kumulus_lab.testing.cloud import Breach, Cloud
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,29 @@ async def beyond(lab: LabSettings, before: Holdings) -> frozenset[str]:
     """Give what hosts hold now and did not hold before."""
     now = await holdings(lab)
     return (now.files - before.files) | (now.domains - before.domains)
+
+
+@asynccontextmanager
+async def nothing_left_of_images(lab: LabSettings, half: str) -> AsyncIterator[set[str]]:
+    """Give a set for digests; at the end no host holds a file of one of them, or one that is half made.
+
+    Args:
+        lab: whose hosts.
+        half: what names of half made files have in them.
+
+    Raises:
+        Breach: files are left after half a minute.
+    """
+    digests: set[str] = set()
+    yield digests
+    left: list[str] = []
+    for _ in range(30):
+        files = (await holdings(lab)).files
+        left = [name for name in files if half in name or any(digest in name for digest in digests)]
+        if not left:
+            return
+        await asyncio.sleep(1)
+    raise Breach(f"left on hosts: {sorted(left)}")
 
 
 async def ports_of(cloud: Cloud, namespace: str) -> list[str]:

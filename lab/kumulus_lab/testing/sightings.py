@@ -72,7 +72,7 @@ def _look(lab: LabSettings, host: str) -> Sighting:
         ),
         services={name: bool(run("ip", "netns", "pids", name).strip()) for name in namespaces if name.startswith("kd")},
         instances={path.name: (path / "root.qcow2").exists() for path in (state / "instances").iterdir()},
-        volumes=frozenset(path.name for path in (state / "volumes").iterdir())
+        volumes=frozenset(path.name for path in (state / "volumes").iterdir() if path.name != ".lock")
         if (state / "volumes").exists()
         else frozenset(),
     )

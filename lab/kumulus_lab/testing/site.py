@@ -15,6 +15,7 @@ from typing import Any
 
 from kumulus_api import (
     FINALIZER,
+    BackupPolicy,
     FirewallGroup,
     Flavor,
     FloatingIP,
@@ -29,6 +30,8 @@ from kumulus_api import (
     Router,
     Server,
     Volume,
+    VolumeBackup,
+    VolumeSnapshot,
     VPNConnection,
 )
 from kumulus_lab.testing.cloud import Cloud
@@ -248,7 +251,7 @@ class Site:
         for server in (await self.client.list(Server, self.name))[0]:
             await self.delete_server(server["metadata"]["name"])
         edges: tuple[type[Kind], ...] = (NetworkTrace, LoadBalancer, FloatingIP, FirewallGroup, VPNConnection, Router)
-        kinds: tuple[type[Kind], ...] = (*edges, Volume, Image)
+        kinds: tuple[type[Kind], ...] = (*edges, BackupPolicy, VolumeBackup, VolumeSnapshot, Volume, Image)
         for kind in kinds:
             for body in (await self.client.list(kind, self.name))[0]:
                 await self.client.delete(kind, body["metadata"]["name"], self.name)

@@ -1,6 +1,6 @@
 """Devices of a running domain: which volumes and NICs are plugged in; plug in and unplug.
 
-A volume is known by its file, which is named by its id; a NIC by its MAC.
+A volume is known by its file, which lies in a folder that is named by its id or is so itself; a NIC by its MAC.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any, Final
 
 import libvirt
 
-from kumulus_agent.compute.devices_xml import device_xml
+from kumulus_agent.compute.devices_xml import device_xml, file_of
 from kumulus_agent.compute.domain_spec import Disk, Nic
 from kumulus_agent.compute.elements import Element, parse, write
 from kumulus_agent.compute.passed_xml import passed_of
 from kumulus_agent.compute.plugged import Devices
+from kumulus_agent.compute.root_limits import root_limits
+from kumulus_agent.compute.volume_copies import end_copies
 from kumulus_api.hardware import Hardware
 
 VOLUMES: Final = "volumes"
@@ -40,6 +42,14 @@ def devices_of(xml: str) -> Devices:
         frozenset(key for key, element in found.items() if element.tag == "interface"),
         frozenset(key for key, element in found.items() if element.tag == "disk"),
         passed_of(xml),
+        frozenset(key for key, element in found.items() if _is_bound(element)),
+        root_limits(xml),
+    )
+
+
+def _is_bound(element: Element) -> bool:
+    return element.find("backingStore/source") is not None or (
+        element.tag == "disk" and element.find("readonly") is not None
     )
 
 
@@ -47,14 +57,21 @@ def _elements(xml: str) -> Iterator[tuple[str, Element]]:
     """Give the devices that come and go, each by its MAC or volume id."""
     root = parse(xml)
     for disk in root.iterfind("devices/disk"):
-        source = disk.find("source")
-        path = PurePosixPath((source.get("file") if source is not None else None) or "/")
-        if path.parent.name == VOLUMES:
-            yield path.stem, disk
+        volume_id = volume_of(file_of(disk) or "/")
+        if volume_id:
+            yield volume_id, disk
     for nic in root.iterfind("devices/interface"):
         mac = nic.find("mac")
         if mac is not None:
             yield str(mac.get("address")), nic
+
+
+def volume_of(file: str) -> str:
+    """Give the id of the volume to which a file belongs; empty if it is of none."""
+    path = PurePosixPath(file)
+    if path.parent.name == VOLUMES:
+        return path.stem
+    return path.parent.name if path.parent.parent.name == VOLUMES else ""
 
 
 def _letters(xml: str) -> set[str]:
@@ -83,7 +100,7 @@ def _stored(domain: Any) -> str | None:
 def attach(domain: Any, device: Disk | Nic, hardware: Hardware) -> None:
     """Plug a device into a running domain of that hardware and into its definition, wherever it is not."""
     live, stored = str(domain.XMLDesc()), _stored(domain)
-    key = device.mac if isinstance(device, Nic) else PurePosixPath(device.path).stem
+    key = device.mac if isinstance(device, Nic) else volume_of(device.path)
     if isinstance(device, Disk):
         taken = _letters(live) | (_letters(stored) if stored is not None else set())
         device = replace(device, target="vd" + next(letter for letter in _LETTERS if letter not in taken))
@@ -113,6 +130,7 @@ def detach(domain: Any, wanted: Devices) -> Devices:
 
 def _ask(domain: Any, element: Element) -> None:
     try:
+        end_copies(domain, [element])
         domain.detachDeviceFlags(_text(element), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     except libvirt.libvirtError as error:
         if error.get_error_code() not in _NOT_NOW | {libvirt.VIR_ERR_DEVICE_MISSING}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kumulus_agent.compute.disk_xml import source_elements, tune_element
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.elements import E, Element, write
 from kumulus_agent.compute.passed_xml import passed_elements
@@ -22,6 +23,11 @@ port."""
 _SPARE_PORTS: Final = 6
 """Beside the ports of built-in devices that a guest does without. Each costs 0.15 MiB, and an emulated guest 0.08 s of
 CPU at its start, a hundredth of the whole."""
+_SPARING: Final = {"discard": "unmap", "detect_zeroes": "unmap"}
+"""What a guest gives back leaves the host's disk, and so do zeros that one writes which cannot give back."""
+_ERRORS: Final = {"error_policy": "enospace", "rerror_policy": "report"}
+"""A guest stands still when the host's disk is full, before it is told of an error that it could not mend; of others it
+is told. QEMU's default, said so that it does not depend on it."""
 _SECOND: Final = 1000
 """Milliseconds: libvirt's period where none is given."""
 
@@ -114,16 +120,39 @@ def _place(virtio: str, bus: DiskBus) -> list[Element]:
 
 def _disk(disk: Disk, bus: DiskBus) -> Element:
     element = E.disk(
-        E.driver(name="qemu", type=disk.format, cache=disk.cache, discard="unmap"),
-        E.source(file=disk.path),
+        E.driver(name="qemu", type=disk.format, cache=disk.cache, **_SPARING, **_ERRORS),
+        *_source(disk),
         *_place(disk.target, bus),
-        type="file",
+        type="network" if disk.export else "file",
         device="disk",
     )
+    if disk.export:
+        # When what is behind the socket is away, the guest stands still and its request is repeated when it goes on.
+        element[0].set("error_policy", "stop")
+        element[0].set("rerror_policy", "stop")
+    if disk.limits is not None:
+        element.append(tune_element(disk.limits))
     if disk.readonly:
         element.append(E.readonly())
+    if disk.shareable:
+        element.append(E.shareable())
     element.append(E.serial(disk.serial))
     return element
+
+
+def _source(disk: Disk) -> list[Element]:
+    if not disk.export:
+        return source_elements(disk.path, disk.encryption)
+    return [E.source(E.host(transport="unix", socket=disk.path), protocol="nbd", name=disk.export)]
+
+
+def file_of(disk: Element) -> str:
+    """Give what the source of a domain's disk lies on: a file, or the socket behind which it is; empty if nothing."""
+    source = disk.find("source")
+    if source is None:
+        return ""
+    host = source.find("host[@transport='unix']")
+    return str(source.get("file") or (host.get("socket") if host is not None else None) or "")
 
 
 def _seed(path: str, target: str, serial: str, bus: DiskBus) -> Element:

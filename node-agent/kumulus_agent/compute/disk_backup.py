@@ -41,7 +41,7 @@ def begin_backup(domain: Any, source: str, path: str, owed: Path) -> bool:
     disk = E.disk(E.target(file=path), E.driver(type="qcow2"), name=name, backup="yes", type="file")
     xml = write(E.domainbackup(E.disks(disk), mode="push"))
     domain.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)  # read once, the end of an earlier job is forgotten
-    frozen = not owed.exists() and _freeze(domain, owed)
+    frozen = not owed.exists() and freeze(domain, owed)
     try:
         domain.backupBegin(xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
     finally:
@@ -96,7 +96,13 @@ def thaw(domain: Any, owed: Path) -> bool:
     return True
 
 
-def _freeze(domain: Any, owed: Path) -> bool:
+def freeze(domain: Any, owed: Path) -> bool:
+    """Have a guest that runs freeze its file systems, if an agent in it answers; give whether it did.
+
+    Args:
+        domain: which.
+        owed: as of `begin_backup`.
+    """
     if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING or not _agent_answers(domain):
         return False
     owed.touch()

@@ -7,6 +7,20 @@ from typing import Literal
 
 from kumulus_agent.passthrough.facts import Passed
 from kumulus_api.hardware import Hardware
+from kumulus_api.volume_limits import AssignedLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """How libvirt opens an encrypted disk (LUKS in qcow2).
+
+    Attributes:
+        secret: uuid of libvirt's secret with the key; see `kumulus_agent.compute.volume_keys`.
+        below: the files that the image lies on, from the top; the same key opens them.
+    """
+
+    secret: str
+    below: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +28,17 @@ class Disk:
     """A disk.
 
     Attributes:
-        path: absolute path of the image file on the host.
+        path: absolute path of the image file on the host; or of the socket behind which it is exported.
         format: the image's format, never guessed by QEMU.
         target: device name in the guest if its bus is virtio, ``vda`` … ``vdy``.
         serial: at most 20 characters, seen in the guest as ``/dev/disk/by-id/virtio-<serial>``.
         readonly: the guest cannot write.
         cache: ``none`` bypasses the host's page cache; ``writeback`` where the file system has no O_DIRECT
             (see :func:`kumulus_agent.storage.direct_io.cache_mode`).
+        export: its name, if it is exported behind a socket; empty for a file.
+        encryption: of the image, which is qcow2 then; None if it is not encrypted.
+        limits: how fast the guest may use it; None for as fast as it can.
+        shareable: other guests may write to it too, maybe on other hosts; it is raw then, and past the page cache.
     """
 
     path: str
@@ -29,6 +47,10 @@ class Disk:
     serial: str
     readonly: bool = False
     cache: Literal["none", "writeback"] = "none"
+    export: str = ""
+    encryption: Encryption | None = None
+    limits: AssignedLimits | None = None
+    shareable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

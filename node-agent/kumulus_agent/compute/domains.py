@@ -13,11 +13,13 @@ import libvirt
 from kumulus_agent.compute.devices import devices_of
 from kumulus_agent.compute.domain_xml import METADATA_PREFIX, METADATA_URI, InstanceRecord, parse_record
 from kumulus_agent.compute.elements import parse
+from kumulus_agent.compute.full_disks import full_disks
 from kumulus_agent.compute.guest_agent import has_agent
 from kumulus_agent.compute.passed_xml import passed_of, without_passed
 from kumulus_agent.compute.plugged import Devices
 from kumulus_agent.compute.size_xml import Size, requesting, size_of
 from kumulus_agent.compute.slots import Slots, free_slots
+from kumulus_agent.compute.volume_copies import end_copies
 from kumulus_agent.host.processors import parse_cpus
 from kumulus_agent.passthrough import mediated
 from kumulus_agent.passthrough.facts import Choice, Held
@@ -29,7 +31,8 @@ class Row:
 
     ``state`` and ``reason`` are libvirt's numbers, ``size`` is virtual CPUs and bytes, ``saved`` tells of memory on the
     disk that the next start goes on from, ``record`` is ours or None; ``devices``, ``whole`` (what it has and can
-    have), ``slots`` and ``agent`` (a guest agent is there) are read of one domain, not of all.
+    have), ``slots``, ``agent`` (a guest agent is there) and ``full`` (see `full_disks`) are read of one domain, not of
+    all.
     """
 
     uuid: str
@@ -44,6 +47,7 @@ class Row:
     whole: Size | None = None
     slots: Slots | None = None
     agent: bool = False
+    full: tuple[str, ...] = ()
 
 
 NOT_RUNNING: Final = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED)
@@ -94,10 +98,10 @@ def read_domain(domain: Any) -> Row:
 
 def read_whole_domain(domain: Any) -> Row:
     """Read one domain with what is plugged into it."""
-    xml = str(domain.XMLDesc())
-    return replace(
-        read_domain(domain), devices=devices_of(xml), whole=size_of(xml), slots=free_slots(xml), agent=has_agent(xml)
-    )
+    xml, row = str(domain.XMLDesc()), read_domain(domain)
+    found = replace(row, devices=devices_of(xml), whole=size_of(xml), slots=free_slots(xml), agent=has_agent(xml))
+    halted = (row.state, row.reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR)
+    return replace(found, full=full_disks(domain, xml)) if halted else found
 
 
 def read_record(domain: Any) -> InstanceRecord | None:
@@ -239,6 +243,7 @@ def resume(domain: Any) -> None:
 def save(domain: Any) -> None:
     """Write a domain's memory to the disk and end it; it runs when it is restored, also if it is halted now."""
     if domain.isActive():
+        end_copies(domain, parse(str(domain.XMLDesc())).iterfind("devices/disk"))
         domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 

@@ -382,7 +382,7 @@ class Hypervisor:
         power = PowerState.SAVED if row.saved else state.state
         if row.whole is not None:
             vcpus, memory = row.whole.vcpus, row.whole.memory
-        state = replace(state, devices=row.devices, size=row.whole, slots=row.slots, agent=row.agent)
+        state = replace(state, devices=row.devices, size=row.whole, slots=row.slots, agent=row.agent, full=row.full)
         return replace(state, state=power, vcpus=vcpus, memory=memory)
 
     async def _record(self, instance_id: str, change: Callable[[InstanceRecord], InstanceRecord]) -> None:

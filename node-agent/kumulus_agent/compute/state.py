@@ -93,6 +93,7 @@ class InstanceState:
         slots: that are free, of one that was looked at alone.
         hardware: what its machine was made of when it was started.
         agent: a guest agent is there, of one that was looked at alone.
+        full: files whose disk had no room for a write, of a guest that stands still for nothing else.
     """
 
     instance_id: str
@@ -115,6 +116,7 @@ class InstanceState:
     slots: Slots | None = None
     hardware: Hardware = field(default_factory=Hardware)
     agent: bool = False
+    full: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,14 @@
 GET /v1/instances/{id}/vnc       WebSocket: the guest's screen (RFB, RFC 6143)
 GET /v1/instances/{id}/serial    WebSocket: the guest's serial line; a later one takes it over
 GET /v1/instances/{id}/log       ?tail=LINES&follow=1
+
+What else the console proxy alone may ask of this host is served beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
@@ -36,6 +38,7 @@ _RETRY_SECONDS = 5.0
 _CONNECT_SECONDS = 5.0
 _ON = frozenset({PowerState.RUNNING, PowerState.PAUSED, PowerState.STOPPING})
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Plain = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Handler = Callable[["Consoles", web.Request, InstanceFiles], Awaitable[web.StreamResponse]]
 
 
@@ -54,9 +57,13 @@ class Consoles:
         settings: of the process.
         client: to ask the API server who calls.
         hypervisor: where the guests are.
+        beside: what else the console proxy may ask for, by path.
     """
 
-    def __init__(self, settings: AgentSettings, client: KubeClient, hypervisor: Hypervisor) -> None:
+    def __init__(
+        self, settings: AgentSettings, client: KubeClient, hypervisor: Hypervisor, beside: Mapping[str, Plain] = {}
+    ) -> None:
+        self._beside = beside
         self._settings = settings
         self._hypervisor = hypervisor
         self._callers = Callers(client, settings.node_name, settings.console_proxy)
@@ -103,15 +110,22 @@ class Consoles:
         """Give the web application."""
         app = web.Application()
         for name, handler in (("vnc", Consoles._vnc), ("serial", Consoles._line), ("log", Consoles._text)):
-            app.router.add_get(f"/v1/instances/{{instance}}/{name}", self._guarded(handler))
+            app.router.add_get(f"/v1/instances/{{instance}}/{name}", self._guarded(self._of_instance(handler)))
+        for path, plain in self._beside.items():
+            app.router.add_get(path, self._guarded(plain))
         return app
 
-    def _guarded(self, handler: _Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _of_instance(self, handler: _Handler) -> Plain:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await handler(self, request, self._files(request.match_info["instance"]))
+
+        return handle
+
+    def _guarded(self, handler: Plain) -> Plain:
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 await self._callers.check(request.headers.get("Authorization", ""))
-                files = self._files(request.match_info["instance"])
-                return await handler(self, request, files)
+                return await handler(request)
             except Refused as refused:
                 _log.warning("console refused", peer=request.remote, why=str(refused))
                 return _error(HTTPStatus.UNAUTHORIZED, str(refused))

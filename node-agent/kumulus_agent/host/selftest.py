@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+import structlog
 
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec
 from kumulus_agent.compute.domain_xml import domain_name, domain_xml
@@ -28,7 +29,7 @@ from kumulus_agent.host.inventory import dotted, read_boot_id
 from kumulus_agent.storage.atomic import write_file
 from kumulus_agent.storage.direct_io import cache_mode
 
-_log = logging.getLogger(__name__)
+_log = structlog.stdlib.get_logger(__name__)
 _POLL_SECONDS: Final = 0.02
 _DISK_BYTES: Final = 1 << 20
 _MEMORY_BYTES: Final = 64 << 20
@@ -89,7 +90,7 @@ async def run_selftest(
             raise
         except (HypervisorError, TimeoutError) as error:
             failures[way] = str(error)
-            _log.warning("self-test guest did not run", extra={"virt": way, "error": str(error)})
+            _log.warning("self-test guest did not run", virt=way, error=str(error))
         else:
             if took[way] <= _QUICK_SECONDS:
                 break

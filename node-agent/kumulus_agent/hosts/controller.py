@@ -27,20 +27,33 @@ from kumulus_agent.hosts.plan import (
     own_status,
     remembered_self_test,
 )
+from kumulus_agent.hosts.shares import ShareLook, share_folders
+from kumulus_agent.hosts.storage import pressing, read_folders, told_usage
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.reach import mappings_of
 from kumulus_agent.passthrough.source import HostDeviceSource
 from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.report import MANAGER
 from kumulus_agent.settings import AgentSettings
-from kumulus_api import Host
-from kumulus_api.host import ConsoleEndpoint, UnclaimedInstance
+from kumulus_agent.storage import ballast
+from kumulus_agent.storage.room import Room
+from kumulus_api import Host, VolumeClass
+from kumulus_api.host import ConsoleEndpoint, HostConditionType, UnclaimedInstance
+from kumulus_api.image_store import KeptImage
 from kumulus_api.passthrough import FoundDevices
 from kumulus_api.provider import PhysicalNetwork
+from kumulus_api.storage_usage import StorageUsage
 from kumulus_runtime.api_client import AlreadyExists, KubeClient
+from kumulus_runtime.conditions import get_condition
 from kumulus_runtime.store import Store
 
 _log = structlog.stdlib.get_logger(__name__)
+
+
+async def _nothing_to_remove() -> object:
+    return ()
+
+
 LOOK_AGAIN = 60.0
 """Seconds between two looks at what no event tells of."""
 
@@ -55,10 +68,12 @@ class HostController:
         requeue: asks for the Servers of instances to be looked at, by instance id.
         physical: looks which physical networks are reached; None before that can be told.
         taken_over: gives the routers that lead out here instead of on the host that they are assigned to.
+        images: gives the images that it keeps; None before that is known.
         console: where the guests' consoles are served; None where they cannot be.
         adopted: all that runs here has been looked at; until then what a former agent reported as unclaimed stands.
         enlarge: makes the kernel's tables as large as they should be, and gives those where it may not; None before it
             can be done. Others set them, too: kube-proxy does when it starts.
+        make_room: removes images that nothing needs; gives which.
     """
 
     settings: AgentSettings
@@ -72,11 +87,14 @@ class HostController:
     physical: Callable[[], Awaitable[tuple[PhysicalNetwork, ...] | None]]
     host_devices: HostDeviceSource
     taken_over: Callable[[], tuple[str, ...]] = tuple
+    images: Callable[[], tuple[KeptImage, ...] | None] = lambda: None
     self_test: SelfTest | None = None
     console: ConsoleEndpoint | None = None
     adopted: bool = False
     enlarge: Callable[[], tuple[str, ...]] | None = None
+    make_room: Callable[[], Awaitable[object]] = _nothing_to_remove
     _abilities: Abilities = field(default_factory=Abilities)
+    _shares: ShareLook = field(default_factory=ShareLook)
     _asked: tuple[str, float] = ("", 0.0)
     """How guests ran when libvirt was last asked for its abilities, and when that was (monotonic seconds)."""
 
@@ -147,8 +165,13 @@ class HostController:
         for entry in revoked:
             if (entry["instanceID"], entry["epoch"]) not in shown:
                 self.requeue(entry["instanceID"])
+        storage, pressed = await self._storage(old)
+        folders = share_folders(self.store.list(VolumeClass))
         return Facts(
             machine=self.machine,
+            storage=storage,
+            pressed=pressed,
+            shares=await self._shares.told(folders, old.get("shares") or []),
             tunnel_address=self.settings.underlay_address,
             libvirt=libvirt,
             qemu=qemu,
@@ -163,8 +186,26 @@ class HostController:
             physical=await self._physical(old),
             devices=devices,
             taken_over=self.taken_over(),
+            images=self._images(old),
             small_tables=await asyncio.to_thread(self.enlarge) if self.enlarge is not None else None,
         )
+
+    async def _storage(self, old: dict[str, Any]) -> tuple[tuple[StorageUsage, ...], tuple[Room, ...]]:
+        """Look at the folders, and have images removed that nothing needs if there is little room."""
+        await asyncio.to_thread(ballast.load, self.settings.state_dir)
+        found = await asyncio.to_thread(read_folders, self.settings.state_dir)
+        condition = get_condition(list(old.get("conditions") or []), HostConditionType.DISK_PRESSURE) or {}
+        before = condition.get("status") == "True"
+        pressed = pressing(found, before=before)
+        if pressed and await self.make_room():
+            found = await asyncio.to_thread(read_folders, self.settings.state_dir)
+            pressed = pressing(found, before=before)
+        for folder in found:
+            for what, amount in folder.amounts.items():
+                metrics.STORAGE.labels(folder=folder.name.value, what=what).set(amount)
+        own = (self.store.get(Host, self.settings.node_name) or {}).get("spec") or {}
+        ratio = (own.get("overcommit") or {}).get("disk") or f"{self.settings.disk_overcommit:g}"
+        return told_usage(found, old.get("storage") or [], ratio), pressed
 
     async def _physical(self, old: dict[str, Any]) -> tuple[PhysicalNetwork, ...]:
         """Give what is reached; what a former look has told stands while there is nothing to look with."""
@@ -183,6 +224,10 @@ class HostController:
         if virt and (self._asked[0] != virt or now - self._asked[1] > LOOK_AGAIN / 2):
             self._abilities = await self.hypervisor.abilities(virt)
             self._asked = (virt, now)
+
+    def _images(self, old: dict[str, Any]) -> tuple[KeptImage, ...]:
+        found = self.images()
+        return found if found is not None else tuple(map(KeptImage.model_validate, old.get("images") or []))
 
     def _unclaimed(self, old: dict[str, Any]) -> tuple[UnclaimedInstance, ...]:
         found = dict(self.instances.unclaimed)

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kumulus_agent.compute.abilities import Abilities
+from kumulus_agent.storage.room import Room
 from kumulus_api.host import (
     FAILOVER_PACKAGE,
     VPN_PACKAGES,
     ConsoleEndpoint,
+    DiskPressureReason,
     HostConditionType,
     HostStatus,
     HugePages,
@@ -19,9 +21,11 @@ from kumulus_api.host import (
     UnclaimedInstance,
     Versions,
 )
+from kumulus_api.image_store import KeptImage
 from kumulus_api.passthrough import FoundDevices
 from kumulus_api.provider import PhysicalNetwork
 from kumulus_api.quantities import format_quantity
+from kumulus_api.storage_usage import ShareUsage, StorageUsage
 from kumulus_runtime.conditions import get_condition, set_condition
 
 Object = dict[str, Any]
@@ -87,8 +91,12 @@ class Facts:
         physical: the physical networks that are mapped here.
         devices: what there is of those that servers may be given; None if there may be none.
         taken_over: routers that lead out here instead of on the host that they are assigned to.
+        images: those that it keeps.
         small_tables: the kernel's tables that are too small, and cannot be made larger from here; None before that is
             known.
+        storage: what is to be told of folders; None while that is not known.
+        pressed: file systems of which the reserve is being used; None while that is not known.
+        shares: what is to be told of those that are mounted here.
     """
 
     machine: Machine
@@ -106,7 +114,11 @@ class Facts:
     physical: tuple[PhysicalNetwork, ...] = ()
     devices: FoundDevices | None = None
     taken_over: tuple[str, ...] = ()
+    images: tuple[KeptImage, ...] = ()
     small_tables: tuple[str, ...] | None = None
+    storage: tuple[StorageUsage, ...] | None = None
+    pressed: tuple[Room, ...] | None = None
+    shares: tuple[ShareUsage, ...] = ()
 
 
 def acknowledged(
@@ -149,6 +161,9 @@ def host_status(generation: int, old: Mapping[str, Any], facts: Facts) -> Object
         versions=Versions(kernel=machine.kernel, libvirt=facts.libvirt, qemu=facts.qemu, agent=machine.agent),
         missing_packages=list(facts.missing_packages),
         taken_over=list(facts.taken_over),
+        images=list(facts.images),
+        storage=list(facts.storage or ()),
+        shares=list(facts.shares),
         unclaimed_instances=sorted(facts.unclaimed, key=lambda instance: instance.instance_id),
         observed_revoked=sorted(facts.gone, key=lambda instance: (instance.instance_id, instance.epoch)),
     ).dump()
@@ -203,6 +218,8 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         small = "tenants can fill what others need; set on the machine: " + "; ".join(facts.small_tables)
         large = (False, "TooSmall", small) if facts.small_tables else (True, "Large", "")
         parts[HostConditionType.TABLES_LARGE] = large
+    if facts.pressed is not None:
+        parts[HostConditionType.DISK_PRESSURE] = _pressure(facts.pressed)
     if set(missing) <= VPN_PACKAGES | {FAILOVER_PACKAGE}:
         bad = [(kind, part) for kind, part in bad if kind is not HostConditionType.PACKAGES_PRESENT]
     if not facts.tunnel_address:
@@ -211,6 +228,18 @@ def _conditions(facts: Facts) -> dict[HostConditionType, tuple[bool | None, str,
         kind, (_, reason, message) = bad[0]
         return parts | {HostConditionType.READY: (False, reason, message or kind.value)}
     return parts | {HostConditionType.READY: (True, "AgentReady", "")}
+
+
+def _pressure(pressed: Iterable[Room]) -> tuple[bool, str, str]:
+    # In steps: a number that moves with each look would be a write each time.
+    worst = min(pressed, key=lambda room: room.free, default=None)
+    if worst is None:
+        return False, DiskPressureReason.ENOUGH_ROOM, ""
+    message = (
+        f"less than {format_quantity(worst.reserve)} of {format_quantity(worst.capacity)} are free: guests stand still "
+        "when nothing is left; remove servers, volumes or snapshots, or have guests discard what they do not need"
+    )
+    return True, DiskPressureReason.RESERVE_IN_USE, message
 
 
 def remembered_self_test(old: Mapping[str, Any], boot_id: str) -> SelfTest | None:

@@ -19,7 +19,6 @@ import structlog
 from kumulus_agent.compute.disk_backup import Copied, begin_backup, end_backup, is_backing_up, look_at_backup
 from kumulus_agent.compute.errors import HypervisorError, HypervisorUnavailable, InstanceNotFound
 from kumulus_agent.compute.hypervisor import Hypervisor
-from kumulus_agent.images.held import owner_of
 from kumulus_agent.images.thaws import Thaws
 from kumulus_agent.servers.instance_files import THAW_OWED, InstanceFiles, instance_files
 from kumulus_agent.servers.terms import Copy, Report
@@ -27,6 +26,7 @@ from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.disk_copy import copy_disk, empty_copy, missing_room
 from kumulus_agent.storage.errors import StorageError
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
+from kumulus_agent.storage.image_store import owner_of
 from kumulus_api import Image
 from kumulus_api.image import held_address
 from kumulus_api.server_action import ActionPhase, ActionReason

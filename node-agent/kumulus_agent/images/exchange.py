@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 from asyncio import StreamReader
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from kumulus_agent.images.kept import digest_of, is_for
 from kumulus_agent.migration.channels import Channel, Denied, Hello
 from kumulus_agent.migration.credentials import NoCredentials
 from kumulus_agent.migration.host_port import HostPort
@@ -23,7 +25,8 @@ from kumulus_agent.storage.download import Digests, Downloaded, Validators, begu
 from kumulus_agent.storage.errors import CacheFull, HolderAway, TooLarge
 from kumulus_agent.storage.held_address import hosts_of, key_of, without_hosts
 from kumulus_agent.storage.image_cache import ImageCache
-from kumulus_api import Host, Image, Server, ServerAction
+from kumulus_agent.storage.room import leave_reserve
+from kumulus_api import Host, Image, Server, ServerAction, Volume
 from kumulus_api.server_action import ActionPhase
 from kumulus_runtime.api_client import ApiError, KubeClient
 
@@ -93,10 +96,16 @@ class ImageExchange:
     async def _holders(self, address: str, digest: str) -> list[str]:
         namespace, name = key_of(address)
         try:
-            status = (await self._client.get(Image, name, namespace) or {}).get("status") or {}
+            found = await self._client.get(Image, name, namespace) or {}
+            status = found.get("status") or {}
         except ApiError as error:
             raise HolderAway(f"image {namespace}/{name}: the API server cannot be asked: {error}") from error
-        named = [status["importHost"]] if status.get("digest") == digest and status.get("importHost") else []
+        named: list[str] = []
+        if digest in (status.get("digest"), (status.get("stored") or {}).get("digest")):
+            told, given = status.get("replicas") or [], (found.get("spec") or {}).get("assignment") or {}
+            # Not all hosts ask the same one first.
+            told = sorted(told, key=lambda host: hashlib.blake2s(f"{self._node} {host}".encode()).digest())
+            named = [*told, *filter(None, (status.get("importHost"),)), *(given.get("hosts") or [])]
         return [host for host in dict.fromkeys((*named, *hosts_of(address))) if host != self._node]
 
     async def _from(self, host: str, version: Validators, part: Path, size_limit: int) -> Downloaded:
@@ -104,12 +113,13 @@ class ImageExchange:
         await asyncio.to_thread(note, part, version)
         found = (await self._client.get(Host, host) or {}).get("status") or {}
         peer = Peer(host, found.get("tunnelAddress", ""), self._port.port)
-        hello = Hello("", "", "", "", Channel.IMAGE, version.etag, digests.size)
+        hello = Hello(*key_of(version.url), "", "", Channel.IMAGE, version.etag, digests.size)
         reader, writer = await dial(peer, await self._port.contexts(), hello)
         try:
             size = int.from_bytes(await reader.readexactly(8), "big")
             if size > size_limit:
                 raise TooLarge(f"image {version.url} has {size} bytes, {size_limit} are allowed; use a smaller image")
+            await asyncio.to_thread(leave_reserve, part.parent, max(0, size - digests.size))
             await _receive(reader, part, digests, size)
         finally:
             await close(writer)
@@ -118,18 +128,33 @@ class ImageExchange:
     async def _admit(self, cache: ImageCache, peer: str, hello: Hello) -> Serve:
         """Judge by what the API says now: a host has only the images of servers that it has, or gets."""
         try:
-            needed = await entitled(self._client, peer, hello.file)
+            needed = await keeps(self._client, peer, (hello.namespace, hello.action), hello.file)
+            needed = needed or await entitled(self._client, peer, hello.file)
         except ApiError as error:
             raise Denied(f"the API server cannot be asked: {error}") from error
         path = await cache.path_of(hello.file)
         if not needed or path is None:
-            raise Denied(f"no server of host {peer} needs image {hello.file}" if path else "the image is not here")
+            why = f"no server of host {peer} needs image {hello.file}, nor is it to keep it"
+            raise Denied(why if path else "the image is not here")
         _log.info("image served", digest=hello.file, to=peer, offset=hello.size)
         return partial(_send, path)
 
 
+async def keeps(client: KubeClient, host: str, image: Key, digest: str) -> bool:
+    """Ask the API whether a host is to keep an Image, whose file has a digest.
+
+    Raises:
+        ApiError: it does not answer.
+    """
+    body = await client.get(Image, image[1], image[0]) if all(image) else None
+    if body is None or "deletionTimestamp" in body["metadata"] or digest_of(body) != digest:
+        return False
+    found = await client.get(Host, host) if "prePull" in body["spec"] else None
+    return is_for(body, host, ((found or {}).get("metadata") or {}).get("labels") or {})
+
+
 async def entitled(client: KubeClient, host: str, digest: str) -> bool:
-    """Ask the API whether a host has, or gets, a server of an image.
+    """Ask the API whether a host has, or gets, a server of an image, or makes a volume of it.
 
     What an action brings is read first: when it has ended the server shows where it is.
 
@@ -149,7 +174,17 @@ async def entitled(client: KubeClient, host: str, digest: str) -> bool:
             if server is not None and digest in digests_of(server):
                 return True
     servers, _ = await client.list(Server, field_selector=f"spec.assignment.host={host}")
-    return any(digest in digests_of(server) for server in servers)
+    if any(digest in digests_of(server) for server in servers):
+        return True
+    volumes, _ = await client.list(Volume, field_selector=f"spec.assignment.host={host}")
+    return any(_made_of(volume) == digest for volume in volumes)
+
+
+def _made_of(volume: Object) -> str | None:
+    """Give the digest of the image that a volume is to be made of; None once it is."""
+    origin = (volume["spec"].get("assignment") or {}).get("origin") or {}
+    made = "sizeBytes" in (volume.get("status") or {})
+    return None if made else (origin.get("image") or {}).get("digest")
 
 
 def digests_of(server: Object) -> set[str]:

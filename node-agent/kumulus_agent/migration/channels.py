@@ -29,7 +29,7 @@ class Channel(StrEnum):
     FILE = "file"
     """One file of the instance."""
     IMAGE = "image"
-    """An image that the host holds, for a server of the one that asks."""
+    """An image that the host holds, for one that has a server of it or is to keep it."""
 
 
 class Denied(Exception):
@@ -41,8 +41,8 @@ class Hello:
     """The first line of a connection.
 
     Attributes:
-        namespace: of the action.
-        action: the ServerAction's name.
+        namespace: of the action, or of the Image.
+        action: the ServerAction's name, or the Image's.
         uid: its uid.
         instance_id: of the server.
         channel: what follows.

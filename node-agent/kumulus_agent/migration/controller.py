@@ -221,7 +221,8 @@ class MigrationController:
         asked = asked_of(action)
         post_copy = asked.post_copy and self._actuators.virt == "kvm"  # the operator has refused it otherwise
         volumes = frozenset(volume.volume_id for volume in desired.all_volumes)
-        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy, volumes)
+        shared = frozenset(volume.volume_id for volume in desired.all_volumes if volume.shared)
+        return Wish(desired.epoch + 1, asked.bandwidth, asked.auto_converge, post_copy, volumes, shared)
 
     async def _cold_end(self, action: Object, desired: Desired) -> Word:
         try:
@@ -327,6 +328,8 @@ class MigrationController:
         status, expected = action["status"], None
         if role == TARGET:
             expected = await self._expected_no_more(action)
+            if expected is not None:
+                await self._target.forget_keys(expected)
         left = role == SOURCE if status["phase"] == ActionPhase.SUCCEEDED else role == TARGET
         if not left or not await self._remains(status["instanceID"]):
             return

@@ -67,12 +67,22 @@ class Credentials:
             ApiError: the API server does not answer.
         """
         async with self._asking:
+            return await asyncio.to_thread(self._load, await self._renewed())
+
+    async def pem(self) -> tuple[bytes, bytes]:
+        """Give key and certificate, and the authorities, for another program; errors as of `contexts`."""
+        async with self._asking:
+            authority = await self._renewed()
+            return await asyncio.to_thread((self._directory / "host.pem").read_bytes), authority.encode()
+
+    async def _renewed(self) -> str:
+        """Have a certificate that is not old; give the authorities."""
+        authorities = await self._authorities()
+        if not await asyncio.to_thread(self._usable, authorities):
+            await self._ask()
             authorities = await self._authorities()
-            if not await asyncio.to_thread(self._usable, authorities):
-                await self._ask()
-                authorities = await self._authorities()
-                await asyncio.to_thread(write_file, self._directory / "issuer.crt", authorities["current"].encode())
-            return await asyncio.to_thread(self._load, authorities["ca.crt"])
+            await asyncio.to_thread(write_file, self._directory / "issuer.crt", authorities["current"].encode())
+        return authorities["ca.crt"]
 
     async def _authorities(self) -> dict[str, str]:
         found = await self._client.get(CONFIGMAP, AUTHORITY, self._namespace)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 import libvirt
 
-from kumulus_agent.compute.devices import devices_of
+from kumulus_agent.compute.devices import devices_of, volume_of
+from kumulus_agent.compute.devices_xml import file_of
 from kumulus_agent.compute.domain_xml import METADATA_URI
-from kumulus_agent.compute.elements import parse, write
+from kumulus_agent.compute.elements import E, Element, parse, write
 from kumulus_agent.compute.passed_xml import without_passed
 from kumulus_agent.migration.channels import Sockets
 from kumulus_agent.migration.plan import State, View
+from kumulus_agent.volumes.drivers.layers import FIRST
 
 FIRST_DOWNTIME: Final = 100
 LAST_DOWNTIME: Final = 3000
@@ -55,6 +58,7 @@ class Wish:
         auto_converge: slow the guest down if it must be.
         post_copy: allow the switch to post-copy.
         volumes: ids of those that the guest has by the API.
+        shared: of these, those that any host finds where they are.
     """
 
     epoch: int
@@ -62,6 +66,7 @@ class Wish:
     auto_converge: bool = True
     post_copy: bool = False
     volumes: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +157,41 @@ def with_epoch(xml: str, epoch: int) -> str:
     return write(root)
 
 
-def written_disks(xml: str) -> list[str]:
-    """Give the targets (`vda` …) of the disks that the guest can write: those are copied."""
+def written_disks(xml: str, shared: frozenset[str] = frozenset()) -> list[str]:
+    """Give the targets (`vda` …) of the disks that the guest can write, but for shared volumes: those are copied."""
     root = parse(xml)
     disks = root.findall("devices/disk[@device='disk']")
-    return [str(disk.find("target").get("dev")) for disk in disks if disk.find("readonly") is None]  # type: ignore[union-attr]
+    copied = (disk for disk in disks if disk.find("readonly") is None and _volume(disk) not in shared)
+    return [str(disk.find("target").get("dev")) for disk in copied]  # type: ignore[union-attr]
+
+
+def on_first_layers(xml: str, shared: frozenset[str]) -> str:
+    """Have each volume that is copied lie where the target has made it: in one new layer, whatever it was here."""
+    root = parse(xml)
+    for disk in root.iterfind("devices/disk"):
+        source, driver, volume_id = disk.find("source"), disk.find("driver"), _volume(disk)
+        if source is None or driver is None or not volume_id or volume_id in shared:
+            continue
+        path = PurePosixPath(str(source.get("file")))
+        folder = path.with_suffix("") if path.suffix == ".raw" else path.parent
+        source.set("file", str(folder / FIRST))
+        driver.set("type", "qcow2")
+        for below in disk.findall("backingStore"):
+            disk.remove(below)  # and of one that is encrypted nothing is told: there is nothing
+        if source.find("encryption") is not None:
+            disk.insert(list(disk).index(source) + 1, E.backingStore())
+    return write(root)
+
+
+def _unbuffered(xml: str, shared: frozenset[str]) -> bool:
+    """Give whether what a guest has written to shared volumes is on the share."""
+    disks = (disk for disk in parse(xml).iterfind("devices/disk") if _volume(disk) in shared)
+    drivers = (disk.find("driver") for disk in disks if disk.find("readonly") is None)
+    return all(driver is not None and driver.get("cache") in ("none", "directsync") for driver in drivers)
+
+
+def _volume(disk: Element) -> str:
+    return volume_of(file_of(disk) or "/")
 
 
 def stored_xml(domain: Any, epoch: int) -> str:
@@ -183,14 +218,21 @@ def carry_over(sockets: Sockets, instance_id: str, wish: Wish, *, again: bool = 
     with _opened(str(sockets.local)) as here, _opened(str(sockets.control)) as there:
         domain = here.lookupByUUIDString(instance_id)
         live = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
-        if devices_of(live).volumes != wish.volumes:
+        plugged = devices_of(live)
+        if plugged.volumes != wish.volumes:
             raise ValueError("a volume is being attached or detached")
+        if plugged.bound - wish.shared:
+            raise ValueError("a volume lies on this host with snapshots or copies of it, or is read-only")
+        if wish.shared and not _unbuffered(live, wish.shared):
+            raise ValueError(
+                "a shared volume is written through this host's page cache, of which the other knows nothing"
+            )
         params: dict[str, Any] = {
             libvirt.VIR_MIGRATE_PARAM_URI: f"unix://{sockets.memory}",
             libvirt.VIR_MIGRATE_PARAM_DISKS_URI: f"unix://{sockets.disks}",
-            libvirt.VIR_MIGRATE_PARAM_DEST_XML: with_epoch(live, wish.epoch),
-            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: stored_xml(domain, wish.epoch),
-            libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: written_disks(live),
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: on_first_layers(with_epoch(live, wish.epoch), wish.shared),
+            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: on_first_layers(stored_xml(domain, wish.epoch), wish.shared),
+            libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: written_disks(live, wish.shared),
         }
         if wish.bandwidth is not None:
             params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = wish.bandwidth
@@ -203,6 +245,9 @@ def carry_over(sockets: Sockets, instance_id: str, wish: Wish, *, again: bool = 
             | libvirt.VIR_MIGRATE_NON_SHARED_INC
             | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
         )
+        if wish.shared:
+            # libvirt knows some file systems by name that hosts share; the driver knows ours by its marker.
+            flags |= libvirt.VIR_MIGRATE_UNSAFE
         if wish.auto_converge:
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if wish.post_copy:

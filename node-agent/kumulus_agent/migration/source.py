@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import libvirt
@@ -37,7 +38,6 @@ from kumulus_agent.migration.target import DOMAIN_FILE
 from kumulus_agent.migration.tunnel import Tunnel
 from kumulus_agent.servers.desired import Desired
 from kumulus_agent.servers.start import Actuators
-from kumulus_agent.storage.volume import volume_path
 from kumulus_api.server_action import ActionPhase, ActionReason
 
 PATIENCE_SECONDS: Final = 15.0
@@ -200,16 +200,15 @@ class Source:
         Raises:
             NotCarriedOver: the copy failed; the guest is off and here.
         """
+        held = await self._volumes(desired)
         await self._switch_off(desired)
         files = self.actuators.files(desired.instance_id)
         definition = files.directory / DOMAIN_FILE
         try:
             stored = await self._stored(desired.instance_id, epoch)
-            volumes = self.actuators.settings.state_dir / "volumes"
-            held = [volume_path(volumes, volume.volume_id) for volume in desired.volumes]
-            for path in (files.root_disk, *held, files.seed, files.nvram):
+            for path, name in ((files.root_disk, files.root_disk.name), *held, *named(files.seed, files.nvram)):
                 if path.exists():
-                    await tunnel.send_file(path, path.name)
+                    await tunnel.send_file(path, name)
             await self.send_last_words(tunnel, desired.instance_id)
             tpm = tpm_state(desired.instance_id, desired.hardware)
             if tpm is not None and tpm.exists():
@@ -222,6 +221,25 @@ class Source:
             raise NotCarriedOver(tunnel.refusal or str(error) or type(error).__name__) from error
         finally:
             definition.unlink(missing_ok=True)
+
+    async def _volumes(self, desired: Desired) -> list[tuple[Path, str]]:
+        """Give the files of an instance's volumes, and what the target knows them by.
+
+        Raises:
+            NotCarriedOver: one has more than its file.
+        """
+        driver = self.actuators.shelves.driver(self.actuators.settings.state_dir, None, "")
+        found: list[tuple[Path, str]] = []
+        for volume in desired.all_volumes:
+            there = await driver.look(volume.volume_id) if not volume.shared else None
+            if there is None:
+                continue
+            if there.layers > 1 or there.snapshots or there.pending:
+                raise NotCarriedOver(
+                    f"volume {volume.name} has snapshots or copies on this host: delete them, and detach it for a while"
+                )
+            found.append((there.path, f"{volume.volume_id}.{there.format}"))
+        return found
 
     async def _stored(self, instance_id: str, epoch: int) -> str:
         """Give the definition for the target: what it records, such as that the guest shut itself down, goes along."""
@@ -350,3 +368,8 @@ async def ask_target(tunnel: Tunnel, instance_id: str, *, clear: bool = False) -
         _log.info("the target cannot be asked", instance=instance_id, error=tunnel.refusal or str(error))
         return View(State.UNREACHABLE)
     return found
+
+
+def named(*paths: Path) -> list[tuple[Path, str]]:
+    """Give files with their own names."""
+    return [(path, path.name) for path in paths]

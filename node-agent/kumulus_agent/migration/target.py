@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import structlog
 
@@ -27,15 +27,18 @@ from kumulus_agent.migration.plan import State, View
 from kumulus_agent.migration.relay import LIMIT, Connection, close, relay
 from kumulus_agent.network.errors import NetworkError
 from kumulus_agent.networks.carried import NetworkUnknown
-from kumulus_agent.servers.desired import Desired
+from kumulus_agent.servers.desired import Desired, DesiredVolume
 from kumulus_agent.servers.errors import StepFailed, first_failure
 from kumulus_agent.servers.remove import remove_instance
 from kumulus_agent.servers.start import Actuators
+from kumulus_agent.servers.volume_disks import hide_keys, place_of, show_keys, volume_disk
 from kumulus_agent.storage.atomic import publish
 from kumulus_agent.storage.errors import StorageError
 from kumulus_agent.storage.held_address import also_on, is_held
+from kumulus_agent.storage.inspection import source_format
 from kumulus_agent.storage.root_disk import ensure_root_disk
-from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path
+from kumulus_agent.volumes.drivers.protocol import VolumeDriver
+from kumulus_agent.volumes.place import VOLUMES
 from kumulus_api import Volume
 from kumulus_runtime.api_client import ApiError
 
@@ -104,21 +107,36 @@ class Target:
             group.create_task(self._disk(desired, live=live))
             group.create_task(files.write_record(desired.key, desired.ports))
             for volume in desired.volumes if live else ():
-                group.create_task(ensure_volume(self._volumes, volume.volume_id, volume.size))
+                if volume.exporter:
+                    group.create_task(self._distant(desired, volume))
+                elif not volume.shared:
+                    group.create_task(self._volume(desired, volume))
             if live:
+                group.create_task(show_keys(actuators, desired))
                 group.create_task(self.carry(desired))
                 for port in desired.ports:
                     group.create_task(actuators.datapath.prepare_tap(port.tap, actuators.mtu(port)))
 
+    async def _volume(self, desired: Desired, volume: DesiredVolume) -> None:
+        """Have the file into which a volume is copied, as large as the volume is now."""
+        place = await place_of(self.actuators, desired, volume)
+        driver = await self.actuators.shelves.opened(self.actuators.settings.state_dir, place)
+        await driver.make(volume.volume_id, place.told_size or volume.size)
+
+    async def _distant(self, desired: Desired, volume: DesiredVolume) -> None:
+        """Have the socket of a volume that stays where it is."""
+        async with self.actuators.shelves.held([volume.volume_id]):
+            await volume_disk(self.actuators, desired, volume)
+
     async def _disk(self, desired: Desired, *, live: bool) -> None:
         image = desired.image
-        if image is None:
+        if image is None or (desired.boot_volume is not None and not image.is_cd):
             return
-        image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
+        image_format, limit = source_format(image.format), max(image.virtual_size, 1)
         # Its image may be deleted: the host that it comes from has it in any case.
         url = also_on(image.url, desired.host) if is_held(image.url) else image.url
-        base = await self.actuators.images.ensure(url, image.digest, image_format, max(image.virtual_size, 1))
-        if live:
+        base = await self.actuators.images.ensure(url, image.digest, image_format, limit, image.mirrors)
+        if live and desired.boot_volume is None:
             below = None if image.is_cd else base
             await ensure_root_disk(self.actuators.files(desired.instance_id).root_disk, below, desired.root_disk)
 
@@ -145,10 +163,15 @@ class Target:
         await self._remove(desired)
 
     @property
-    def _volumes(self) -> Path:
-        return self.actuators.settings.state_dir / "volumes"
+    def _driver(self) -> VolumeDriver:
+        return self.actuators.shelves.driver(self.actuators.settings.state_dir, None, "")
+
+    async def forget_keys(self, desired: Desired) -> None:
+        """Have libvirtd forget what opens the volumes of a guest that has come, or does not come."""
+        await hide_keys(self.actuators, desired.all_volumes)
 
     async def _remove(self, desired: Desired) -> None:
+        await self.forget_keys(desired)
         await remove_instance(self.actuators, desired.instance_id, desired.all_ports)
         await remove_volumes(self.actuators, desired)
 
@@ -192,14 +215,22 @@ class Target:
         tpm = tpm_state(desired.instance_id, desired.hardware)
         if tpm is not None:
             limits[tpm] = _SMALL
-        limits |= {volume_path(self._volumes, volume.volume_id): volume.size for volume in desired.volumes}
+        volumes = {
+            self.actuators.settings.state_dir / VOLUMES / f"{volume.volume_id}.{kind}": volume
+            for volume in desired.volumes
+            if not volume.shared
+            for kind in ("raw", "qcow2")
+        }
+        for path, volume in volumes.items():
+            size = (await place_of(self.actuators, desired, volume)).size
+            limits[path] = size + size // 8 + _SMALL
         final, limit = next(((path, most) for path, most in limits.items() if path.name == hello.file), (None, -1))
         if final is None or not 0 <= hello.size <= limit:
             raise Denied(f"a file {hello.file!r} of {hello.size} bytes is not taken")
         # What the guest said before it came is told when it is here.
         if final != last_words and (await self.look(desired.instance_id)).runs:
             raise Denied(f"instance {desired.instance_id} runs here")
-        await asyncio.to_thread(final.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(final.parent.mkdir, mode=0o711, parents=True, exist_ok=True)
         part = final.with_name(f".{final.name}.part")
         reader, writer = connection
         writer.write(b"ok\n")
@@ -210,6 +241,8 @@ class Target:
             part.unlink(missing_ok=True)
         if hello.file == DOMAIN_FILE:
             await self._define(final)
+        if final in volumes and final.suffix == ".qcow2":
+            await self._driver.adopt(volumes[final].volume_id, final)
         writer.write(b"ok\n")
         await writer.drain()
 
@@ -224,12 +257,17 @@ def _defined(conn: Any, xml: str) -> None:
 
 
 async def remove_volumes(actuators: Actuators, desired: Desired) -> None:
-    """Remove what is here of an instance's volumes, each only if the API says now that it lies on another host."""
+    """Remove what is here of an instance's volumes, each only if the API says now that it lies on another host.
+
+    What is shared lies on no host.
+    """
     for given in desired.all_volumes:
+        if given.shared:
+            continue
         body = await actuators.client.get(Volume, given.volume, desired.key[0])
         place = ((body or {}).get("spec") or {}).get("assignment") or {}
         if place.get("volumeID") == given.volume_id and place["host"] != actuators.settings.node_name:
-            await delete_volume(actuators.settings.state_dir / "volumes", given.volume_id)
+            await actuators.shelves.driver(actuators.settings.state_dir, None, "").remove(given.volume_id)
 
 
 async def _write(part: Path, size: int, reader: asyncio.StreamReader) -> None:

@@ -115,6 +115,41 @@ async def fetch_vpn_key(client: KubeClient, source: BootDataSource, connection: 
     return _bytes(await _fetch(client, source, f"vpn-keys/{connection[0]}/{connection[1]}"), "key")
 
 
+async def fetch_volume_key(client: KubeClient, source: BootDataSource, volume: tuple[str, str]) -> bytes:
+    """Ask the operator for the key of an encrypted volume that this host has, or gets.
+
+    Args:
+        client: to reach the API server.
+        source: where to ask.
+        volume: namespace and name of the Volume.
+
+    Raises:
+        BootDataRefused: there is none, or it is not for this host.
+        StepFailed: the operator cannot be asked now.
+    """
+    key = _bytes(await _fetch(client, source, f"volume-keys/{volume[0]}/{volume[1]}"), "key")
+    if not key:
+        raise _unexpected()
+    return key
+
+
+async def fetch_image_keys(client: KubeClient, source: BootDataSource, image: tuple[str, str]) -> tuple[str, str]:
+    """Ask the operator for what opens the bucket that an Image's source lies in, which this host imports.
+
+    Returns:
+        Access key and secret key.
+
+    Raises:
+        BootDataRefused: there is none, or it is not for this host.
+        StepFailed: the operator cannot be asked now.
+    """
+    found = await _fetch(client, source, f"image-keys/{image[0]}/{image[1]}")
+    keys = found.get("accessKeyID"), found.get("secretAccessKey")
+    if not all(isinstance(key, str) and key for key in keys):
+        raise _unexpected()
+    return str(keys[0]), str(keys[1])
+
+
 async def _fetch(client: KubeClient, source: BootDataSource, path: str) -> dict[str, Any]:
     try:
         context = await _trust(client, source)

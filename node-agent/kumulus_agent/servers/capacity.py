@@ -51,4 +51,4 @@ def refusal(desired: Desired, others: Iterable[Desired], capacity: Capacity) -> 
 
 
 def _disk(desired: Desired) -> int:
-    return desired.root_disk + sum(volume.size for volume in desired.volumes)
+    return desired.root_disk + sum(volume.size for volume in desired.volumes if not (volume.shared or volume.by_class))

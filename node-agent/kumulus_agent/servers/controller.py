@@ -21,6 +21,7 @@ from kumulus_agent.servers.capacity import Capacity, refusal
 from kumulus_agent.servers.desired import Desired, Key, read_desired
 from kumulus_agent.servers.devices import attach, detach, let_go
 from kumulus_agent.servers.errors import StartGivenUp, StepFailed
+from kumulus_agent.servers.failing import failing_as
 from kumulus_agent.servers.grow import grow
 from kumulus_agent.servers.guest_password import GuestPasswords
 from kumulus_agent.servers.instances import Instances
@@ -34,10 +35,12 @@ from kumulus_agent.servers.remove import remove_instance, unplug
 from kumulus_agent.servers.report import Reporter
 from kumulus_agent.servers.start import Actuators, resume_server, start_server
 from kumulus_agent.servers.terms import ALIVE, Action, Plan, Power, Report, Step
+from kumulus_agent.servers.volume_disks import limit_root
+from kumulus_agent.volumes.copying import settle_guest
 from kumulus_api import FINALIZER, Server
 from kumulus_api.host import UnclaimedInstance
 from kumulus_api.server_action import ActionPhase, ActionType
-from kumulus_api.server_status import ReadyReason
+from kumulus_api.server_status import ReadyReason, ServerConditionType
 from kumulus_runtime.logs import log
 from kumulus_runtime.store import Store
 
@@ -237,7 +240,14 @@ class ServerController:
         await self._note_wish(sighting, _outcome)
 
     async def _resume(self, sighting: Sighting, _outcome: Outcome) -> None:
-        await self.actuators.hypervisor.resume(sighting.instance_id)
+        desired, instance_id = sighting.desired, sighting.instance_id
+        volumes = [volume.volume_id for volume in desired.all_volumes] if desired is not None else []
+        # It may stand still for a volume that is just being switched to its copy.
+        async with self.actuators.shelves.held(volumes):
+            if volumes:
+                async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
+                    await settle_guest(self.actuators.hypervisor, instance_id)
+            await self.actuators.hypervisor.resume(instance_id)
 
     async def _save(self, sighting: Sighting, _outcome: Outcome) -> None:
         await self._note_wish(sighting, _outcome)
@@ -308,6 +318,10 @@ class ServerController:
         if wanted is not None:
             outcome.size, outcome.wait = await grow(self.actuators.hypervisor, sighting.instance_id, *wanted)
 
+    async def _limit(self, sighting: Sighting, _outcome: Outcome) -> None:
+        if sighting.desired is not None:
+            await limit_root(self.actuators.hypervisor, sighting.desired)
+
     async def _unplug(self, sighting: Sighting, _outcome: Outcome) -> None:
         ports = sighting.desired.all_ports if sighting.desired else ()
         await unplug(self.actuators, sighting.instance_id, ports)
@@ -370,6 +384,7 @@ _VERBS: dict[Action, _Verb] = {
     Action.ATTACH: ServerController._attach,  # noqa: SLF001
     Action.DETACH: ServerController._detach,  # noqa: SLF001
     Action.GROW: ServerController._grow,  # noqa: SLF001
+    Action.LIMIT: ServerController._limit,  # noqa: SLF001
     Action.PLUG: ServerController._plug,  # noqa: SLF001
     Action.PRESS_POWER_BUTTON: ServerController._press,  # noqa: SLF001
     Action.SWITCH_OFF: ServerController._switch_off,  # noqa: SLF001

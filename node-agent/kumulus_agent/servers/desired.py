@@ -56,12 +56,24 @@ class DesiredPort:
 
 @dataclass(frozen=True, slots=True)
 class DesiredVolume:
-    """A volume of the instance; `size` in bytes."""
+    """A volume of the instance; `size` in bytes.
+
+    One that is `shared` lies where all hosts find it, or its `exporter` serves it to the host where the server is; one
+    with `boot` is there in the place of a root disk. One that is `by_class` counts on the host's disk by the ratio of
+    its class, which the operator has looked at.
+    """
 
     name: str
     volume: str
     volume_id: str
     size: int
+    read_only: bool = False
+    shared: bool = False
+    boot: bool = False
+    exporter: str = ""
+    encrypted: bool = False
+    by_class: bool = False
+    multi_attach: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ class DesiredImage:
     format: str
     digest: str
     virtual_size: int
+    mirrors: tuple[str, ...] = ()
 
     @property
     def is_cd(self) -> bool:
@@ -175,6 +188,11 @@ class Desired:
         return (*self.ports, *self.leaving_ports)
 
     @property
+    def boot_volume(self) -> DesiredVolume | None:
+        """The volume that it boots from; None if it has a root disk."""
+        return next((volume for volume in self.volumes if volume.boot), None)
+
+    @property
     def all_volumes(self) -> tuple[DesiredVolume, ...]:
         """Those that it has, and those that leave it."""
         return (*self.volumes, *self.leaving_volumes)
@@ -249,7 +267,7 @@ def read_image(image: AssignedImage | None) -> DesiredImage | None:
     """Give an image of an assignment."""
     if image is None:
         return None
-    return DesiredImage(image.url, image.format.value, image.digest, image.virtual_size)
+    return DesiredImage(image.url, image.format.value, image.digest, image.virtual_size, tuple(image.mirrors or ()))
 
 
 def _kept_devices(server: Server, given: ServerAssignment) -> tuple[list[AssignedPort], list[AssignedVolume]]:
@@ -298,4 +316,10 @@ def flavor_rates(hardware: Hardware | None) -> Rates | None:
 
 
 def _volume(volume: AssignedVolume) -> DesiredVolume:
-    return DesiredVolume(volume.name, volume.volume, volume.volume_id, parse_quantity(volume.size))
+    size, marks = parse_quantity(volume.size), (volume.read_only, volume.shared, volume.boot)
+    exporter, encrypted = volume.exporter or "", volume.encrypted
+    known = volume.name, volume.volume, volume.volume_id, size
+    by_class, several = volume.volume_class is not None, volume.multi_attach
+    return DesiredVolume(
+        *known, *marks, exporter=exporter, encrypted=encrypted, by_class=by_class, multi_attach=several
+    )

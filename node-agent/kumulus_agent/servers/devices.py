@@ -11,9 +11,10 @@ from kumulus_agent.servers.coming import coming
 from kumulus_agent.servers.desired import Desired, DesiredPort, DesiredVolume
 from kumulus_agent.servers.errors import StepFailed
 from kumulus_agent.servers.failing import failing_as
-from kumulus_agent.servers.start import Actuators, prepare_tap, volume_disk
+from kumulus_agent.servers.start import Actuators, prepare_tap
 from kumulus_agent.servers.status import Part
 from kumulus_agent.servers.terms import ALIVE, Observed, Power
+from kumulus_agent.servers.volume_disks import hide_keys, volume_disk
 from kumulus_api.hardware import Hardware
 from kumulus_api.server_status import DeviceReason, ReadyReason, ServerConditionType
 
@@ -108,9 +109,13 @@ async def _attached(work: Awaitable[None], name: str, device_id: str) -> Devices
 
 
 async def _attach_volume(actuators: Actuators, desired: Desired, volume: DesiredVolume, machine: Hardware) -> None:
-    disk = await volume_disk(actuators, desired, volume)
-    async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY):
-        await actuators.hypervisor.attach(desired.instance_id, disk, machine)
+    async with actuators.shelves.held([volume.volume_id]):
+        try:
+            disk = await volume_disk(actuators, desired, volume)
+            async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY):
+                await actuators.hypervisor.attach(desired.instance_id, disk, machine)
+        finally:
+            await hide_keys(actuators, [volume])
 
 
 async def _attach_port(actuators: Actuators, desired: Desired, port: DesiredPort, machine: Hardware) -> None:

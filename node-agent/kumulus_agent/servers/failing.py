@@ -13,8 +13,12 @@ from kumulus_agent.networks.reach import NetworkUnreached
 from kumulus_agent.servers.errors import StepFailed, first_failure
 from kumulus_agent.storage.errors import HolderAway, StorageError
 from kumulus_agent.storage.errors import Terminal as StorageTerminal
+from kumulus_agent.volumes.drivers.keys import KeyMissing, KeyWrong
 from kumulus_api.server_status import ReadyReason, ServerConditionType
 from kumulus_runtime.api_client import ApiError
+
+_TELLING = HolderAway | NetworkUnreached | KeyMissing | KeyWrong
+"""What passes, and has a reason of its own all the same."""
 
 
 @asynccontextmanager
@@ -26,7 +30,7 @@ async def failing_as(
         yield
     except (StorageError, HypervisorError, NetworkError, NetworkUnknown, ApiError, OSError, ValueError) as error:
         lasting = isinstance(error, StorageTerminal | HypervisorTerminal)
-        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, HolderAway | NetworkUnreached) else ""
+        own = str(getattr(error, "reason", "")) if lasting or isinstance(error, _TELLING) else ""
         raise StepFailed(reason, str(error), part=part, detail=own or detail, lasting=lasting) from error
     except BaseExceptionGroup as group:
         failure = first_failure(group)

@@ -59,14 +59,20 @@ def notices(
 
 _CRASHED = Notice("Crashed", "QEMU ended although nobody asked it to; it is started again", warning=True, again=True)
 _WAS_ON = frozenset(
-    {ReadyReason.RUNNING.value, ReadyReason.STOPPING.value, ReadyReason.PAUSED.value, ReadyReason.RESCUED.value}
+    {
+        ReadyReason.RUNNING.value,
+        ReadyReason.STOPPING.value,
+        ReadyReason.PAUSED.value,
+        ReadyReason.RESCUED.value,
+        ReadyReason.HOST_DISK_FULL.value,
+    }
 )
 _KEPT = {
     ReadyReason.SUSPENDED: "its memory is on the disk, Running goes on from there",
     ReadyReason.SHELVED: "it is off, its vCPUs and memory are given back",
 }
-_BAD = frozenset({ReadyReason.CRASHED, ReadyReason.START_FAILED, ReadyReason.ILLEGAL_STATE})
-_ON_AGAIN = frozenset({ReadyReason.PAUSED.value})
+_BAD = frozenset({ReadyReason.CRASHED, ReadyReason.START_FAILED, ReadyReason.ILLEGAL_STATE, ReadyReason.HOST_DISK_FULL})
+_ON_AGAIN = frozenset({ReadyReason.PAUSED.value, ReadyReason.HOST_DISK_FULL.value})
 
 
 def _changed(planned: Plan, told: str) -> tuple[Notice, ...]:

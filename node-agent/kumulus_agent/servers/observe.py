@@ -21,6 +21,7 @@ from kumulus_agent.servers.instances import Instances
 from kumulus_agent.servers.journal import Entry, read_entry
 from kumulus_agent.servers.terms import Act, Claim, Observed, Power
 from kumulus_agent.settings import AgentSettings
+from kumulus_agent.storage.room import can_go_on
 from kumulus_api import Host, Server
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.store import Store
@@ -87,6 +88,7 @@ class Observer:
         claim, desired = await self._claim(key, instance_id, known, here=here)
         entry = await read_entry(files, act.uid) if act is not None else Entry()
         power = Power.ABSENT if state is None else power_of(state)
+        full = state.full if state is not None else ()
         held = self.networks.held(instance_id)
         passed = state.devices.passed if state is not None and state.devices is not None else ()
         observed = Observed(
@@ -102,6 +104,8 @@ class Observer:
             revoked=self._revoked(instance_id, state.epoch if state else 0),
             power_changes=state.power_changes if state else None,
             halted=state is not None and state.reason in _BY_REQUEST,
+            full=full,
+            room=bool(full) and await asyncio.to_thread(can_go_on, full),
             started_for=state.action if state else "",
             rescue=state.rescue if state else "",
             pressed_for=entry.pressed_for,

@@ -67,6 +67,7 @@ def found_after(observed: Observed, desired: Desired, planned: Plan, outcome: Ou
         held_up=held_up_after(observed, desired, planned, acting=acting),
         other_machine=has_other_machine(observed, desired, planned, acting=acting),
         passed=passed,
+        bound=observed.devices.bound if observed.devices is not None else frozenset(),
     )
 
 
@@ -89,7 +90,9 @@ def has_other_machine(observed: Observed, desired: Desired, planned: Plan, *, ac
     """Say whether a guest in memory has another machine than it gets at its next start, once a plan was carried out."""
     if planned.power not in _IN_MEMORY or _started_anew(observed, planned, acting=acting):
         return False
-    return observed.machine(desired.hardware) != desired.hardware or observed.has_other_devices
+    # Limits of the root disk are set as it runs.
+    there = observed.machine(desired.hardware).but_limits
+    return there != desired.hardware.but_limits or observed.has_other_devices
 
 
 def _started_anew(observed: Observed, planned: Plan, *, acting: bool) -> bool:

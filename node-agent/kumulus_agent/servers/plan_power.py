@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
+from kumulus_agent.compute.root_limits import tune_items
 from kumulus_agent.compute.size_xml import STEP
 from kumulus_agent.servers.coming import coming
 from kumulus_agent.servers.desired import Desired
@@ -64,13 +66,41 @@ def kept(desired: Desired, observed: Observed) -> Plan:
     grown = growth(desired, observed)
     if grown is not None:
         steps.append(Step(Action.GROW, f"it was given {grown[0]} vCPUs and {grown[1] >> 20} MiB"))
+    if has_other_limits(desired, observed):
+        steps.append(Step(Action.LIMIT, "its flavor says another limit"))
     if observed.power_changes != desired.power_changes:
         steps.append(Step(Action.NOTE_WISH, "powerState has changed and the guest follows it already"))
     paused = observed.power is Power.PAUSED
+    if paused and observed.full and (desired.running or desired.rescue is not None):
+        return _full(observed, steps)
     message = "" if not paused or observed.halted else "QEMU has paused the guest"
     return Plan(
         tuple(steps), ReadyReason.PAUSED if paused else ReadyReason.RUNNING, POWER_STATES[observed.power], message
     )
+
+
+_ROOM_SECONDS: Final = 5.0
+"""Seconds between two looks at a full disk, which tells nobody when it has room again."""
+
+
+def _full(observed: Observed, steps: list[Step]) -> Plan:
+    """Let a guest that found its host's disk full wait, and go on when there is room."""
+    if observed.room:
+        resume = Step(Action.RESUME, "its host's disk has room again")
+        return Plan((*steps, resume), ReadyReason.RUNNING, ObservedPowerState.RUNNING)
+    message = (
+        f"the disk of its host had no room for what the guest wrote to {', '.join(observed.full)}; nothing is lost; "
+        "transient: goes on by itself when there is room"
+    )
+    return Plan(tuple(steps), ReadyReason.HOST_DISK_FULL, POWER_STATES[observed.power], message, _ROOM_SECONDS)
+
+
+def has_other_limits(desired: Desired, observed: Observed) -> bool:
+    """Give whether a guest that runs may use its root disk otherwise than its flavor says."""
+    there = observed.devices.root_limits if observed.devices is not None else None
+    if there is None or desired.target or observed.power not in (Power.RUNNING, Power.PAUSED):
+        return False
+    return there != tune_items(desired.hardware.root_disk_limits)
 
 
 def growth(desired: Desired, observed: Observed) -> tuple[int, int] | None:

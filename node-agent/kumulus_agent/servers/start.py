@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kumulus_agent import metrics
-from kumulus_agent.compute.devices import VOLUMES
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.domain_xml import domain_xml
 from kumulus_agent.compute.hypervisor import Hypervisor
+from kumulus_agent.compute.root_limits import ROOT_SERIAL
 from kumulus_agent.host.processors import Processors
 from kumulus_agent.network.datapath import Datapath
 from kumulus_agent.networks.carried import CarriedNetworks
@@ -26,13 +26,16 @@ from kumulus_agent.servers.errors import StartGivenUp, StepFailed, first_failure
 from kumulus_agent.servers.failing import failing_as
 from kumulus_agent.servers.instance_files import InstanceFiles, instance_files
 from kumulus_agent.servers.told import seed_nics
+from kumulus_agent.servers.volume_disks import hide_keys, show_keys, tune_disks, volume_disk
 from kumulus_agent.settings import AgentSettings
 from kumulus_agent.storage.config_drive import write_config_drive
 from kumulus_agent.storage.image_cache import CachedImage, ImageCache
+from kumulus_agent.storage.inspection import source_format
 from kumulus_agent.storage.root_disk import ensure_root_disk, grow_root_disk
 from kumulus_agent.storage.seed import Seed, write_seed
-from kumulus_agent.storage.volume import ensure_volume
-from kumulus_api import KeyPair, Volume
+from kumulus_agent.volumes.exports.distant import DistantVolumes
+from kumulus_agent.volumes.shelves import Shelves
+from kumulus_api import KeyPair
 from kumulus_api.server_status import ReadyReason, ServerConditionType
 from kumulus_runtime.api_client import KubeClient
 
@@ -60,6 +63,9 @@ class Actuators:
     host_devices: HostDeviceSource
     choosing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while a guest gets CPUs or devices of its own, until its domain shows them."""
+    shelves: Shelves = field(default_factory=Shelves)
+    distant: DistantVolumes | None = None
+    """Volumes that lie on other hosts; None where there is no way to them."""
 
     def files(self, instance_id: str) -> InstanceFiles:
         """Give the paths of an instance."""
@@ -125,9 +131,14 @@ async def _undone_if_failed(start: _Start, way: Callable[[], Awaitable[None]]) -
     watch = start.watch
     async with AsyncExitStack() as undo:
         undo.push_async_callback(_undo_network, start.actuators, start.desired)
+        volumes = [volume.volume_id for volume in start.desired.all_volumes]
         with watch.time("total"):
             try:
-                await way()
+                async with start.actuators.shelves.held(volumes):
+                    try:
+                        await way()
+                    finally:
+                        await hide_keys(start.actuators, start.desired.all_volumes)
             except BaseExceptionGroup as group:
                 failure = first_failure(group)
                 raise failure from failure.__cause__
@@ -158,10 +169,17 @@ class _Start:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._network())
             taps = [group.create_task(prepare_tap(self.actuators, port)) for port in self.desired.ports]
-        del taps
+            sockets = [
+                group.create_task(volume_disk(self.actuators, self.desired, volume))
+                for volume in self.desired.all_volumes
+                if volume.exporter
+            ]
+        del taps, sockets
+        await show_keys(self.actuators, self.desired)
         async with failing_as(ReadyReason.START_FAILED):
             with self.watch.time("domain"):
                 await self.actuators.hypervisor.start(self.desired.instance_id)
+        await tune_disks(self.actuators, self.desired)
         await self._plug()
 
     async def run(self) -> None:
@@ -176,7 +194,8 @@ class _Start:
             group.create_task(self._seed(files))
             group.create_task(files.write_record(desired.key, desired.ports))
             group.create_task(files.drop_rescue_disks(desired.rescue_id))
-            volumes = [group.create_task(self._volume(volume)) for volume in desired.volumes]
+            beside = [volume for volume in desired.volumes if not volume.boot]
+            volumes = [group.create_task(self._volume(volume, beside.index(volume))) for volume in beside]
             taps = [group.create_task(prepare_tap(self.actuators, port)) for port in desired.ports]
         del taps
         disks = (
@@ -205,19 +224,29 @@ class _Start:
         desired, image = self.desired, self.desired.image
         if image is None:
             return None
+        boot = desired.boot_volume
+        if boot is not None and not image.is_cd:
+            return replace(await volume_disk(self.actuators, desired, boot), target="vda")
         async with failing_as(ReadyReason.IMAGE_FAILED, ServerConditionType.IMAGE_READY):
             with self.watch.time("image"):
                 base = await cached_image(self.actuators, image, self.unwanted)
             self.cd = str(base.path) if image.is_cd else None
+            if boot is not None:
+                return replace(await volume_disk(self.actuators, desired, boot), target="vda")
             with self.watch.time("rootDisk"):
                 await ensure_root_disk(files.root_disk, None if image.is_cd else base, desired.root_disk)
                 await grow_root_disk(files.root_disk, desired.root_disk)
         return Disk(
-            str(files.root_disk), "qcow2", "vda", f"root-{desired.instance_id[:13]}", cache=self.actuators.cache
+            str(files.root_disk),
+            "qcow2",
+            "vda",
+            f"{ROOT_SERIAL}{desired.instance_id[:13]}",
+            cache=self.actuators.cache,
+            limits=desired.hardware.root_disk_limits,
         )
 
-    async def _volume(self, volume: DesiredVolume) -> Disk:
-        number = self.desired.volumes.index(volume) + (self.desired.rescue is not None)
+    async def _volume(self, volume: DesiredVolume, index: int) -> Disk:
+        number = index + (self.desired.rescue is not None)
         return replace(await volume_disk(self.actuators, self.desired, volume), target=f"vd{chr(ord('b') + number)}")
 
     async def _network(self) -> None:
@@ -344,20 +373,6 @@ class _Start:
             raise
 
 
-async def volume_disk(actuators: Actuators, desired: Desired, volume: DesiredVolume) -> Disk:
-    """Have the file of a volume, and give it as a disk whose place in the guest is to be chosen yet.
-
-    Raises:
-        StepFailed: it cannot be made, or its data is gone.
-    """
-    async with failing_as(ReadyReason.START_FAILED, ServerConditionType.VOLUMES_READY, "VolumeFailed"):
-        told = await actuators.client.get(Volume, volume.volume, desired.key[0])
-        known = told is not None and (told.get("status") or {}).get("usedBytes") is not None
-        root = actuators.settings.state_dir / VOLUMES
-        path = await ensure_volume(root, volume.volume_id, volume.size, known=known)
-    return Disk(str(path), "raw", "", volume.volume_id[:20], cache=actuators.cache)
-
-
 async def prepare_tap(actuators: Actuators, port: DesiredPort) -> None:
     """Make a tap for a NIC that is about to be there.
 
@@ -380,9 +395,9 @@ async def cached_image(actuators: Actuators, image: DesiredImage, unwanted: asyn
         StartGivenUp: it was unwanted before it had come.
         StorageError: it cannot be had.
     """
-    image_format: Literal["raw", "qcow2"] = "qcow2" if image.format == "qcow2" else "raw"
-    limit = max(image.virtual_size, 1)
-    image_comes = asyncio.ensure_future(actuators.images.ensure(image.url, image.digest, image_format, limit))
+    limit, image_format = max(image.virtual_size, 1), source_format(image.format)
+    comes = actuators.images.ensure(image.url, image.digest, image_format, limit, image.mirrors)
+    image_comes = asyncio.ensure_future(comes)
     given_up = asyncio.create_task(unwanted.wait())
     try:
         # A download may take hours, for which a deletion shall not wait.

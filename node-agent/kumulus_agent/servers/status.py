@@ -63,6 +63,7 @@ class Found:
     held_up: HeldUp = field(default_factory=HeldUp)
     other_machine: bool = False
     passed: tuple[Passed, ...] = ()
+    bound: frozenset[str] = frozenset()
     guest_agent: Mapping[str, Any] | None = field(default_factory=dict)
 
 
@@ -75,7 +76,9 @@ def started_parts() -> dict[ServerConditionType, Part]:
     }
 
 
-def live_migratable(desired: Desired, power: ObservedPowerState, passed: tuple[Passed, ...] = ()) -> Part:
+def live_migratable(
+    desired: Desired, power: ObservedPowerState, passed: tuple[Passed, ...] = (), bound: frozenset[str] = frozenset()
+) -> Part:
     """Say whether the guest could be carried to another host now."""
     if power not in (ObservedPowerState.RUNNING, ObservedPowerState.PAUSED):
         if power is ObservedPowerState.RESCUED:
@@ -89,9 +92,20 @@ def live_migratable(desired: Desired, power: ObservedPowerState, passed: tuple[P
     if desired.hardware.dedicated:
         message = "its vCPUs are tied to CPUs of this host: it can migrate cold"
         return Part(status=False, reason=LiveMigratableReason.DEDICATED_CPUS, message=message)
+    return _movable_devices(desired, passed, bound)
+
+
+def _movable_devices(desired: Desired, passed: tuple[Passed, ...], bound: frozenset[str]) -> Part:
     if passed:
         message = f"it has devices of this host ({_named(passed)}): it can migrate cold, and gets others there"
         return Part(status=False, reason=LiveMigratableReason.HOST_DEVICES, message=message)
+    stuck = sorted(item.name for item in desired.all_volumes if item.volume_id in bound and not item.shared)
+    if stuck:
+        message = (
+            f"volumes {', '.join(stuck)} lie on this host with snapshots or copies of theirs, or are read-only: detach "
+            "them, or delete the snapshots and detach them for a while"
+        )
+        return Part(status=False, reason=LiveMigratableReason.VOLUME_BOUND, message=message)
     return Part(status=True, reason=LiveMigratableReason.MIGRATABLE)
 
 
@@ -118,7 +132,7 @@ def server_status(desired: Desired, old: Mapping[str, Any], found: Found) -> Obj
         **placed,
         **found.parts,
         **_restart_required(desired, conditions, found),
-        ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power, found.passed),
+        ServerConditionType.LIVE_MIGRATABLE: live_migratable(desired, found.power, found.passed, found.bound),
     }
     for kind, part in parts.items():
         conditions = set_condition(conditions, kind, part.status, part.reason, part.message, desired.generation)

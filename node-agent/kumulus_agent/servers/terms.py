@@ -105,6 +105,8 @@ class Observed:
         revoked: the Host's list of revoked instances names it with its epoch or a later one.
         power_changes: the Server's count of changes of powerState that was acted upon last; None if it is not known.
         halted: a paused guest is so because somebody asked for it, not because of a fault or a migration.
+        full: files of a paused guest whose disk had no room for a write; empty if it is paused for anything else.
+        room: and there is room again.
         started_for: uid of the ServerAction that the last start belonged to, or empty.
         rescue: id of the rescue that the domain is the guest of, or empty.
         pressed_for: seconds since the power button was pressed for the action under way; None if it was not.
@@ -134,6 +136,8 @@ class Observed:
     revoked: bool = False
     power_changes: int | None = None
     halted: bool = True
+    full: tuple[str, ...] = ()
+    room: bool = False
     started_for: str = ""
     rescue: str = ""
     pressed_for: float | None = None
@@ -199,6 +203,7 @@ class Action(StrEnum):
     PLUG = "plug in"
     DETACH = "detach"
     GROW = "grow"
+    LIMIT = "limit the root disk"
     PAUSE = "pause"
     RESUME = "resume"
     SAVE = "write the memory to the disk"

@@ -150,6 +150,14 @@ class HostServices:
         record = self._running(unit)
         return record is not None and process.send(record.process, number)
 
+    def said(self, unit: str) -> str:
+        """Give the last line that a unit has written where there is no systemd, whose journal has it else."""
+        try:
+            lines = (self._directory / f"{unit}.log").read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip()[:512] for line in reversed(lines) if line.strip()), "")
+
     async def run(self, argv: Sequence[str]) -> bytes:
         """Run a program of the host's to its end, and return what it printed.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+
+from kumulus_agent.storage.ballast import drop
 
 
 def publish(part: Path, final: Path) -> None:
@@ -16,7 +19,21 @@ def publish(part: Path, final: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Write a small file atomically and durably; of concurrent writers the last one wins."""
+    """Write a small file atomically and durably; of concurrent writers the last one wins.
+
+    On a full disk it takes the place of ballast (see `kumulus_agent.storage.ballast`).
+    """
+    while True:
+        try:
+            _write_once(path, content, mode)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not drop(path.parent):
+                raise
+        else:
+            return
+
+
+def _write_once(path: Path, content: bytes, mode: int) -> None:
     descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from typing import Final
 
 from kumulus_agent.storage.qemu_img import qemu_img
+from kumulus_agent.storage.room import room_at
 from kumulus_agent.storage.root_disk import virtual_size
 
-_RESERVE: Final = 256 << 20
-"""Bytes that a copy leaves free: guests on the same disk write meanwhile."""
 _COPY_SECONDS: Final = 6 * 3600.0
 _OPTIONS: Final = ("-f", "qcow2", "-o", "compat=1.1")
 
@@ -23,10 +21,19 @@ async def missing_room(disk: Path) -> int:
     Raises:
         Retryable: qemu-img failed.
     """
+    return (await needed_room(disk, disk.parent))[1]
+
+
+async def needed_room(disk: Path, folder: Path) -> tuple[int, int]:
+    """Give the bytes that a copy of a disk takes, and by how many it would not fit into a folder.
+
+    Raises:
+        Retryable: qemu-img failed.
+    """
     asked = ("measure", "-U", "-f", "qcow2", "-O", "qcow2", "--output=json", str(disk))
     needed = int(json.loads(await qemu_img(*asked))["required"])
-    free = (await asyncio.to_thread(shutil.disk_usage, disk.parent)).free
-    return max(0, needed + _RESERVE - free)
+    left = (await asyncio.to_thread(room_at, folder)).left
+    return needed, max(0, needed - left)
 
 
 async def empty_copy(disk: Path, part: Path) -> None:

@@ -6,14 +6,20 @@
     ├── Retryable             try again after .delay seconds
     │   ├── DownloadFailed    the source did not deliver; .http_status where it answered
     │   ├── HolderAway        the host that holds the image does not serve it; .reason is CamelCase for a condition
-    │   └── CacheFull         the disk that holds the cache has no room
+    │   ├── StoreFailed       the store of images does not take or remove one
+    │   ├── VolumeBusy        the volume that an image is made of cannot be read now; .reason as above
+    │   ├── CopyFailed        its copy did not become an image; .reason as above
+    │   ├── CacheFull         the disk that holds the cache has no room
+    │   └── DiskFull          the disk that holds a volume or an instance has no room
     └── Terminal              fails again until the request changes; .reason is CamelCase for a condition
         ├── ChecksumMismatch  the bytes are not the ones asked for
+        ├── SignatureInvalid  the signature is of other bytes, or by another key
         ├── UnsafeImage       refers to other files, or hides one format in another
         ├── CorruptImage      is cut off, or its tables contradict each other
         ├── FormatMismatch    is of another format than declared
         ├── TooLarge          more than the limit, in bytes on the wire or as the guest sees it
         ├── DiskTooSmall      the root disk is smaller than its image
+        ├── SourceGone        the image that it is made of went before
         └── SourceRefused     the source says that it will never serve this (4xx), or the URL cannot be used
 """
 
@@ -51,8 +57,33 @@ class HolderAway(Retryable):
     reason = "ImageHostAway"
 
 
+class VolumeBusy(Retryable):
+    """The volume that an image is made of cannot be read now."""
+
+    reason = "VolumeNotReady"
+
+
+class CopyFailed(Retryable):
+    """The copy of a volume did not become an image, and is read again."""
+
+    reason = "CopyFailed"
+
+
+class StoreFailed(Retryable):
+    """The bucket did not take an image, or did not remove it."""
+
+
 class CacheFull(Retryable):
     """No space is left on the disk of the cache."""
+
+
+class DiskFull(Retryable):
+    """What would be written does not leave the reserve on the disk."""
+
+    reason = "HostDiskFull"
+
+    def __init__(self, message: str, delay: float = 60.0) -> None:
+        super().__init__(message, delay)
 
 
 class Terminal(StorageError):
@@ -65,6 +96,12 @@ class ChecksumMismatch(Terminal):
     """The content is not what the checksum promised."""
 
     reason = "ChecksumMismatch"
+
+
+class SignatureInvalid(Terminal):
+    """Whoever has the key has not signed this content."""
+
+    reason = "SignatureInvalid"
 
 
 class UnsafeImage(Terminal):
@@ -95,6 +132,12 @@ class DiskTooSmall(Terminal):
     """A root disk cannot be smaller than the image below it."""
 
     reason = "DiskTooSmall"
+
+
+class SourceGone(Terminal):
+    """The image that another is made of went, with its bytes, before they were that one's."""
+
+    reason = "SourceGone"
 
 
 class SourceRefused(Terminal):

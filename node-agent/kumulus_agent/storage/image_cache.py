@@ -1,72 +1,51 @@
 """Images on this host: verified, inspected, shared by all overlays, evicted when unused.
 
 Layout below the root: ``<sha256>.img`` the image, ``<sha256>.json`` what is known of it, ``partial/`` downloads under
-way. The sidecar is written last: an image without one is a leftover and is taken over by the next download. Of an image
-that was made here it is written first, since nothing would take it over. Such a one has owners: it is the only copy and
-stays until they are gone.
+way. The sidecar is written first and removed last: one without an image is a leftover and goes, an image without one
+would take room that nobody knows of. One that was made here has owners: it is the only copy and stays until they are
+gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
+import structlog
 
-from kumulus_agent.storage.atomic import publish, write_file
-from kumulus_agent.storage.download import Downloaded, Validators, discard, download, hash_file, resumable
-from kumulus_agent.storage.errors import SMALLER, ChecksumMismatch, Retryable, Terminal, TooLarge
+from kumulus_agent.storage.arrival import Arrived, make_ready
+from kumulus_agent.storage.atomic import publish
+from kumulus_agent.storage.cache_records import Entry, find, read_entry, sidecar_of, unlink_entry, write_entry
+from kumulus_agent.storage.cached_image import CachedImage
+from kumulus_agent.storage.download import Downloaded, Progress, Validators, Wanted, discard, hash_file, resumable
+from kumulus_agent.storage.errors import SMALLER, ChecksumMismatch, FormatMismatch, Retryable, Terminal, TooLarge
 from kumulus_agent.storage.held_address import is_held
 from kumulus_agent.storage.inspect_apart import inspect_apart
-from kumulus_agent.storage.inspection import ImageFormat, Inspected
+from kumulus_agent.storage.inspection import SourceFormat
+from kumulus_agent.storage.mirrors import fetch, verify
 from kumulus_agent.storage.qemu_img import check_whole
 from kumulus_api.image import HELD_SCHEME
 
+__all__ = ["GRACE_SECONDS", "CachedImage", "FromHost", "Given", "ImageCache"]
+
 FromHost = Callable[[str, str, Path, int], Awaitable[Downloaded]]
 """Takes the address of an image that a host holds, its digest, the file to write and the most bytes it may have."""
-_log = logging.getLogger(__name__)
+Given = Callable[[Path], Awaitable[Downloaded]]
+"""Has the file written that is named."""
+_log = structlog.stdlib.get_logger(__name__)
 GRACE_SECONDS: Final = 600
 """An image handed out is not evicted for so long: its overlay is about to be made."""
 
 _STALE_SECONDS: Final = 24 * 3600
 """What a failed download has left is not resumed after so long."""
-
-
-@dataclass(frozen=True, slots=True)
-class CachedImage:
-    """An image ready to be used.
-
-    Attributes:
-        path: the file; immutable.
-        digest: ``sha256:<hex>`` of the file.
-        format: ``qcow2`` or ``raw``, as inspected.
-        size: bytes of the file.
-        virtual_size: bytes of the disk that the guest sees.
-    """
-
-    path: Path
-    digest: str
-    format: ImageFormat
-    size: int
-    virtual_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    image: CachedImage
-    sha512: str
-    validators: Validators
-    used_at: float
-    owners: tuple[str, ...] = ()
 
 
 class ImageCache:
@@ -89,11 +68,13 @@ class ImageCache:
     ) -> None:
         self._from_host = from_host
         self._root = root
-        self._partial = root / "partial"
+        self.partial = root / "partial"
+        """What comes lies here, on the file system of the images."""
         self._max_bytes = max_bytes
         self._in_use = in_use
         self._running: dict[str, asyncio.Task[CachedImage]] = {}
-        self._entries: dict[str, _Entry] | None = None
+        self._progress: dict[str, Progress] = {}
+        self._entries: dict[str, Entry] | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -105,7 +86,14 @@ class ImageCache:
             await self._session.close()
 
     async def ensure(
-        self, source_url: str, expected_checksum: str | None, image_format: ImageFormat, virtual_size_limit: int
+        self,
+        source_url: str,
+        expected_checksum: str | None,
+        image_format: SourceFormat,
+        virtual_size_limit: int,
+        mirrors: Sequence[str] = (),
+        *,
+        given: Given | None = None,
     ) -> CachedImage:
         """Have the image on this host; concurrent calls for one image share one download.
 
@@ -115,47 +103,57 @@ class ImageCache:
             expected_checksum: ``sha256:<hex>`` or ``sha512:<hex>``; a cached match needs no network.
             image_format: the declared format.
             virtual_size_limit: bytes that the guest's disk may have.
+            mirrors: further URLs of the same bytes; they need a checksum.
+            given: gives the bytes, where they are here and nowhere else.
 
         Raises:
-            Terminal: ChecksumMismatch, UnsafeImage, FormatMismatch, TooLarge or SourceRefused.
+            Terminal: ChecksumMismatch, UnsafeImage, FormatMismatch, CorruptImage, TooLarge or SourceRefused.
             Retryable: DownloadFailed, HolderAway or CacheFull.
         """
         checksum = _checked(expected_checksum)
         entries = await self._load()
-        if checksum is not None and (entry := _find(entries, checksum)) is not None:
-            return await self._use(entry, image_format, virtual_size_limit)
-        key = checksum or source_url
+        if given is None and checksum is not None and (entry := find(entries, checksum)) is not None:
+            return await self._use(entry, image_format, virtual_size_limit, checksum)
+        key = source_url if given is not None else checksum or source_url
         task = self._running.get(key)
         if task is None:
-            task = asyncio.create_task(self._fetch(source_url, checksum, image_format, virtual_size_limit))
+            urls = (source_url, *mirrors)
+            task = asyncio.create_task(self._fetch(urls, checksum, image_format, virtual_size_limit, given=given))
             self._running[key] = task
             task.add_done_callback(lambda done: self._finished(key, done))
         # A caller that is cancelled must not take the download from the others.
         image = await asyncio.shield(task)
-        return await self._use((await self._load())[image.digest], image_format, virtual_size_limit)
+        return await self._use((await self._load())[image.digest], image_format, virtual_size_limit, checksum)
 
     def _finished(self, key: str, task: asyncio.Task[CachedImage]) -> None:
         del self._running[key]
+        self._progress.pop(key, None)
         # Seen here, so that asyncio does not complain of a failure whose callers have all been cancelled.
         if not task.cancelled():
             task.exception()
+
+    def progress(self, source_url: str, expected_checksum: str | None) -> Progress | None:
+        """Tell how far an image is that is being made; None if none is."""
+        return self._progress.get((expected_checksum or "").lower() or source_url)
 
     async def images(self) -> list[CachedImage]:
         """Return what is cached, least recently used first."""
         entries = await self._load()
         return [entry.image for entry in sorted(entries.values(), key=lambda entry: entry.used_at)]
 
-    async def evict(self) -> list[str]:
-        """Remove least recently used images until the cache fits; returns the digests removed."""
+    async def evict(self, most: int | None = None) -> list[str]:
+        """Remove least recently used images until the cache fits, or has at most so many bytes; give the digests."""
         entries = await self._load()
+        limit = self._max_bytes if most is None else most
         total = sum(entry.image.size for entry in entries.values())
         needed = set(self._in_use())
         removed: list[str] = []
         for entry in sorted(entries.values(), key=lambda entry: entry.used_at):
-            if total <= self._max_bytes:
+            if total <= limit:
                 break
             digest = entry.image.digest
-            if entry.owners or digest in needed or time.time() - entry.used_at < GRACE_SECONDS:
+            owned = entries.get(digest, entry).owners
+            if owned or entry.image.names & needed or time.time() - entry.used_at < GRACE_SECONDS:
                 continue
             await self.remove(digest)
             total -= entry.image.size
@@ -166,7 +164,7 @@ class ImageCache:
         """Remove one image, used or not; absent is success."""
         entry = (await self._load()).pop(digest, None)
         if entry is not None:
-            await asyncio.to_thread(_unlink, entry.image.path)
+            await asyncio.to_thread(unlink_entry, entry.image.path)
 
     async def forget(self, source_url: str, expected_checksum: str | None) -> None:
         """Throw away what a failed download has left to be resumed; one that runs is left alone."""
@@ -196,16 +194,17 @@ class ImageCache:
         if known is not None:
             # The same disk was copied twice.
             entry = replace(known, owners=tuple(sorted({*known.owners, owner})))
-            await asyncio.to_thread(_write_entry, entry)
+            await asyncio.to_thread(write_entry, entry)
             await asyncio.to_thread(part.unlink)
         else:
-            entry = await asyncio.to_thread(self._keep, part, done, inspected, owner)
+            arrived = Arrived(part, "qcow2", inspected)
+            entry = await asyncio.to_thread(self._keep, part, done, arrived, owner)
         entries[entry.image.digest] = entry
         return entry.image
 
-    def _keep(self, part: Path, done: Downloaded, inspected: Inspected, owner: str) -> _Entry:
-        entry = replace(self._entry(done, inspected), owners=(owner,))
-        _write_entry(entry)
+    def _keep(self, part: Path, done: Downloaded, arrived: Arrived, owner: str) -> Entry:
+        entry = replace(self._entry(done, arrived), owners=(owner,))
+        write_entry(entry)
         os.chown(part, os.geteuid(), os.getegid())  # QEMU, which has written it, is not to own it
         part.chmod(0o444)
         publish(part, entry.image.path)
@@ -221,7 +220,7 @@ class ImageCache:
         entries = await self._load()
         for entry in [entry for entry in entries.values() if owner in entry.owners]:
             left = replace(entry, owners=tuple(item for item in entry.owners if item != owner))
-            await asyncio.to_thread(_write_entry, left)
+            await asyncio.to_thread(write_entry, left)
             entries[entry.image.digest] = left
 
     async def held(self) -> dict[str, set[str]]:
@@ -240,7 +239,7 @@ class ImageCache:
             Whether it is gone.
         """
         entry = (await self._load()).get(digest)
-        if entry is not None and (entry.owners or entry.used_at >= since or digest in set(self._in_use())):
+        if entry is not None and (entry.owners or entry.used_at >= since or entry.image.names & set(self._in_use())):
             return False
         await self.remove(digest)
         return True
@@ -251,70 +250,95 @@ class ImageCache:
         return entry.image.path if entry is not None else None
 
     def _part(self, key: str) -> Path:
-        return self._partial / f"{hashlib.blake2s(key.encode()).hexdigest()}.part"
+        return self.partial / f"{hashlib.blake2s(key.encode()).hexdigest()}.part"
 
     async def _fetch(
-        self, url: str, checksum: str | None, image_format: ImageFormat, virtual_size_limit: int
+        self,
+        urls: Sequence[str],
+        checksum: str | None,
+        image_format: SourceFormat,
+        virtual_size_limit: int,
+        *,
+        given: Given | None,
     ) -> CachedImage:
-        entries = await self._load()
+        entries, url = await self._load(), urls[0]
         known = None if checksum else next((e for e in entries.values() if e.validators.url == url), None)
         # Containers carry metadata beside the data, and a stream has no virtual size before it is complete.
         size_limit = virtual_size_limit + virtual_size_limit // 10 + (64 << 20)
-        part = self._part(checksum or url)
+        key = url if given is not None else checksum or url
+        part, progress = self._part(key), Progress()
+        self._progress[key] = progress
         try:
-            if is_held(url) and self._from_host is not None:
+            if given is not None:
+                done = await given(part)
+                verify(done, checksum, url)
+                progress.received = progress.total = done.size
+            elif is_held(url) and self._from_host is not None:
                 done = await self._from_host(url, checksum or "", part, size_limit)
+                verify(done, checksum, url)
             else:
-                done = await download(
-                    self._client(), url, part, size_limit=size_limit, known=known.validators if known else None
-                )
+                wanted = Wanted(size_limit, checksum, known.validators if known else None, progress=progress)
+                done = await fetch(self._client(), urls, part, wanted)
             if done.not_modified and known is not None:
                 return known.image
-            _verify(done, checksum, url)
-            inspected = await asyncio.to_thread(inspect_apart, part, image_format, virtual_size_limit)
-            if inspected.format == "qcow2":
-                await check_whole(part)
-            entry = await asyncio.to_thread(self._admit, part, done, inspected)
+            arrived = await make_ready(part, image_format, virtual_size_limit, progress)
+            entry = await self._admitted(part, done, arrived)
         except Terminal:
             await asyncio.to_thread(discard, part)
             raise
         except (Retryable, OSError):
-            if not await asyncio.to_thread(resumable, part):
+            if len(urls) == 1 and not await asyncio.to_thread(resumable, part):
                 await asyncio.to_thread(discard, part)
             raise
         entries[entry.image.digest] = entry
-        _log.info("image cached", extra={"url": url, "digest": entry.image.digest, "bytes": entry.image.size})
+        _log.info("image cached", digest=entry.image.digest, bytes=entry.image.size)
         await self.evict()
         return entry.image
 
-    def _admit(self, part: Path, done: Downloaded, inspected: Inspected) -> _Entry:
-        entry = self._entry(done, inspected)
-        part.chmod(0o444)
-        publish(part, entry.image.path)
-        discard(part)
-        _write_entry(entry)
+    async def _admitted(self, part: Path, done: Downloaded, arrived: Arrived) -> Entry:
+        """Take a file into the cache. Whoever keeps the same bytes already keeps them on."""
+        entries, entry = await self._load(), self._entry(done, arrived)
+        same = entries.get(entry.image.digest)
+        if same is not None and done.owner:
+            entry = replace(entry, validators=same.validators)  # when its owner goes, it is what it was
+        entry = replace(entry, owners=_owners(same, done))
+        await asyncio.to_thread(self._admit, part, arrived.path, entry)
+        while (owners := _owners(entries.get(entry.image.digest, same), done)) != entry.owners:  # changed meanwhile
+            entry = replace(entry, owners=owners)
+            await asyncio.to_thread(write_entry, entry)
         return entry
 
-    def _entry(self, done: Downloaded, inspected: Inspected) -> _Entry:
-        path = self._root / f"{done.sha256}.img"
-        image = CachedImage(path, f"sha256:{done.sha256}", inspected.format, done.size, inspected.virtual_size)
-        return _Entry(image, done.sha512, done.validators, time.time())
+    def _admit(self, part: Path, file: Path, entry: Entry) -> None:
+        write_entry(entry)
+        file.chmod(0o444)
+        publish(file, entry.image.path)
+        discard(part)
 
-    async def _use(self, entry: _Entry, image_format: ImageFormat, virtual_size_limit: int) -> CachedImage:
+    def _entry(self, done: Downloaded, arrived: Arrived) -> Entry:
+        image = arrived.image(self._root, done)
+        return Entry(image, done.sha512, done.validators, time.time())
+
+    async def _use(
+        self, entry: Entry, image_format: SourceFormat, virtual_size_limit: int, checksum: str | None
+    ) -> CachedImage:
         image = entry.image
         if image.virtual_size > virtual_size_limit:
             raise TooLarge(
                 f"the image's disk has {image.virtual_size} bytes, {virtual_size_limit} are allowed; {SMALLER}"
             )
-        if image.format != image_format:
+        found = image.format_of(checksum)
+        if image.made_of is not None and image_format != found:
+            raise FormatMismatch(f"the image was declared {image_format}, it is {found}; make a new image as such")
+        if image_format != found:
             # Cached under another declaration: judge the bytes anew, as at the first download.
             await asyncio.to_thread(inspect_apart, image.path, image_format, virtual_size_limit)
-        (await self._load())[image.digest] = replace(entry, used_at=time.time())
+        entries = await self._load()  # it may have got an owner meanwhile
+        entries[image.digest] = replace(entries.get(image.digest, entry), used_at=time.time())
         # The record's time stamp is the time of the last use: no rewriting for each guest.
-        await asyncio.to_thread(os.utime, _sidecar(image.path))
+        await asyncio.to_thread(os.utime, sidecar_of(image.path))
         return image
 
-    async def _load(self) -> dict[str, _Entry]:
+    async def _load(self) -> dict[str, Entry]:
         if self._entries is None:
             entries = await asyncio.to_thread(self._read)
             # Another task may have loaded while this one read.
@@ -322,14 +346,18 @@ class ImageCache:
                 self._entries = entries
         return self._entries
 
-    def _read(self) -> dict[str, _Entry]:
-        self._partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in self._partial.glob("*.part"):
+    def _read(self) -> dict[str, Entry]:
+        self.partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for half in self._root.glob(".*.json.*"):
+            half.unlink(missing_ok=True)  # a record that was being written as the power went
+        for part in self.partial.glob("*.part"):
             # Its image may have been deleted while no agent ran.
             if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                 discard(part)
-        entries = (_read_entry(sidecar) for sidecar in self._root.glob("*.json"))
-        return {entry.image.digest: entry for entry in entries if entry is not None}
+        entries = [entry for sidecar in self._root.glob("*.json") if (entry := read_entry(sidecar)) is not None]
+        for name in {name for entry in entries for name in entry.image.names}:
+            discard(self._part(name))  # it came, and the power went
+        return {entry.image.digest: entry for entry in entries}
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -349,51 +377,5 @@ def _checked(checksum: str | None) -> str | None:
     return f"{algorithm}:{value}"
 
 
-def _find(entries: dict[str, _Entry], checksum: str) -> _Entry | None:
-    algorithm, _, value = checksum.partition(":")
-    if algorithm == "sha256":
-        return entries.get(checksum)
-    return next((entry for entry in entries.values() if entry.sha512 == value), None)
-
-
-def _verify(done: Downloaded, checksum: str | None, url: str) -> None:
-    if checksum is None:
-        return
-    algorithm, _, expected = checksum.partition(":")
-    found = done.sha256 if algorithm == "sha256" else done.sha512
-    if found != expected:
-        remedy = "make a new image with the right spec.checksum"
-        raise ChecksumMismatch(f"{url} has {algorithm} {found}, the image asks for {expected}; {remedy}")
-
-
-def _sidecar(image: Path) -> Path:
-    return image.with_suffix(".json")
-
-
-def _write_entry(entry: _Entry) -> None:
-    document = asdict(entry)
-    del document["used_at"]
-    document["image"]["path"] = entry.image.path.name
-    write_file(_sidecar(entry.image.path), json.dumps(document).encode())
-
-
-def _read_entry(sidecar: Path) -> _Entry | None:
-    try:
-        document: dict[str, Any] = json.loads(sidecar.read_text())
-        image = CachedImage(**{**document.pop("image"), "path": sidecar.with_suffix(".img")})
-        validators = Validators(**document["validators"])
-        owners = tuple(str(owner) for owner in document.get("owners", ()))
-        entry = _Entry(image, document["sha512"], validators, sidecar.stat().st_mtime, owners)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        _log.warning("unreadable image record ignored", extra={"path": str(sidecar), "error": str(error)})
-        return None
-    # A power cut may have left a record of a file that never reached the disk.
-    if not image.path.exists():
-        sidecar.unlink(missing_ok=True)
-        return None
-    return entry if image.path.stat().st_size == image.size else None
-
-
-def _unlink(image: Path) -> None:
-    _sidecar(image).unlink(missing_ok=True)
-    image.unlink(missing_ok=True)
+def _owners(same: Entry | None, done: Downloaded) -> tuple[str, ...]:
+    return tuple(sorted({*(same.owners if same is not None else ()), done.owner} - {""}))

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from kumulus_agent.storage import errors
-from kumulus_agent.storage.inspection import ImageFormat, Inspected
+from kumulus_agent.storage.inspection import Inspected, SourceFormat
 
 _DEADLINE_SECONDS: Final = 600.0
-_REFUSALS: Final = {kind.reason: kind for kind in (errors.FormatMismatch, errors.UnsafeImage, errors.TooLarge)}
+_REFUSALS: Final = {
+    kind.reason: kind for kind in (errors.FormatMismatch, errors.UnsafeImage, errors.CorruptImage, errors.TooLarge)
+}
 
 
-def inspect_apart(path: Path, declared: ImageFormat, virtual_size_limit: int) -> Inspected:
+def inspect_apart(path: Path, declared: SourceFormat, virtual_size_limit: int) -> Inspected:
     """Do what `inspect_image` does, and raise what it raises. Blocks.
 
     Raises:

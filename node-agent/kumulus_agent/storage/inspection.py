@@ -11,29 +11,40 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from kumulus_agent.storage.errors import SMALLER, FormatMismatch, Terminal, TooLarge, UnsafeImage
 
 ImageFormat = Literal["qcow2", "raw"]
+"""What servers' disks lie on."""
+SourceFormat = Literal["qcow2", "raw", "vmdk", "vhd", "vhdx", "vdi"]
+"""What an image may come as."""
 
 _CHUNK_BYTES: Final = 64 * 1024
 _MEMORY_BYTES: Final = 1 << 30
 """Address space that an inspection in a process of its own may have."""
 _DECLARE: Final = "make a new image with the right spec.format"
+_CPU_SECONDS: Final = 300
+"""Time of a processor that it may take: the tables of a TiB are read in one minute."""
 _RAW_CONTENTS: Final = frozenset({"raw", "gpt", "iso"})
 """What a raw disk may hold without being a container that QEMU follows: nothing known, partitions, a CD image."""
+_CONTAINERS: Final = frozenset({"qcow2", "vmdk", "vhd", "vhdx", "vdi"})
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
     """A safe image: its format, and its size in bytes as the guest sees it."""
 
-    format: ImageFormat
+    format: SourceFormat
     virtual_size: int
 
 
-def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) -> Inspected:
+def source_format(declared: str) -> SourceFormat:
+    """Give the format of the bytes of an Image (pure): a CD is a raw disk."""
+    return cast("SourceFormat", declared) if declared in _CONTAINERS else "raw"
+
+
+def inspect_image(path: Path, declared: SourceFormat, virtual_size_limit: int) -> Inspected:
     """Check a file before QEMU or qemu-img sees it. Blocks; reads at most the whole file once.
 
     Args:
@@ -43,21 +54,28 @@ def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) ->
 
     Raises:
         FormatMismatch: the content is of another format.
-        UnsafeImage: it names a backing or data file, has unknown features, or is several formats at once.
+        UnsafeImage: it names other files, has unknown features, is encrypted, or is several formats at once.
+        CorruptImage: its parts contradict each other, or the file's length.
         TooLarge: its virtual size exceeds the limit.
     """
+    from kumulus_agent.storage.formats import readers  # noqa: PLC0415 - the agent itself never needs them
+
     found = _detect(path)
     names = sorted(str(inspector) for inspector in found)
-    if declared == "raw":
-        if not set(names) <= _RAW_CONTENTS:
-            raise FormatMismatch(f"the image was declared raw, its content is {', '.join(names)}; {_DECLARE}")
-        virtual_size = path.stat().st_size
-    else:
-        if declared not in names:
+    with path.open("rb") as file:
+        readers.refuse_description(file)
+        plain = set(names) <= _RAW_CONTENTS
+        if plain:
+            names = readers.name_plain(file, declared, names)
+        if declared not in names and not (declared == "raw" and plain):
             raise FormatMismatch(f"the image was declared {declared}, its content is {', '.join(names)}; {_DECLARE}")
-        if len(names) > 1:
+        if len(names) > 1 and declared != "raw":
             raise UnsafeImage(f"the image is {' and '.join(names)} at once; convert it with qemu-img to one format")
-        virtual_size = _safe_size(found[0])
+        if declared == "qcow2":
+            _second_opinion(found)
+        virtual_size = readers.virtual_size(file, declared, virtual_size_limit)
+        if not plain and declared != "qcow2":
+            _second_opinion(found)
     if virtual_size > virtual_size_limit:
         raise TooLarge(f"the image's disk has {virtual_size} bytes, {virtual_size_limit} are allowed; {SMALLER}")
     return Inspected(declared, virtual_size)
@@ -66,6 +84,8 @@ def inspect_image(path: Path, declared: ImageFormat, virtual_size_limit: int) ->
 def _detect(path: Path) -> list[Any]:
     from oslo_utils.imageutils import format_inspector  # noqa: PLC0415 - 8 MiB that the agent itself never needs
 
+    # What begins as text and is no description has no type of it, for which the library looks all the same.
+    format_inspector.VMDKInspector.vmdktype = "formatnotfound"
     with path.open("rb") as file:
         wrapper = format_inspector.InspectWrapper(file)
         try:
@@ -78,23 +98,27 @@ def _detect(path: Path) -> list[Any]:
         return list(wrapper.formats or [])
 
 
-def _safe_size(inspector: Any) -> int:
+def _second_opinion(found: list[Any]) -> None:
+    """Let the library that has named the format judge it, too."""
     from oslo_utils.imageutils import format_inspector  # noqa: PLC0415
 
     try:
-        inspector.safety_check()
+        for inspector in found:
+            inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
         reasons = "; ".join(f"{name}: {failure}" for name, failure in sorted(error.failures.items()))
         raise UnsafeImage(f"the image is refused ({reasons}); flatten it with qemu-img convert") from error
-    return int(inspector.virtual_size)
+    except format_inspector.ImageFormatError as error:
+        raise UnsafeImage(f"the image cannot be understood: {error}; convert it with qemu-img to qcow2") from error
 
 
 def main() -> None:
     """Inspect the file of the arguments and print what was found."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     path, declared, limit = sys.argv[1:]
     try:
-        found = inspect_image(Path(path), "qcow2" if declared == "qcow2" else "raw", int(limit))
+        found = inspect_image(Path(path), source_format(declared), int(limit))
     except Terminal as refusal:
         json.dump({"refused": refusal.reason, "message": str(refusal)}, sys.stdout)
     else:

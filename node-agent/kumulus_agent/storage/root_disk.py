@@ -10,6 +10,7 @@ from typing import Any
 from kumulus_agent.storage.atomic import publish
 from kumulus_agent.storage.errors import DiskTooSmall
 from kumulus_agent.storage.image_cache import CachedImage
+from kumulus_agent.storage.overlay import write_overlay
 from kumulus_agent.storage.qemu_img import qemu_img
 
 
@@ -23,7 +24,7 @@ async def ensure_root_disk(path: Path, base: CachedImage | None, size_bytes: int
 
     Raises:
         DiskTooSmall: ``size_bytes`` is below the image's own size.
-        Retryable: qemu-img failed.
+        OSError: it could not be written.
     """
     if not await asyncio.to_thread(path.exists):
         await replace_root_disk(path, base, size_bytes)
@@ -55,11 +56,14 @@ async def replace_root_disk(path: Path, base: CachedImage | None, size_bytes: in
         raise DiskTooSmall(
             f"a root disk of {size_bytes} bytes was asked for, the image needs {base.virtual_size}: use a larger flavor"
         )
+    below = (base.path, base.format) if base is not None else None
+    await asyncio.to_thread(_replace, path, size_bytes, below)
+
+
+def _replace(path: Path, size_bytes: int, below: tuple[Path, str] | None) -> None:
     part = path.with_name(f".{path.name}.part")
-    # No option beyond compat: the host's QEMU may be older than this qemu-img and must know every feature.
-    below = ["-F", base.format, "-b", str(base.path)] if base is not None else []
-    await qemu_img("create", "-q", "-f", "qcow2", "-o", "compat=1.1", *below, str(part), str(size_bytes))
-    await asyncio.to_thread(publish, part, path)
+    write_overlay(part, size_bytes, below)
+    publish(part, path)
 
 
 async def delete_root_disk(path: Path) -> None:

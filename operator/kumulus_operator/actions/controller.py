@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kumulus_api import Flavor, Image, Server, ServerAction
+from kumulus_api import Flavor, Image, Reference, Server, ServerAction
 from kumulus_api.base import ObjectMeta
 from kumulus_api.server_action import MIGRATIONS, ActionPhase, ActionReason, ActionType
 from kumulus_api.server_status import ScheduledReason
@@ -33,6 +33,7 @@ from kumulus_operator.actions.plan import (
 )
 from kumulus_operator.bodies import MANAGER, identity, owner_reference
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.images.sharing import still_usable
 from kumulus_operator.migration.controller import LOOK_AGAIN, Migrations
 from kumulus_operator.placement.hardware import hardware_of
 from kumulus_operator.refusal import Refused, refuse
@@ -129,8 +130,8 @@ class ActionController:
         """Write what an action changes about its Server; give the status with which it is opened, or has ended.
 
         Raises:
-            Refused: its image is not there, not Ready or too large, or the one that it makes is there already; its
-                password is not there.
+            Refused: its image is not there, not for it, not Ready or too large, or the one that it makes is there
+                already; its password is not there.
         """
         image = self._image(action, server)
         await self._adopt(action, server)
@@ -173,6 +174,9 @@ class ActionController:
         if not needed or assigned is None or size is None:
             return None
         if reference is None:
+            if assigned.image is not None:
+                had = Reference(name=assigned.image.name, namespace=assigned.image.namespace)
+                still_usable(server.key[0], had, self._cloud)
             return assigned.image.dump() if assigned.image is not None else None
         wish = server.model_copy(update={"spec": server.spec.model_copy(update={"image": reference})})
         flavor = Flavor(metadata=ObjectMeta(name=server.spec.flavor.name), spec=size)

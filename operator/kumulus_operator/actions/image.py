@@ -35,13 +35,17 @@ async def make_image(cloud: Cloud, action: ServerAction, server: Server) -> None
     finally:
         if not is_snapshot(cloud.images.get(*key)):
             cloud.counted_snapshots.withdraw(key)
+        if cloud.images.get(*key) is None:
+            cloud.image_book.withdraw(key)
 
 
 def _admit(cloud: Cloud, key: Key) -> None:
-    excess = cloud.counted_snapshots.admit(key)
-    if excess is not None:
-        message = f"quota: {excess}; transient: ask again when snapshots are deleted or the quota is raised"
-        raise refuse(ActionReason.QUOTA_EXCEEDED, message)
+    for what, book in (("snapshots", cloud.counted_snapshots), ("images", cloud.image_book)):
+        excess = book.admit(key)
+        if excess is not None:
+            cloud.counted_snapshots.withdraw(key)
+            message = f"quota: {excess}; transient: ask again when {what} are deleted or the quota is raised"
+            raise refuse(ActionReason.QUOTA_EXCEEDED, message)
 
 
 async def _make(cloud: Cloud, action: ServerAction, body: dict[str, Any]) -> None:

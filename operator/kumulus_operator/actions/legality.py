@@ -78,6 +78,10 @@ def state_of(server: Server) -> ServerState:
     return _STATES[server.status.power_state if server.status is not None else None]
 
 
+_ROOT_DISK = frozenset({ActionType.REBUILD, ActionType.CREATE_IMAGE})
+"""Acts on the root disk."""
+
+
 def legal_states(action: ServerAction) -> frozenset[ServerState]:
     """Give the states in which the act is legal."""
     hard = action.spec.reboot is not None and action.spec.reboot.type is RebootType.HARD
@@ -97,6 +101,12 @@ def illegal(action: ServerAction, server: Server | None) -> Refusal | None:
     if server.spec.assignment is None:
         message = f"state: server {name} has no host yet; permanent: ask again when it is Scheduled"
         return Refusal(ActionReason.NOT_PLACED, message)
+    if action.spec.type in _ROOT_DISK and server.spec.boot_volume is not None:
+        message = (
+            f"state: server {name} boots from a volume and has no root disk; permanent: make a snapshot of the volume, "
+            "or another volume"
+        )
+        return Refusal(ActionReason.BOOTS_FROM_VOLUME, message)
     return _illegal_state(action, server, server.spec.assignment)
 
 

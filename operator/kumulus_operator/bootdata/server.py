@@ -12,15 +12,18 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from kumulus_api import KeyPair, LoadBalancer, Server, ServerAction, VPNConnection
+from kumulus_api import Image, KeyPair, LoadBalancer, Server, ServerAction, Volume, VPNConnection
 from kumulus_api.server_action import ActionPhase, ActionReason
+from kumulus_api.volume import VolumeAssignment
 from kumulus_operator.actions.password import password_of
 from kumulus_operator.bodies import MANAGER
 from kumulus_operator.cloud import Cloud
+from kumulus_operator.images.source_keys import imports, source_keys
 from kumulus_operator.load_balancers.certificates import certificate_of
 from kumulus_operator.metrics import BOOT_DATA_REQUESTS
 from kumulus_operator.refusal import Refused
 from kumulus_operator.servers.userdata import LARGEST, content_of, selector_of
+from kumulus_operator.volumes.keys import key_content
 from kumulus_operator.vpn_connections.keys import key_of
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.certificates.issuing import issue_apart, server_context
@@ -69,6 +72,14 @@ class BootData:
     async def handle_vpn_key(self, request: web.Request) -> web.Response:
         """Answer a request for a VPN connection's key."""
         return await self._answer(request, self.vpn_key)
+
+    async def handle_volume_key(self, request: web.Request) -> web.Response:
+        """Answer a request for the key of an encrypted volume."""
+        return await self._answer(request, self.volume_key)
+
+    async def handle_image_keys(self, request: web.Request) -> web.Response:
+        """Answer a request for the keys of the bucket that an image comes from."""
+        return await self._answer(request, self.image_keys)
 
     async def _answer(
         self, request: web.Request, give: Callable[[str, str, str], Awaitable[dict[str, Any]]]
@@ -190,6 +201,54 @@ class BootData:
             raise Denied(HTTPStatus.NOT_FOUND, refused.refusal.message) from None
         return {"key": base64.b64encode(key.content).decode()}
 
+    async def volume_key(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give the key of an encrypted volume that a node has, or whose server it has or gets.
+
+        Returns:
+            It, as `key` in base64.
+
+        Raises:
+            Denied: 403 if the volume is not that node's (whether it exists is not told), 404 if its Secret is missing
+                or holds no key.
+        """
+        found = await self._client.get(Volume, name, namespace)
+        place = Volume.model_validate(found).spec.assignment if found is not None else None
+        if place is None or place.encryption is None or node not in await self._hosts_of(namespace, place):
+            raise Denied(HTTPStatus.FORBIDDEN, f"no key of volume {namespace}/{name} is for node {node}")
+        try:
+            content = await key_content(self._client, namespace, place.encryption.secret)
+        except Refused as refused:
+            raise Denied(HTTPStatus.NOT_FOUND, refused.refusal.message) from None
+        return {"key": base64.b64encode(content).decode()}
+
+    async def _hosts_of(self, namespace: str, place: VolumeAssignment) -> set[str]:
+        """Give the hosts that work with a volume: its own, and those of the server that holds it."""
+        hosts = {place.host}
+        server = await self._server(namespace, place.attached_to) if place.attached_to is not None else None
+        given = server.spec.assignment if server is not None else None
+        if given is not None and any(item.volume_id == place.volume_id for item in given.volumes):
+            hosts |= {given.host, given.target or given.host}
+        return hosts
+
+    async def image_keys(self, node: str, namespace: str, name: str) -> dict[str, Any]:
+        """Give the keys of the bucket that an image comes from, which a node imports now.
+
+        Returns:
+            `accessKeyID` and `secretAccessKey`.
+
+        Raises:
+            Denied: 403 if the node does not import the image (whether it exists is not told), 404 if its Secret is
+                missing or holds no keys.
+        """
+        found = await self._client.get(Image, name, namespace)
+        image = Image.model_validate(found) if found is not None else None
+        if image is None or not imports(image, node):
+            raise Denied(HTTPStatus.FORBIDDEN, f"image {namespace}/{name} is not imported by node {node}")
+        try:
+            return await source_keys(self._client, image)
+        except Refused as refused:
+            raise Denied(HTTPStatus.NOT_FOUND, refused.refusal.message) from None
+
     async def _server(self, namespace: str, name: str) -> Server | None:
         body = await self._client.get(Server, name, namespace)
         return Server.model_validate(body) if body is not None else None
@@ -231,7 +290,9 @@ def application(client: KubeClient) -> web.Application:
     served = BootData(client)
     app.router.add_get("/v1/boot-data/{namespace}/{name}", served.handle)
     app.router.add_get("/v1/certificates/{namespace}/{name}", served.handle_certificates)
+    app.router.add_get("/v1/image-keys/{namespace}/{name}", served.handle_image_keys)
     app.router.add_get("/v1/passwords/{namespace}/{name}", served.handle_password)
+    app.router.add_get("/v1/volume-keys/{namespace}/{name}", served.handle_volume_key)
     app.router.add_get("/v1/vpn-keys/{namespace}/{name}", served.handle_vpn_key)
     return app
 

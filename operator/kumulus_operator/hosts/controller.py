@@ -7,6 +7,7 @@ import time
 import structlog
 
 from kumulus_operator.cloud import Cloud, enqueue
+from kumulus_operator.images.plan import concerns
 from kumulus_operator.migration.draining import Drainer
 from kumulus_operator.views import Key
 
@@ -31,7 +32,7 @@ class HostController:
         host = cloud.hosts.get(*key)
         given_up = host is None or host.spec.decommissioned
         unused = not cloud.ports_on(name) and not cloud.servers_on[name] and not cloud.balancers.on_host.get(name)
-        if host is None and unused:
+        if host is None and unused and not any(concerns(image, name) for image in cloud.images):
             self._silent.discard(name)
             return None
         now = time.monotonic()
@@ -47,13 +48,8 @@ class HostController:
             enqueue(cloud.queues.servers, cloud.servers_on[name])
             enqueue(cloud.queues.routers, cloud.edges.gateways_on(name))
             enqueue(cloud.queues.load_balancers, cloud.balancers.on_host.get(name, ()))
-            enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
+            enqueue(cloud.queues.images, (item.key for item in cloud.images if concerns(item, name)))
         if given_up:
             enqueue(cloud.queues.ports, (port.key for port in cloud.ports_on(name)))
-            enqueue(cloud.queues.images, (item.key for item in cloud.images if _imports_on(item, name)))
+            enqueue(cloud.queues.images, (item.key for item in cloud.images if concerns(item, name)))
         return None
-
-
-def _imports_on(image: object, host: str) -> bool:
-    status = getattr(image, "status", None)
-    return status is not None and status.import_host == host

@@ -70,6 +70,11 @@ class Liveness:
         beat = self._beats.get(host)
         return max(0.0, beat.seen_at + self._silence - now) if beat is not None else self._silence
 
+    def silent_for(self, host: str, now: float) -> float:
+        """Give the seconds since the host counts as silent; 0 if it does not."""
+        beat = self._beats.get(host)
+        return max(0.0, now - beat.seen_at - self._silence) if beat is not None else 0.0
+
 
 def _age(renewed: str, wall: datetime) -> float:
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kumulus_api import Image
 from kumulus_api.image import ImageReason
+from kumulus_api.upload_messages import waiting_for_upload
 from kumulus_operator.placement.facts import HostFacts
 from kumulus_runtime.conditions import set_condition
 
@@ -43,6 +44,15 @@ def import_status(
     chosen = min(good, key=lambda host: (not host.schedulable, load.get(host.name, 0), host.name)).name
     # The condition comes along: left out, an earlier one of ours would be taken away, and of one that an agent has
     # written in the meantime the parts that we took over, which leaves no valid object.
-    message = f"host {chosen} imports it"
-    conditions = set_condition(found, "Ready", False, ImageReason.IMPORTING, message, generation, now)
+    reason, message = ImageReason.IMPORTING, f"host {chosen} imports it"
+    if image.spec.source.upload is not None:
+        reason, message = ImageReason.WAITING_FOR_UPLOAD, waiting_for_upload(chosen, *image.key)
+    conditions = set_condition(found, "Ready", False, reason, message, generation, now)
     return {"importHost": chosen, "conditions": conditions}
+
+
+def concerns(image: Image, host: str) -> bool:
+    """Give whether a host imports an image, or keeps it."""
+    status, given = image.status, image.spec.assignment
+    told = status is not None and (status.import_host == host or host in (status.replicas or []))
+    return told or (given is not None and host in given.hosts)

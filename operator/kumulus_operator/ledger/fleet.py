@@ -12,7 +12,16 @@ from collections.abc import Callable, Iterable, Mapping
 
 from kumulus_api.server_group import GroupPolicy
 from kumulus_operator.placement.facts import Amounts, Candidate, HostFacts, Terms, Weights, Wish
-from kumulus_operator.placement.filters import SILENT, Objection, existing, has_room, lacking, unfit, wanted
+from kumulus_operator.placement.filters import (
+    SILENT,
+    Objection,
+    enough_disk,
+    existing,
+    has_room,
+    lacking,
+    unfit,
+    wanted,
+)
 from kumulus_operator.placement.weigh import group_weight, room_weight, scale_of
 
 _RANKINGS = 64
@@ -93,6 +102,14 @@ class Fleet:
         self._used[host] = self._used[host].minus(amounts)
         self._moved(host)
 
+    def objection_of(self, name: str, wish: Wish) -> Objection | None:
+        """Say why a host's disk has no room, whatever else speaks against it; None also if the host is not there."""
+        return enough_disk(self._candidate(name, {}), wish) if name in self._hosts else None
+
+    def free_on(self, name: str) -> Amounts:
+        """Give what is left of a host; nothing of one that is not there."""
+        return self._free.get(name, Amounts())
+
     def choose(self, wish: Wish, crowd: Mapping[str, int], fresh: Callable[[str], bool]) -> str | None:
         """Give the heaviest host that fits, or None.
 
@@ -105,6 +122,9 @@ class Fleet:
         policy = wish.group.policy if wish.group is not None else None
         if wish.only_host is not None:
             return self._best(ranking, [wish.only_host], wish, crowd, fresh)
+        near = self._best(ranking, [wish.near], wish, crowd, fresh) if wish.near is not None else None
+        if near is not None:
+            return near
         inhabited = [name for name, count in crowd.items() if count]
         if policy is GroupPolicy.AFFINITY and inhabited:
             return self._best(ranking, inhabited, wish, crowd, fresh)
@@ -163,7 +183,7 @@ class Fleet:
         if host is None:
             self._free.pop(name, None)
         else:
-            self._free[name] = host.total.minus(self._used[name])
+            self._free[name] = host.free_of(self._used[name])
         for ranking in self._rankings.values():
             ranking.stale.add(name)
 

@@ -21,8 +21,17 @@ from kumulus_operator.ledger.plan import (
     refusal_of_devices,
     volume_excess,
 )
+from kumulus_operator.ledger.promises import Promises
+from kumulus_operator.ledger.shares import ShareBook
+from kumulus_operator.ledger.snapshots import SnapshotBook
+from kumulus_operator.ledger.volumes import (
+    growth_over_quota,
+    growth_without_room,
+    move_without_room,
+    volume_growth_excess,
+)
 from kumulus_operator.placement.facts import Amounts, HostFacts, Weights, Wish
-from kumulus_operator.placement.usage import group_name, server_amounts, volume_amounts
+from kumulus_operator.placement.usage import attached_amounts, bytes_of, group_name, server_amounts
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.views import Key
 
@@ -60,7 +69,7 @@ def entry_of(server: Server) -> Entry | None:
         return None
     namespace = server.metadata.namespace or ""
     ports = {("Port", namespace, port.port) for port in assignment.ports}
-    volumes = {("Volume", namespace, volume.volume) for volume in assignment.volumes}
+    volumes = {("Volume", namespace, volume.volume) for volume in assignment.volumes if not volume.multi_attach}
     holds = frozenset(ports | volumes)
     return Entry(
         assignment.host,
@@ -69,7 +78,7 @@ def entry_of(server: Server) -> Entry | None:
         assumed=False,
         group=group_name(server),
         target=assignment.target,
-        volumes=Amounts(disk=sum(parse_quantity(volume.size) for volume in assignment.volumes)),
+        volumes=attached_amounts(assignment),
     )
 
 
@@ -81,6 +90,12 @@ class Ledger:
         fresh: gives whether a host renews its Lease.
         weights: what counts how much when several hosts fit.
         changed: is told of a project whose usage is another now.
+        class_changed: is told of a volume class whose volumes take more or less.
+
+    Attributes:
+        snapshots: of volumes, by their bytes.
+        shares: of volume classes.
+        promises: what volumes take of hosts and shares.
     """
 
     def __init__(
@@ -89,11 +104,15 @@ class Ledger:
         fresh: Callable[[str], bool],
         weights: Weights | None = None,
         changed: Callable[[str], None] = lambda _: None,
+        class_changed: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self.snapshots = SnapshotBook(quota_of, changed)
         self._quota_of = quota_of
         self._fresh = fresh
         self._changed = changed
         self._fleet = Fleet(weights or Weights())
+        self.shares = ShareBook(fresh)
+        self.promises = Promises(self._fleet, self.shares, class_changed)
         self._entries: dict[Key, Entry] = {}
         self._servers: Counter[str] = Counter()
         self._taken: defaultdict[str, Amounts] = defaultdict(Amounts)
@@ -102,7 +121,6 @@ class Ledger:
         self._hopeless: dict[Wish, Refusal] = {}
         self._ports: defaultdict[str, set[str]] = defaultdict(set)
         self._volumes: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        self._volume_places: dict[Key, tuple[str, Amounts]] = {}
         self._amending: set[Key] = set()
         self._moving: dict[Key, str] = {}
         self._desk: asyncio.Queue[tuple[Callable[[], str | Refusal], asyncio.Future[str | Refusal]]] = asyncio.Queue()
@@ -186,6 +204,13 @@ class Ledger:
             self._hopeless[wish] = refusal
         return refusal
 
+    def hand_over(self, key: Key, amounts: Amounts) -> None:
+        """Count no more with a server that is being placed what from now on counts as a volume of its own."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.assumed:
+            self._strike(key)
+            self._enter(key, replace(entry, amounts=entry.amounts.minus(amounts)))
+
     def more_room(self) -> None:
         """Note that a host may take what was refused: it changed, speaks again, or lost a server."""
         self._hopeless.clear()
@@ -214,7 +239,10 @@ class Ledger:
         """
         key = (request.namespace, request.name)
         known = self._strike(key)
-        verdict = self.decide(request if known is None else replace(request, holds=known.holds))
+        if known is not None:
+            wish = replace(request.wish, lying=known.amounts.disk)
+            request = replace(request, holds=known.holds, wish=wish)
+        verdict = self.decide(request)
         if known is not None:
             admitted = self._strike(key) is not None
             amounts = request.wish.amounts if admitted else known.amounts
@@ -231,7 +259,7 @@ class Ledger:
         position = Position(usage=self.usage(namespace), quota=self._quota_of(namespace), held=self._held)
         refusal = refusal_of_devices(replace(request, new_ports=new_ports), position)
         wish = request.wish
-        asks = wish.amounts.disk or wish.terms.segments
+        asks = wish.amounts.disk or wish.amounts.volumes or wish.terms.segments
         if refusal is None and asks and self._fleet.choose(wish, {}, self._fresh) is None:
             refusal = no_valid_host(self._fleet.refused(wish, {}, self._fresh))
         known = self._entries.get(key)
@@ -290,22 +318,12 @@ class Ledger:
 
     def volume_seen(self, volume: Volume) -> None:
         """Count a volume on the host that it is bound to."""
-        assignment = volume.spec.assignment
-        known = self._volume_places.get(volume.key)
-        if assignment is None or (known is not None and known[0] == assignment.host):
-            return
-        if known is not None:  # it has migrated with its server
-            self._fleet.take_back(*known)
-        amounts = volume_amounts(volume)
-        self._volume_places[volume.key] = (assignment.host, amounts)
-        self._fleet.give(assignment.host, amounts)
+        self.promises.seen(volume)
 
     def volume_gone(self, volume: Volume) -> None:
         """Count a volume no more."""
         self._volumes[volume.key[0]].pop(volume.key[1], None)
-        place = self._volume_places.pop(volume.key, None)
-        if place is not None:
-            self._fleet.take_back(*place)
+        if self.promises.gone(volume.key):
             self.more_room()
         self._changed(volume.key[0])
 
@@ -318,16 +336,54 @@ class Ledger:
         """
         namespace, name = volume.key
         volumes = self._volumes[namespace]
+        place = volume.spec.assignment
+        size = parse_quantity(volume.spec.size if place is None else place.size or volume.spec.size)
         if name in volumes:
-            return None
-        size = parse_quantity(volume.spec.size)
-        excess = (
-            None if counted else volume_excess(size, len(volumes), sum(volumes.values()), self._quota_of(namespace))
-        )
+            if place is not None or size <= volumes[name]:
+                return None
+            del volumes[name]  # It has grown before anybody used it.
+            counted = False
+        used = self.stored(namespace)
+        excess = None if counted else volume_excess(size, len(volumes), used, self._quota_of(namespace))
         if excess is None:
             volumes[name] = size
             self._changed(namespace)
         return excess
+
+    def grow_volume(self, volume: Volume, size: int) -> Refusal | None:
+        """Count a bound volume with more bytes against quota and its host's room, or say why it cannot."""
+        (namespace, name), place = volume.key, volume.spec.assignment
+        volumes = self._volumes[namespace]
+        known = volumes.get(name, 0)
+        more, quota = size - known, self._quota_of(namespace)
+        excess = volume_growth_excess(more, self.stored(namespace), quota)
+        if excess is not None:
+            return growth_over_quota(namespace, excess)
+        if place is not None and place.folder is None:
+            amounts = bytes_of(place.volume_class, more)
+            wish = Wish(amounts, only_host=place.host, only_reason="where the volume lies")
+            if self._fleet.choose(wish, {}, lambda _: True) is None:
+                return self.promises.no_room(place.host, amounts) or growth_without_room(place.host, more)
+        refusal = self.promises.growth(volume, more)
+        if refusal is not None:
+            return refusal
+        volumes[name] = size
+        self._changed(namespace)
+        return None
+
+    def lacks_room(self, volume: Volume, volume_class: str | None) -> Refusal | None:
+        """Say why a bound volume that lies elsewhere cannot come to its host's own disk, in a class; None if it can."""
+        place = volume.spec.assignment
+        if place is None:
+            return None
+        size = parse_quantity(place.size or volume.spec.size)
+        wish = Wish(bytes_of(volume_class, size), only_host=place.host, only_reason="where the volume goes")
+        fits = self._fleet.choose(wish, {}, lambda _: True) is not None
+        return None if fits else move_without_room(place.host, size)
+
+    def stored(self, namespace: str) -> int:
+        """Give the bytes of a project's volumes and their snapshots."""
+        return sum(self._volumes[namespace].values()) + self.snapshots.used(namespace)[1]
 
     def volume_admitted(self, key: Key) -> bool:
         """Give whether a volume was counted against the quota."""
@@ -346,6 +402,10 @@ class Ledger:
         """Give what is given out on a host."""
         return self._fleet.used.get(host, Amounts())
 
+    def free_on(self, host: str) -> Amounts:
+        """Give what is left of a host."""
+        return self._fleet.free_on(host)
+
     def usage(self, namespace: str) -> Usage:
         """Give what a project uses, what is just being placed included."""
         taken, volumes = self._taken[namespace], self._volumes[namespace]
@@ -355,7 +415,7 @@ class Ledger:
             memory=taken.memory,
             ports=len(self._ports[namespace]),
             volumes=len(volumes),
-            volume_bytes=sum(volumes.values()),
+            volume_bytes=self.stored(namespace),
         )
 
     def _enter(self, key: Key, entry: Entry) -> None:

@@ -31,6 +31,10 @@ class Usage:
     volumes: int = 0
     volume_bytes: int = 0
     snapshots: int = 0
+    backups: int = 0
+    backup_bytes: int = 0
+    images: int = 0
+    image_bytes: int = 0
     groups: int = 0
     group_rules: int = 0
     routers: int = 0
@@ -121,6 +125,8 @@ def _held(hold: Hold, holder: str) -> Refusal:
     kind, namespace, name = hold
     reason = ScheduledReason.PORT_IN_USE if kind == "Port" else ScheduledReason.VOLUME_IN_USE
     message = f"{kind.lower()} {name} is in use by server {holder}; transient: free when that server is deleted"
+    if kind == "Volume":
+        message += " or lets go of it; several servers may have volumes of a class with multiAttach"
     return Refusal(reason, message, frozenset({hold, ("Server", namespace, holder)}))
 
 

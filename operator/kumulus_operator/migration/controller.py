@@ -9,18 +9,18 @@ from typing import Any
 import structlog
 
 from kumulus_api import Server, ServerAction
-from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_action import MIGRATIONS, ActionType
 from kumulus_api.server_assignment import ServerAssignment
 from kumulus_operator.actions.plan import closed, ended, opened, refused
 from kumulus_operator.bodies import MANAGER, identity
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.migration.plan import Decision, Hosts, Move, cancelled, decide, flipped, heading, impossible
-from kumulus_operator.placement.facts import Amounts, Wish
-from kumulus_operator.placement.usage import group_name, server_amounts
+from kumulus_operator.placement.facts import Wish
+from kumulus_operator.placement.usage import attached_amounts, group_name, server_amounts
 from kumulus_operator.placement.wish import group_of, segments_of, terms_of, terms_of_flavor
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.servers.volumes import bind_volumes
+from kumulus_operator.volumes.exporting import volume_moves
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Migrations:
             raise ValueError(f"server {server.metadata.name} has no assignment")
         target = given.target
         if target is None:
-            refusal = impossible(action, self._cloud.hosts.get("", given.host))
+            refusal = impossible(action, self._cloud.hosts.get("", given.host)) or volume_moves(self._cloud, server)
             if refusal is not None:
                 return refused(action, refusal, now)
             verdict = await self._cloud.ledger.move(server.key, given.host, _wish(self._cloud, action, server, given))
@@ -112,7 +112,6 @@ def _wish(cloud: Cloud, action: ServerAction, server: Server, given: ServerAssig
     only, reason = (asked.host, "asked for by the action") if asked is not None else (None, "")
     if only is None and server.spec.placement.host is not None:
         only, reason = server.spec.placement.host, "asked for by placement"
-    disk = sum(parse_quantity(volume.size) for volume in given.volumes)
     flavor = cloud.flavors.get("", server.spec.flavor.name)
     image = cloud.images.get(given.image.namespace, given.image.name) if given.image is not None else None
     # What a deleted flavor or image asked is not known any more, but for what the guest's machine is made of.
@@ -124,4 +123,4 @@ def _wish(cloud: Cloud, action: ServerAction, server: Server, given: ServerAssig
     terms = replace(terms, segments=segments_of(item for item in networks if item is not None))
     name = group_name(server)
     group = cloud.server_groups.get(server.key[0], name) if name is not None else None
-    return Wish(server_amounts(server).plus(Amounts(disk=disk)), only, reason, terms, group_of(group))
+    return Wish(server_amounts(server).plus(attached_amounts(given)), only, reason, terms, group_of(group))

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from kumulus_api.server_group import GroupPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """vCPUs (count), memory and disk (bytes), CPUs that are nobody else's (count); custom classes, sorted, no 0."""
+    """vCPUs (count), memory and disk (bytes), CPUs that are nobody else's (count); custom classes, sorted, no 0.
+
+    `volumes` are bytes by VolumeClass, sorted, no 0: what they count for on a host's disk that says itself, see
+    `HostFacts.disk_of`.
+    """
 
     vcpus: float = 0
     memory: float = 0
     disk: float = 0
     dedicated: float = 0
     custom: tuple[tuple[str, float], ...] = ()
+    volumes: tuple[tuple[str, float], ...] = ()
 
     def plus(self, other: Amounts) -> Amounts:
         """Give the sum."""
@@ -27,6 +33,7 @@ class Amounts:
             self.disk + other.disk,
             self.dedicated + other.dedicated,
             _each(operator.add, self.custom, other.custom),
+            _each(operator.add, self.volumes, other.volumes),
         )
 
     def most(self, other: Amounts) -> Amounts:
@@ -37,6 +44,7 @@ class Amounts:
             max(self.disk, other.disk),
             max(self.dedicated, other.dedicated),
             _each(max, self.custom, other.custom),
+            _each(max, self.volumes, other.volumes),
         )
 
     def minus(self, other: Amounts) -> Amounts:
@@ -47,6 +55,7 @@ class Amounts:
             self.disk - other.disk,
             self.dedicated - other.dedicated,
             _each(operator.sub, self.custom, other.custom),
+            _each(operator.sub, self.volumes, other.volumes),
         )
 
 
@@ -61,6 +70,24 @@ def _each(
 
 
 NOTHING = Amounts()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTerms:
+    """How volumes of a class count on a host's disk, if their class says it.
+
+    Attributes:
+        factor: what a byte counts for where one of a root disk counts for one: the host's ratio through the class's.
+        kept: bytes, after the host's overcommit, that they leave.
+        told: capacity of the disk and the class's ratio, for messages.
+    """
+
+    factor: float = 1.0
+    kept: float = 0
+    told: str = ""
+
+
+AS_OTHERS = ClassTerms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +106,8 @@ class HostFacts:
         segments: the physical networks that it reaches, with the type of networks; and the MTU in bytes.
         unreached: those of which it says why it does not.
         withheld: why devices that it might give are not given, by their class.
+        disk_left: bytes of disk that may be given out by what is free of it now, after overcommit.
+        by_class: how volumes of classes count that say it.
     """
 
     name: str
@@ -98,6 +127,23 @@ class HostFacts:
     segments: Mapping[tuple[str, str], int] = field(default_factory=dict)
     unreached: Mapping[tuple[str, str], str] = field(default_factory=dict)
     withheld: Mapping[str, str] = field(default_factory=dict)
+    disk_left: float = inf
+    by_class: Mapping[str, ClassTerms] = field(default_factory=dict)
+
+    def disk_of(self, amounts: Amounts) -> float:
+        """Give the bytes of disk that amounts count for here, those of volumes by the ratios of their classes."""
+        if not amounts.volumes:
+            return amounts.disk
+        return amounts.disk + sum(size * self.by_class.get(name, AS_OTHERS).factor for name, size in amounts.volumes)
+
+    def disk_kept(self, amounts: Amounts) -> float:
+        """Give the bytes of disk that new volumes leave here by their classes."""
+        return max((self.by_class.get(name, AS_OTHERS).kept for name, _ in amounts.volumes), default=0)
+
+    def free_of(self, used: Amounts) -> Amounts:
+        """Give what is left when so much is given out; its `volumes` are those given out, negative."""
+        free = self.total.minus(used)
+        return replace(free, disk=self.total.disk - self.disk_of(used)) if used.volumes else free
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +202,8 @@ class Wish:
         terms: what it asks beside room.
         group: its server group, or None.
         leaving: the host that it leaves, if it is placed already and migrates.
+        lying: bytes of the disk that lie where it is: of them no room is taken anew.
+        near: the host that is taken if it fits, as a volume lies there that can be used from elsewhere; None for any.
     """
 
     amounts: Amounts
@@ -164,6 +212,8 @@ class Wish:
     terms: Terms = ANY
     group: Group | None = None
     leaving: str | None = None
+    lying: float = 0
+    near: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

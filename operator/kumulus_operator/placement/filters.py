@@ -12,6 +12,10 @@ from kumulus_operator.placement.extra_specs import unmet
 from kumulus_operator.placement.facts import NOTHING, Amounts, Candidate, HostFacts, Terms, Wish
 
 ROOM = "a host has room"
+_ROUNDING = 0.01
+"""Bytes of disk: what is divided by a ratio is no whole number."""
+_MOST_TOLD = 8
+"""How many reasons a refusal tells: some have numbers of their host in them."""
 
 
 class Objection(NamedTuple):
@@ -175,8 +179,32 @@ def enough_dedicated(candidate: Candidate, wish: Wish) -> Objection | None:
 
 
 def enough_disk(candidate: Candidate, wish: Wish) -> Objection | None:
-    """Disks grow to their full size one day."""
-    return None if wish.amounts.disk <= candidate.free.disk else Objection("without enough disk")
+    """Disks grow to their full size one day; and what others have written is not free."""
+    host = candidate.host
+    need = _disk_needed(candidate, wish)
+    if need > candidate.free.disk:
+        return Objection(f"without enough disk{_of_classes(candidate, wish)}")
+    if need - wish.lying <= host.disk_left:
+        return None
+    return Objection(f"with too full a disk{_of_classes(candidate, wish)}")
+
+
+def _disk_needed(candidate: Candidate, wish: Wish) -> float:
+    host = candidate.host
+    return host.disk_of(wish.amounts) + host.disk_kept(wish.amounts) - _ROUNDING
+
+
+def _of_classes(candidate: Candidate, wish: Wish) -> str:
+    """Say what new volumes ask of the ratios of their classes, and what was promised by them."""
+    promised = dict(candidate.free.volumes)
+    told = (
+        f"{format_quantity(int(size))} of class {name} asked for, {format_quantity(-int(promised.get(name, 0)))} "
+        f"promised to it, {terms.told}"
+        for name, size in wish.amounts.volumes
+        if (terms := candidate.host.by_class.get(name)) is not None
+    )
+    text = "; ".join(told)
+    return f" ({text})" if text else ""
 
 
 def enough_custom(candidate: Candidate, wish: Wish) -> Objection | None:
@@ -228,9 +256,12 @@ def has_room(candidate: Candidate, wish: Wish) -> bool:
     need, free = wish.amounts, candidate.free
     if candidate.host.name == wish.leaving:
         return False
-    if need.memory > free.memory or need.vcpus > free.vcpus or need.disk > free.disk:
+    disk = _disk_needed(candidate, wish)
+    if need.memory > free.memory or need.vcpus > free.vcpus or disk > free.disk:
         return False
     if need.dedicated and need.dedicated > free.dedicated:
+        return False
+    if disk - wish.lying > candidate.host.disk_left:
         return False
     if need.custom and enough_custom(candidate, wish) is not None:
         return False
@@ -248,7 +279,7 @@ def objections(candidate: Candidate, wish: Wish) -> list[Objection]:
 
 def candidates(hosts: Iterable[HostFacts], used: Mapping[str, Amounts], crowd: Mapping[str, int]) -> list[Candidate]:
     """Give hosts with what is free on them."""
-    return [Candidate(host, host.total.minus(used.get(host.name, NOTHING)), crowd) for host in hosts]
+    return [Candidate(host, host.free_of(used.get(host.name, NOTHING)), crowd) for host in hosts]
 
 
 def passing(
@@ -281,8 +312,11 @@ def refusal_text(refused: Counter[Objection]) -> str:
     counts: Counter[str] = Counter()
     for objection, count in refused.items():
         counts[objection.why] += count
-    parts = ", ".join(f"{count} {why}" for why, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-    return f"no valid host out of {total}: {parts}"
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {why}" for why, count in ordered[:_MOST_TOLD]]
+    if rest := sum(count for _, count in ordered[_MOST_TOLD:]):
+        parts.append(f"{rest} for other reasons")
+    return f"no valid host out of {total}: {', '.join(parts)}"
 
 
 def remedy_text(refused: Counter[Objection]) -> str:

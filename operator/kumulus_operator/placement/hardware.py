@@ -25,6 +25,7 @@ from kumulus_api.hardware import (
     cpu_model_trait,
 )
 from kumulus_api.server_status import ScheduledReason
+from kumulus_api.volume_limits import AssignedLimits
 from kumulus_operator.placement.extra_specs import PREFIXES
 from kumulus_operator.refusal import refuse
 
@@ -69,6 +70,7 @@ def hardware_of(specs: Mapping[str, str], properties: Mapping[str, str], size: R
         numa_nodes=_numa_nodes(words, size.vcpus),
         vif_inbound=_bandwidth(words, "inbound"),
         vif_outbound=_bandwidth(words, "outbound"),
+        root_disk_limits=_disk_limits(words),
     )
     # What can be plugged in has its place in the layout from the start.
     most = size.vcpus if hardware.fixed_size else size.max_vcpus or size.vcpus
@@ -191,6 +193,18 @@ def _bandwidth(words: _Words, way: str) -> Bandwidth | None:
         peak=int(peak) if peak is not None else None,
         burst=int(burst) if burst is not None else None,
     )
+
+
+def _disk_limits(words: _Words) -> AssignedLimits | None:
+    given: dict[str, int] = {}
+    for unit in ("bytes", "iops"):
+        for kind in ("total", "read", "write"):
+            base, most = (words.flavor(f"quota:disk_{kind}_{unit}_sec{end}") for end in ("", "_max"))
+            if base is not None:
+                given[f"{kind}_{unit}"] = int(base)
+            if base is not None and most is not None and int(most) > int(base):
+                given[f"{kind}_{unit}_burst"] = int(most)
+    return AssignedLimits(**given) if given else None
 
 
 def _topology(words: _Words, vcpus: int) -> Topology | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from math import inf
 
-from kumulus_api import Host, HostAggregate
-from kumulus_api.host import HostConditionType, Room, room_of
+from kumulus_api import Host, HostAggregate, VolumeClass
+from kumulus_api.host import HostConditionType, Overcommit, Room, room_of
 from kumulus_api.passthrough import FoundDevices
 from kumulus_api.quantities import parse_quantity
-from kumulus_operator.placement.facts import Amounts, HostFacts
+from kumulus_api.storage_usage import StorageName
+from kumulus_api.volume_class import DriverName
+from kumulus_operator.placement.facts import Amounts, ClassTerms, HostFacts
 from kumulus_operator.placement.tuning import Tuning
 
 
@@ -21,16 +24,17 @@ def host_ready(host: Host) -> bool:
 
 def selects(aggregate: HostAggregate, host: Host) -> bool:
     """Give whether a host belongs to an aggregate: it has all the labels, and is named if names are given."""
-    selector = aggregate.spec.host_selector
-    if selector.names is not None and host.metadata.name not in selector.names:
-        return False
-    if selector.match_labels is None:
-        return selector.names is not None
-    labels = host.metadata.labels
-    return all(labels.get(key) == value for key, value in selector.match_labels.items())
+    return aggregate.spec.host_selector.takes(host.metadata.name, host.metadata.labels)
 
 
-def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, *, fresh: bool) -> HostFacts:
+def host_facts(
+    host: Host,
+    aggregates: Iterable[HostAggregate],
+    tuning: Tuning,
+    *,
+    fresh: bool,
+    classes: Iterable[VolumeClass] = (),
+) -> HostFacts:
     """Give a host's facts, of its inventory what servers may be given.
 
     Args:
@@ -38,6 +42,7 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
         aggregates: all of them, also those that it does not belong to.
         tuning: the ratios of hosts that have none of their own.
         fresh: it renews its Lease.
+        classes: all volume classes.
     """
     own = [item for item in aggregates if not item.deleting and selects(item, host)]
     metadata: dict[str, set[str]] = defaultdict(set)
@@ -68,7 +73,56 @@ def host_facts(host: Host, aggregates: Iterable[HostAggregate], tuning: Tuning, 
         segments=_segments(host),
         unreached=_unreached(host),
         withheld=_withheld(devices),
+        disk_left=_disk_left(host, tuning),
+        by_class=class_terms(host, classes, tuning),
     )
+
+
+def disk_free(host: Host) -> int | None:
+    """Give the bytes of a host's disk that are free, or are without what nothing needs; None if it is not known.
+
+    Of several file systems that of disks and volumes counts which has the least.
+    """
+    found = {item.name: item for item in (host.status.storage if host.status is not None else [])}
+    kept = [found[name] for name in (StorageName.ROOT_DISKS, StorageName.VOLUMES) if name in found]
+    if not kept:
+        return None
+    least = min(kept, key=lambda item: parse_quantity(item.free))
+    images = found.get(StorageName.IMAGES)
+    shared = images is not None and (images.capacity, images.free) == (least.capacity, least.free)
+    removable = parse_quantity(images.allocated) if images is not None and shared else 0
+    return parse_quantity(least.free) + removable
+
+
+def _disk_left(host: Host, tuning: Tuning) -> float:
+    free = disk_free(host)
+    if free is None or host.status is None:
+        return inf
+    capacity = max(parse_quantity(item.capacity) for item in host.status.storage)
+    return max(0.0, free - capacity * tuning.disk_reserved_percent / 100) * _disk_ratio(host, tuning)
+
+
+def _disk_ratio(host: Host, tuning: Tuning) -> float:
+    return float((host.spec.overcommit or Overcommit()).disk or tuning.disk_overcommit)
+
+
+def class_terms(host: Host, classes: Iterable[VolumeClass], tuning: Tuning) -> dict[str, ClassTerms]:
+    """Give how Local volumes count on a host's disk whose classes say it.
+
+    A byte of root disk takes one through the host's ratio of the disk, one of a volume takes one through its class's.
+    """
+    inventory, own = host.status.inventory if host.status is not None else None, _disk_ratio(host, tuning)
+    if inventory is None:
+        return {}
+    found = {}
+    for item in classes:
+        spec, disk = item.spec, parse_quantity(inventory.disk)
+        if spec.driver is not DriverName.LOCAL or (spec.overcommit is None and not spec.reserved_percent):
+            continue
+        ratio, kept = float(spec.overcommit or own), spec.reserved_percent or 0
+        told = f"a disk of {inventory.disk} at ratio {ratio:g}" + (f" with {kept}% kept free" if kept else "")
+        found[item.metadata.name] = ClassTerms(own / ratio, disk * kept / 100 * own, told)
+    return found
 
 
 def _segments(host: Host) -> dict[tuple[str, str], int]:

@@ -18,6 +18,7 @@ class Tuning:
     vcpu_overcommit: float = 4.0
     memory_overcommit: float = 1.0
     disk_overcommit: float = 1.0
+    disk_reserved_percent: float = 0.0
     weight_vcpus: float = 1.0
     weight_memory: float = 1.0
     weight_disk: float = 1.0

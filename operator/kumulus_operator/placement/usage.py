@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import reduce
 
 from kumulus_api import Server, Volume
 from kumulus_api.flavor import Allocation, FlavorSpec
 from kumulus_api.hardware import Hardware
 from kumulus_api.passthrough import GivenDevice
 from kumulus_api.quantities import parse_quantity
+from kumulus_api.server_assignment import ServerAssignment
 from kumulus_api.server_status import ObservedPowerState
 from kumulus_operator.placement.extra_specs import resources_of
 from kumulus_operator.placement.facts import Amounts
@@ -71,8 +73,27 @@ def amounts_of(resources: Allocation, hardware: Hardware | None) -> Amounts:
 
 
 def volume_amounts(volume: Volume) -> Amounts:
-    """Give what a volume takes of the host that it is bound to; nothing if it is not bound."""
-    return Amounts(disk=parse_quantity(volume.spec.size)) if volume.spec.assignment is not None else Amounts()
+    """Give what a volume takes of the host that it is bound to; nothing if it is not bound, or shared.
+
+    One that is copied to another class takes room in both places.
+    """
+    place = volume.spec.assignment
+    if place is None:
+        return Amounts()
+    size = parse_quantity(place.size or volume.spec.size)
+    there = (item for item in (place, place.moving, place.left) if item is not None and item.folder is None)
+    return reduce(Amounts.plus, (bytes_of(item.volume_class, size) for item in there), Amounts())
+
+
+def bytes_of(volume_class: str | None, size: float) -> Amounts:
+    """Give what volumes of a class take, or of none."""
+    return Amounts(volumes=((volume_class, size),)) if volume_class is not None and size else Amounts(disk=size)
+
+
+def attached_amounts(given: ServerAssignment) -> Amounts:
+    """Give what the Local volumes of a placed server take where it goes."""
+    own = (item for item in given.volumes if not item.shared)
+    return reduce(Amounts.plus, (bytes_of(item.volume_class, parse_quantity(item.size)) for item in own), Amounts())
 
 
 def group_name(server: Server) -> str | None:

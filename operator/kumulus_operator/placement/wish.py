@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from kumulus_api import Flavor, Image, Network, Server, ServerGroup, Volume
@@ -10,9 +10,9 @@ from kumulus_api.hardware import Hardware
 from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_status import ScheduledReason
 from kumulus_operator.placement.extra_specs import aggregate_specs, traits_of
-from kumulus_operator.placement.facts import Amounts, Group, Terms, Wish
+from kumulus_operator.placement.facts import Group, Terms, Wish
 from kumulus_operator.placement.hardware import hardware_of, hardware_traits
-from kumulus_operator.placement.usage import allocation_of, amounts_of
+from kumulus_operator.placement.usage import allocation_of, amounts_of, bytes_of
 from kumulus_operator.refusal import refuse
 
 
@@ -55,7 +55,7 @@ def group_of(group: ServerGroup | None) -> Group | None:
     return Group(group.metadata.name, group.spec.policy, group.spec.max_servers_per_host or 1)
 
 
-def wish_for(
+def wish_for(  # noqa: PLR0913 - all that a server refers to
     server: Server,
     flavor: Flavor,
     image: Image,
@@ -63,6 +63,7 @@ def wish_for(
     volumes: Iterable[Volume],
     *,
     networks: Iterable[Network] = (),
+    classes: Mapping[tuple[str, str], str] | None = None,
 ) -> Wish:
     """Give what a server asks of a host.
 
@@ -71,8 +72,9 @@ def wish_for(
         flavor: its flavor.
         image: its image.
         group: its server group, or None.
-        volumes: those that it is to have.
+        volumes: those that it is to have, but for new ones that take no room of any host.
         networks: those of its interfaces.
+        classes: of the volumes that are not bound, by their keys.
 
     Raises:
         Refused: flavor and image do not go together; its volumes lie on different hosts, or not where it must run.
@@ -86,14 +88,16 @@ def wish_for(
             f"forbidden by flavor {flavor.metadata.name}; permanent: use another flavor or image"
         )
         raise refuse(ScheduledReason.NO_VALID_HOST, message)
-    new_volumes = sum(parse_quantity(item.spec.size) for item in disks if item.spec.assignment is None)
-    amounts = amounts_of(allocation_of(flavor.spec), hardware).plus(Amounts(disk=new_volumes))
+    amounts = amounts_of(allocation_of(flavor.spec), hardware)
+    for item in disks:
+        if item.spec.assignment is None:
+            amounts = amounts.plus(bytes_of((classes or {}).get(item.key), parse_quantity(item.spec.size)))
     wish = Wish(amounts, terms=terms, group=group_of(group))
     if server.spec.placement.host is not None:
         wish = replace(wish, only_host=server.spec.placement.host, only_reason="asked for by placement")
     for volume in disks:
         place = volume.spec.assignment
-        if place is None:
+        if place is None or place.folder is not None:
             continue
         if wish.only_host is not None and wish.only_host != place.host:
             message = (

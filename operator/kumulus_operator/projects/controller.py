@@ -74,7 +74,8 @@ class ProjectController:
         if namespace_fault(project, await cloud.client.get(NAMESPACE, name)) is None:
             ports = [port for port in cloud.ports.in_namespace(name) if not port.metadata.owner_references]
             views = (
-                *(cloud.servers, cloud.volumes, cloud.images, cloud.networks),
+                *(cloud.servers, cloud.volume_snapshots, cloud.volumes, cloud.images, cloud.networks),
+                cloud.volume_backups,
                 *(cloud.routers, cloud.floating_ips, cloud.load_balancers, cloud.dns_zones, cloud.vpn_connections),
             )
             content = {view.kind.__name__: [item.metadata.name for item in view.in_namespace(name)] for view in views}

@@ -2,20 +2,20 @@
 
 What is attached is admitted by the ledger, claimed, and written last into the assignment: then its agent plugs it in.
 What is detached stays in the assignment until that agent has told that it is unplugged; it leaves the assignment first
-and is released then, so that it never has two holders. Each step can be the last of this process: the next one finds
-what is left by its owner or its holder.
+and is released then, so that it never has a holder of which nobody knows. Each step can be the last of this process:
+the next one finds what is left by its owner or its holder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import structlog
 
 from kumulus_api import Port, Server, Volume
 from kumulus_api.devices import missing_interfaces, missing_volumes, named_ports, named_volumes
-from kumulus_api.quantities import parse_quantity
 from kumulus_api.server_assignment import ServerAssignment
 from kumulus_api.server_status import ScheduledReason, ServerConditionType
 from kumulus_operator.bodies import MANAGER, identity
@@ -29,6 +29,9 @@ from kumulus_operator.servers.groups import put_in_groups
 from kumulus_operator.servers.interfaces import give_ports
 from kumulus_operator.servers.resolve import Interface, resolve_interface, resolve_volume
 from kumulus_operator.servers.volumes import give_volumes
+from kumulus_operator.volumes.binding import write_place
+from kumulus_operator.volumes.classes import exportable, new_amounts
+from kumulus_operator.volumes.holders import is_multi_attach, released
 from kumulus_runtime.errors import Conflict, NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
@@ -101,7 +104,7 @@ def additions(cloud: Cloud, server: Server) -> Additions:
 
 def _attachable(cloud: Cloud, volume: Volume, host: str) -> None:
     place, name = volume.spec.assignment, volume.metadata.name
-    if place is not None and place.host != host:
+    if place is not None and place.host != host and place.folder is None and not exportable(volume, cloud):
         message = (
             f"volume {name} lies on host {place.host}, the server is on {host}; "
             "transient: attached when one of them has migrated to the other's"
@@ -116,7 +119,7 @@ async def _give(cloud: Cloud, server: Server, added: Additions) -> None:
     given = server.spec.assignment
     if given is None:
         return
-    request = _request(server, added, given.host)
+    request = _request(cloud, server, added, given.host)
     refusal = cloud.ledger.attach(request)
     if refusal is not None:
         raise Refused(refusal)
@@ -136,17 +139,17 @@ async def _give(cloud: Cloud, server: Server, added: Additions) -> None:
     _LOG.info("devices given", namespace=server.key[0], name=server.key[1], devices=names)
 
 
-def _request(server: Server, added: Additions, host: str) -> Request:
+def _request(cloud: Cloud, server: Server, added: Additions, host: str) -> Request:
     namespace, name = server.key
     ports: set[Hold] = {("Port", namespace, item.port_name) for item in added.interfaces}
-    volumes: set[Hold] = {("Volume", namespace, volume.metadata.name) for _, volume in added.volumes}
-    unbound = (volume for _, volume in added.volumes if volume.spec.assignment is None)
-    disk = sum(parse_quantity(volume.spec.size) for volume in unbound)
+    alone = [item for _, item in added.volumes if not is_multi_attach(item, cloud)]
+    volumes: set[Hold] = {("Volume", namespace, item.metadata.name) for item in alone}
+    unbound = (item for _, item in added.volumes if item.spec.assignment is None)
     return Request(
         namespace=namespace,
         name=name,
         wish=Wish(
-            Amounts(disk=disk),
+            reduce(Amounts.plus, (new_amounts(item, cloud) for item in unbound), Amounts()),
             only_host=host,
             only_reason="where the server is",
             terms=Terms(segments=segments_of(item.network for item in added.interfaces)),
@@ -187,10 +190,7 @@ async def _release(cloud: Cloud, server: Server) -> None:
         place = volume.spec.assignment if volume is not None else None
         if volume is None or place is None or key[1] in kept:
             continue
-        body = identity(volume)
-        body["metadata"]["resourceVersion"] = volume.metadata.resource_version
-        body["spec"] = {"assignment": {"volumeID": place.volume_id, "host": place.host}}
-        cloud.take(Volume, await cloud.client.apply(Volume, body, manager=MANAGER))
+        await write_place(cloud, volume, released(place, {server.metadata.name}))
     ports = {item.port for item in given.ports} | {item.port_name for item in _wanted(cloud, server)}
     for key in sorted(cloud.ports_owned.get(server.key, ())):
         port = cloud.ports.get(*key)

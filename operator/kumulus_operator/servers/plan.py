@@ -94,21 +94,42 @@ def assigned_port(interface: Interface, given: PortAssignment) -> dict[str, Any]
 
 def assigned_volume(name: str, volume: Volume) -> dict[str, Any]:
     """Give a volume as it stands in the assignment."""
-    volume_id = volume.spec.assignment.volume_id if volume.spec.assignment else None
-    return {"name": name, "volume": volume.metadata.name, "volumeID": volume_id, "size": volume.spec.size}
+    place = volume.spec.assignment
+    volume_id = place.volume_id if place is not None else None
+    given: dict[str, Any] = {"name": name, "volume": volume.metadata.name, "volumeID": volume_id}
+    given["size"] = place.size if place is not None and place.size is not None else volume.spec.size
+    marks = {
+        "readOnly": volume.spec.read_only,
+        "shared": place is not None and place.folder is not None,
+        "encrypted": place is not None and place.encryption is not None,
+        "multiAttach": place is not None and place.multi_attach,
+    }
+    if place is not None and place.exported_to:
+        given["exporter"], marks["shared"] = place.host, True
+    return given | {mark: True for mark, holds in marks.items() if holds}
 
 
 def assigned_image(image: Image) -> dict[str, Any]:
-    """Give an image as it stands in the assignment."""
-    status = image.status
-    return {
-        "name": image.metadata.name,
-        "namespace": image.metadata.namespace,
+    """Give an image as it stands in the assignment: the stored file, or before there is a store what the source has."""
+    status, source = image.status, image.spec.source
+    bytes_: dict[str, Any] = {
         "url": image.address,
         "format": image.spec.format.value,
         "digest": status.digest if status else None,
+    } | ({"mirrors": list(source.mirrors)} if source.mirrors else {})
+    if image.spec.assignment is not None:
+        bytes_ = {"url": image.stored_address, "format": image.stored_format.value, "digest": image.stored_digest}
+    told: dict[str, Any] = {
+        "name": image.metadata.name,
+        "namespace": image.metadata.namespace,
+        **bytes_,
         "virtualSize": status.virtual_size if status else None,
-    } | ({"properties": dict(image.spec.properties)} if image.spec.properties else {})
+    }
+    if image.spec.properties:
+        told["properties"] = dict(image.spec.properties)
+    if image.spec.min_memory is not None:
+        told["minMemory"] = image.spec.min_memory
+    return told
 
 
 def assignment(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NoReturn, Protocol
 
 from kumulus_api import (
@@ -24,12 +25,15 @@ from kumulus_api.quantities import parse_quantity
 from kumulus_api.security_group import DEFAULT_GROUP
 from kumulus_api.server import NetworkInterface, VolumeAttachment
 from kumulus_api.server_status import ScheduledReason
+from kumulus_operator.images.sharing import needs_of, usable_image
 from kumulus_operator.ipam.plan import fixed_fault
 from kumulus_operator.placement.facts import Wish
 from kumulus_operator.placement.wish import wish_for
-from kumulus_operator.refusal import refuse
+from kumulus_operator.refusal import refuse, shown
 from kumulus_operator.security_groups.plan import names_of, need_of, require
-from kumulus_operator.views import View
+from kumulus_operator.views import Key, View
+from kumulus_operator.volumes.classes import Shelves, class_of, exportable, is_shared, unready
+from kumulus_operator.volumes.holders import is_multi_attach
 from kumulus_operator.waiting import CAPACITY, Need, any_of, quota
 
 _OWNERS = {"Server": "another server", "LoadBalancer": "a load balancer"}
@@ -37,13 +41,11 @@ _OWNERS = {"Server": "another server", "LoadBalancer": "a load balancer"}
 _DEFAULT_INTERFACE = "default"
 
 
-class Catalog(Protocol):
-    """The views that are looked into."""
+class Catalog(Shelves, Protocol):
+    """The views that are looked into, beside those for volumes."""
 
     @property
     def flavors(self) -> View[Flavor]: ...  # noqa: D102
-    @property
-    def images(self) -> View[Image]: ...  # noqa: D102
     @property
     def key_pairs(self) -> View[KeyPair]: ...  # noqa: D102
     @property
@@ -52,8 +54,6 @@ class Catalog(Protocol):
     def ports(self) -> View[Port]: ...  # noqa: D102
     @property
     def security_groups(self) -> View[SecurityGroup]: ...  # noqa: D102
-    @property
-    def volumes(self) -> View[Volume]: ...  # noqa: D102
     @property
     def server_groups(self) -> View[ServerGroup]: ...  # noqa: D102
 
@@ -79,6 +79,14 @@ class Resolved:
     interfaces: tuple[Interface, ...]
     volumes: tuple[tuple[str, Volume], ...]
     group: ServerGroup | None = None
+    shared: frozenset[Key] = frozenset()
+    """Of the volumes, those that any host finds."""
+    exportable: frozenset[Key] = frozenset()
+    """Of the volumes, those that can be used from another host than theirs."""
+    classes: Mapping[Key, str] = field(default_factory=dict)
+    """Of the volumes that are not bound, those of a class."""
+    for_several: frozenset[Key] = frozenset()
+    """Of the volumes, those that other servers may have too."""
 
 
 def resolve(server: Server, catalog: Catalog) -> Resolved:
@@ -99,7 +107,26 @@ def resolve(server: Server, catalog: Catalog) -> Resolved:
         _missing(ScheduledReason.KEY_PAIR_NOT_FOUND, f"key pair {key_pair.name}", need)
     interfaces = tuple(resolve_interface(server, item, catalog) for item in _wanted_interfaces(server, catalog))
     volumes = tuple((item.name, resolve_volume(namespace, item, catalog)) for item in server.spec.volumes)
-    return Resolved(flavor, image, interfaces, volumes, _group(server, catalog))
+    shared = frozenset(volume.key for _, volume in volumes if is_shared(volume, catalog))
+    serving = frozenset(volume.key for _, volume in volumes if exportable(volume, catalog))
+    several = frozenset(volume.key for _, volume in volumes if is_multi_attach(volume, catalog))
+    _check_boot_volume(server, volumes, several)
+    unbound = [volume for _, volume in volumes if volume.spec.assignment is None]
+    classes = {item.key: found.metadata.name for item in unbound if (found := class_of(item, catalog)) is not None}
+    return Resolved(flavor, image, interfaces, volumes, _group(server, catalog), shared, serving, classes, several)
+
+
+def _check_boot_volume(server: Server, volumes: tuple[tuple[str, Volume], ...], several: frozenset[Key]) -> None:
+    """Check that a server boots from a volume that it has alone.
+
+    Raises:
+        Refused: several write to it.
+    """
+    boot = next((volume for name, volume in volumes if name == server.spec.boot_volume), None)
+    if boot is not None and boot.key in several:
+        name = boot.metadata.name
+        message = f"volume {name} is for several servers, and none boots from it; permanent: boot from another volume"
+        raise refuse(ScheduledReason.VOLUME_NOT_BOOTABLE, message, ("Volume", *boot.key))
 
 
 def visible_namespace(namespace: str, reference: Reference) -> str | None:
@@ -120,40 +147,29 @@ def bootable_image(server: Server, flavor: Flavor, catalog: Catalog) -> Image:
     """
     own = server.metadata.namespace or ""
     reference = server.spec.image
-    place = visible_namespace(own, reference)
-    image = catalog.images.get(place, reference.name) if place is not None else None
-    # An image that is absent and one in a project that is not ours get the same text: names are not disclosed.
-    need: Need = ("Image", reference.namespace or own, reference.name)
-    if image is None:
-        _missing(ScheduledReason.IMAGE_NOT_FOUND, f"image {_shown(own, reference)}", need)
+    image = usable_image(own, reference, catalog)
     status = image.status
     state = next((item for item in status.conditions if item.type == "Ready"), None) if status is not None else None
     ready = state is not None and state.status == "True"
     if status is None or not ready or status.digest is None or status.virtual_size is None:
         why = f" ({state.reason})" if state is not None and not ready else ""
-        message = f"image: {_shown(own, reference)} is not Ready{why}; transient: goes on when it is imported"
-        raise refuse(ScheduledReason.IMAGE_NOT_READY, message, need)
+        message = f"image: {shown(own, reference)} is not Ready{why}; transient: goes on when it is imported"
+        raise refuse(ScheduledReason.IMAGE_NOT_READY, message, *needs_of(own, reference))
     content = 0 if image.spec.format is ImageFormat.ISO else status.virtual_size
     wanted_disk = max(content, parse_quantity(image.spec.min_disk) if image.spec.min_disk else 0)
-    if parse_quantity(flavor.spec.root_disk) < wanted_disk:
+    if server.spec.boot_volume is None and parse_quantity(flavor.spec.root_disk) < wanted_disk:
         message = (
-            f"image: {_shown(own, reference)} needs a disk of {wanted_disk} bytes, flavor {flavor.metadata.name} has "
+            f"image: {shown(own, reference)} needs a disk of {wanted_disk} bytes, flavor {flavor.metadata.name} has "
             f"{flavor.spec.root_disk}; permanent: use a flavor with a larger rootDisk"
         )
-        raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
+        raise refuse(ScheduledReason.DISK_TOO_SMALL, message, *needs_of(own, reference))
     if image.spec.min_memory and parse_quantity(flavor.spec.memory) < parse_quantity(image.spec.min_memory):
         message = (
-            f"image: {_shown(own, reference)} needs {image.spec.min_memory} of memory, flavor "
+            f"image: {shown(own, reference)} needs {image.spec.min_memory} of memory, flavor "
             f"{flavor.metadata.name} has {flavor.spec.memory}; permanent: use a flavor with more memory"
         )
-        raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
+        raise refuse(ScheduledReason.MEMORY_TOO_SMALL, message, *needs_of(own, reference))
     return image
-
-
-def _shown(own: str, reference: Reference) -> str:
-    if reference.namespace is None or reference.namespace == own:
-        return reference.name
-    return f"{reference.namespace}/{reference.name}"
 
 
 def _wanted_interfaces(server: Server, catalog: Catalog) -> list[NetworkInterface]:
@@ -225,12 +241,12 @@ def ready_network(own: str, reference: Reference, catalog: Catalog) -> Network:
     network = catalog.networks.get(place, reference.name) if place is not None else None
     need: Need = ("Network", reference.namespace or own, reference.name)
     if network is None or network.deleting:
-        _missing(ScheduledReason.NETWORK_NOT_FOUND, f"network {_shown(own, reference)}", need)
+        _missing(ScheduledReason.NETWORK_NOT_FOUND, f"network {shown(own, reference)}", need)
     ready = network.status is not None and any(
         item.type == "Ready" and item.status == "True" for item in network.status.conditions
     )
     if network.status is None or network.status.vni is None or not ready:
-        message = f"network: {_shown(own, reference)} is not Ready; transient: goes on when it is"
+        message = f"network: {shown(own, reference)} is not Ready; transient: goes on when it is"
         raise refuse(ScheduledReason.NETWORK_NOT_READY, message, need)
     return network
 
@@ -251,12 +267,15 @@ def resolve_volume(namespace: str, attachment: VolumeAttachment, catalog: Catalo
     """Look up the volume of an attachment.
 
     Raises:
-        Refused: it is missing or goes away.
+        Refused: it is missing, goes away, or is a copy that is not there yet.
     """
     name = attachment.volume.name
     volume = catalog.volumes.get(namespace, name)
     if volume is None or volume.deleting:
         _missing(ScheduledReason.VOLUME_NOT_FOUND, f"volume {name}", ("Volume", namespace, name))
+    fault = unready(volume, catalog)
+    if fault is not None:
+        raise refuse(ScheduledReason.VOLUME_NOT_READY, fault.message, *fault.needs)
     return volume
 
 
@@ -266,9 +285,16 @@ def wish_of(server: Server, resolved: Resolved) -> Wish:
     Raises:
         Refused: its volumes lie on different hosts, or not where it must run.
     """
-    volumes = [volume for _, volume in resolved.volumes]
+    bound = [
+        item for _, item in resolved.volumes if item.spec.assignment is not None or item.key not in resolved.shared
+    ]
+    here = [item for item in bound if item.key not in resolved.exportable]
     networks = [interface.network for interface in resolved.interfaces]
-    return wish_for(server, resolved.flavor, resolved.image, resolved.group, volumes, networks=networks)
+    wish = wish_for(
+        server, resolved.flavor, resolved.image, resolved.group, here, networks=networks, classes=resolved.classes
+    )
+    places = (item.spec.assignment for item in bound if item.key in resolved.exportable)
+    return replace(wish, near=next((place.host for place in places if place is not None), None))
 
 
 def interests(server: Server) -> frozenset[Need]:
@@ -278,7 +304,7 @@ def interests(server: Server) -> frozenset[Need]:
         CAPACITY,
         quota(own),
         ("Flavor", "", spec.flavor.name),
-        ("Image", spec.image.namespace or own, spec.image.name),
+        *needs_of(own, spec.image),
     }
     if spec.key_pair is not None:
         needs.add(("KeyPair", own, spec.key_pair.name))

@@ -98,6 +98,7 @@ def _size(server: Server, given: ServerAssignment, flavor: Flavor | None) -> Obj
     if (same and hardware == given.hardware) or (given.former is not None and given.flavor == name):
         return {"flavor": name} if given.flavor not in (None, name) else {}
     _disk_fits(given.resources, flavor)
+    _memory_fits(given, flavor)
     machine = {"hardware": hardware.dump() if hardware is not None else None}
     if server.spec.resize_policy is ResizePolicy.AUTOMATIC or given.flavor in (None, name):
         return {"flavor": name, "resources": wanted.dump()} | machine
@@ -122,3 +123,15 @@ def _disk_fits(given: Allocation, flavor: Flavor) -> None:
             f"{given.root_disk} and cannot shrink; permanent: use a flavor with as much"
         )
         raise refuse(ScheduledReason.DISK_TOO_SMALL, message)
+
+
+def _memory_fits(given: ServerAssignment, flavor: Flavor) -> None:
+    image = given.image
+    if image is None or image.min_memory is None:
+        return
+    if parse_quantity(flavor.spec.memory) < parse_quantity(image.min_memory):
+        message = (
+            f"resize: flavor {flavor.metadata.name} has {flavor.spec.memory} of memory, the server's image "
+            f"{image.name} needs {image.min_memory}; permanent: use a flavor with as much"
+        )
+        raise refuse(ScheduledReason.MEMORY_TOO_SMALL, message)

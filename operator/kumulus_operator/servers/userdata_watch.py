@@ -16,6 +16,14 @@ Place = tuple[str, str]
 """Kind and namespace that are watched together."""
 
 
+def has_unwatched(needs: Collection[Need], awaited: Collection[Need]) -> bool:
+    """Give whether something is waited for now that was read before anybody waited for it (pure).
+
+    It may have changed in between, so that it has to be read once more.
+    """
+    return any(need[0] in _RESOURCES and need not in awaited for need in needs)
+
+
 class UserDataWatch:
     """One watch for each namespace and kind in which a server waits for user data.
 

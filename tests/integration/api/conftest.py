@@ -12,7 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from kumulus_api import FloatingIP, LoadBalancer, Network, Port, Project, Router, Server, Volume, VPNConnection
+from kumulus_api import (
+    FloatingIP,
+    Image,
+    LoadBalancer,
+    Network,
+    Port,
+    Project,
+    Router,
+    Server,
+    Volume,
+    VolumeSnapshot,
+    VPNConnection,
+)
 from kumulus_api.testing import make_object
 from kumulus_lab import builds
 from kumulus_lab.commands import wait_until
@@ -38,8 +50,8 @@ class Cluster:
         """Give the kubeconfig of a user.
 
         Args:
-            user: `admin`; `operator`; `agent@h1`, the agent's token bound to node h1; `agent`, its token without
-                node; or any other name, with its groups behind slashes: `alice/members`.
+            user: `admin`; `operator`; `console`; `agent@h1`, the agent's token bound to node h1; `agent`, its token
+                without node; or any other name, with its groups behind slashes: `alice/members`.
         """
         if user == "admin":
             return self.plane.kubeconfig
@@ -47,7 +59,7 @@ class Cluster:
         if path.exists():
             return path
         account, _, node = user.partition("@")
-        if account in ("operator", "agent"):
+        if account in ("operator", "agent", "console"):
             return self.plane.token_kubeconfig(path, NAMESPACE, f"kumulus-{account}", node=node)
         name, *groups = user.split("/")
         return self.plane.authority().ensure_kubeconfig(Identity(name, name, tuple(groups)), self.plane.url)
@@ -73,9 +85,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cl
             plane.kubectl("create", "-f", "-", stdin=json.dumps(node))
         command = [str(helm), "install", "kumulus", str(CHART), f"--namespace={NAMESPACE}"]
         subprocess.run([*command, f"--kubeconfig={plane.kubeconfig}"], check=True, timeout=120)
-        crds = ["--for=condition=Established", "crd", "--all", "--timeout=30s"]
+        crds = ["--for=condition=Established", "crd", "--all", "--timeout=120s"]
         plane.kubectl("wait", *crds)
-        for kind in (Server, Volume, Port, Network, Router, FloatingIP, LoadBalancer, VPNConnection, Project):
+        for kind in (
+            Server,
+            Volume,
+            VolumeSnapshot,
+            Image,
+            Port,
+            Network,
+            Router,
+            FloatingIP,
+            LoadBalancer,
+            VPNConnection,
+            Project,
+        ):
             body = json.dumps(make_object(kind))
             wait_until(partial(_accepted, plane, body), what=f"the mutating policy for {kind.__name__}", limit=60)
         users = directory / "users"

@@ -23,6 +23,7 @@ from kumulus_api import (
     Router,
     Server,
     Volume,
+    VolumeSnapshot,
 )
 from kumulus_api.testing import PORT_ID, make_assigned, make_object
 from kumulus_lab.testing.objects import Object, status_body
@@ -39,7 +40,7 @@ OWNER = {"apiVersion": "kumulus.dev/v1alpha1", "kind": "Server", "name": "web", 
 @pytest.mark.parametrize(
     ("kind", "finalizer"),
     [
-        *((kind, FINALIZER) for kind in (Server, Volume, Port)),
+        *((kind, FINALIZER) for kind in (Server, Volume, VolumeSnapshot, Port)),
         *((kind, IN_USE) for kind in (Network, Router, FloatingIP, Project)),
     ],
 )
@@ -91,6 +92,7 @@ PORT_ASSIGNMENT = {"portID": PORT_ID, "mac": "52:54:00:00:00:01", "addresses": [
 ASSIGNED: list[tuple[type[Kind], Object]] = [
     (Server, make_assigned(Server, "deed-server", "h1")),
     (Volume, make_assigned(Volume, "deed-volume", "h1")),
+    (VolumeSnapshot, make_assigned(VolumeSnapshot, "deed-snapshot", "h1")),
     (Port, make_object(Port, "deed-port", assignment=PORT_ASSIGNMENT)),
 ]
 

@@ -17,6 +17,7 @@ from kumulus_api import (
     Port,
     Server,
     Volume,
+    VolumeSnapshot,
 )
 from kumulus_api.testing import PORT_ID, make_assigned, make_object
 from kumulus_lab.testing.objects import Object, fresh, status_body
@@ -210,7 +211,7 @@ async def test_a_port_goes_with_its_server(connect: Any, world: KubeClient) -> N
     await _apply_status(second, Port, "port-moving", {"host": "h2", "wired": True})
 
 
-@pytest.mark.parametrize("kind", [Server, Volume, Port])
+@pytest.mark.parametrize("kind", [Server, Volume, VolumeSnapshot, Port])
 async def test_the_right_agent_lets_go(connect: Any, world: KubeClient, kind: type[Kind]) -> None:
     """Only of a deleted object the finalizer is taken off by the agent of its host, and by no other agent."""
     restorer, name = await connect(RESTORER), "leaving"

@@ -19,7 +19,7 @@ def held(name: str) -> dict[str, Any]:
 
 
 async def test_only_the_operator_says_what_an_image_is_of(connect: Any) -> None:
-    """Users and agents make no image of a server; the operator does, and it bears the finalizer; a backup brings it."""
+    """Users and agents make no image of a server; the operator does, and a backup brings it; each has the finalizer."""
     for user in ("admin", "agent@h1"):
         with pytest.raises(Forbidden):
             await (await connect(user)).create(Image, held("held-forged"))
@@ -28,13 +28,13 @@ async def test_only_the_operator_says_what_an_image_is_of(connect: Any) -> None:
     assert made["metadata"]["finalizers"] == restored["metadata"]["finalizers"] == [FINALIZER]
     admin = await connect("admin")
     plain = await admin.create(Image, make_object(Image, "held-plain"))
-    assert "finalizers" not in plain["metadata"]
+    assert plain["metadata"]["finalizers"] == [FINALIZER]
     found, _ = await admin.list(Image, "demo", field_selector="spec.source.server.instanceID!=")
     names = {item["metadata"]["name"] for item in found}
     assert {"held-made", "held-restored"} <= names
     assert "held-plain" not in names
     operator, both = await connect("operator"), SOURCE | {"url": "https://images.example/tiny"}
-    with pytest.raises(Invalid, match="a source is a url"):
+    with pytest.raises(Invalid, match="a source is exactly one of"):
         await operator.create(Image, make_object(Image, "held-both", source=both))
 
 
@@ -64,3 +64,36 @@ async def test_the_operator_ends_what_came_to_nothing(connect: Any) -> None:
     await operator.delete(Image, "held-never", "demo", uid=uid)
     await operator.remove_finalizer(Image, "held-never", FINALIZER, "demo", uid=uid)
     assert await operator.get(Image, "held-never", "demo") is None
+
+
+async def test_who_keeps_an_image_is_the_operators_word(connect: Any) -> None:
+    """Users and agents name no hosts; an agent says of no host, not even its own, that enough others have the bytes."""
+    operator, admin, own = await connect("operator"), await connect("admin"), await connect("agent@h1")
+    given = {"assignment": {"store": "Hosts", "hosts": ["h1"]}}
+    with pytest.raises(Forbidden, match=r"spec\.assignment"):
+        await admin.create(Image, make_object(Image, "kept-forged", **given))
+    image = await admin.create(Image, make_object(Image, "kept"))
+    with pytest.raises(Forbidden, match=r"spec\.assignment"):
+        await admin.patch_merge(Image, "kept", {"spec": given}, "demo")
+    await operator.patch_merge(Image, "kept", {"spec": given}, "demo")
+    metadata = {"name": "kept", "namespace": "demo", "uid": image["metadata"]["uid"]}
+    await operator.apply_status(
+        Image, {"metadata": metadata, "status": {"importHost": "h1"}}, manager="kumulus-operator"
+    )
+    for status in ({"replicas": ["h1", "h2"]}, {"prePulled": "2/2"}):
+        with pytest.raises(Forbidden, match="written by the operator only"):
+            await own.apply_status(Image, {"metadata": metadata, "status": status}, manager="kumulus-agent")
+    await own.apply_status(Image, {"metadata": metadata, "status": {"size": 1}}, manager="kumulus-agent")
+
+
+async def test_administrators_have_images_pulled(connect: Any, cluster: Any) -> None:
+    """Hosts pull beforehand what an administrator says, not a member of a project."""
+    bind = ["create", "rolebinding", "pullers", "--clusterrole=kumulus-project-member", "--group=pullers", "-n", "demo"]
+    cluster.plane.kubectl(*bind)
+    admin, user = await connect("admin"), await connect("pia/pullers")
+    await admin.create(Image, make_object(Image, "pulled", prePull={}))
+    with pytest.raises(Forbidden, match=r"spec\.prePull"):
+        await user.create(Image, make_object(Image, "pulled-2", prePull={}))
+    await user.patch_merge(Image, "pulled", {"metadata": {"labels": {"a": "b"}}}, "demo")
+    with pytest.raises(Forbidden, match=r"spec\.prePull"):
+        await user.patch_merge(Image, "pulled", {"spec": {"prePull": {"hostSelector": {"names": ["h1"]}}}}, "demo")

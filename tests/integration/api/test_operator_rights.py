@@ -36,6 +36,22 @@ async def test_the_operator_reads_secrets_of_projects_only(connect: Any, admin: 
     with pytest.raises(Forbidden):
         await operator.get(SECRET, "any", "demo")
 
+    def secret(name: str, kind: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "namespace": "tenant"}, "type": kind, "data": {"key": "aw=="}}
+
+    await operator.create(SECRET, secret("volume-key-1", "kumulus.dev/volume-key"))
+    await admin.create(SECRET, secret("of-a-tenant", "Opaque"))
+    await admin.create(SECRET, secret("volume-key-of-a-tenant", "Opaque"))
+    for name, kind in (("another", "kumulus.dev/volume-key"), ("volume-key-2", "Opaque")):
+        with pytest.raises(Forbidden, match="keys of volumes only"):
+            await operator.create(SECRET, secret(name, kind))
+    for name in ("of-a-tenant", "volume-key-of-a-tenant"):
+        with pytest.raises(Forbidden, match="keys of volumes only"):
+            await operator.delete(SECRET, name, "tenant")
+    with pytest.raises(Forbidden):
+        await operator.patch_merge(SECRET, "of-a-tenant", {"data": {"key": "bA=="}}, "tenant")
+    await operator.delete(SECRET, "volume-key-1", "tenant")
+
 
 async def test_the_operator_writes_zone_files_and_no_other_configmap(connect: Any, admin: Any) -> None:
     """It makes and changes the ConfigMaps of zone files and reads them; those of others it leaves alone."""

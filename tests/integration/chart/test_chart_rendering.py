@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from kumulus_agent.settings import AgentSettings
+
 from .conftest import CHART, Helm, Object
 
 Rendered = Callable[..., list[Object]]
@@ -103,6 +105,26 @@ def test_without_a_name_server_there_is_nothing_of_it(rendered: Rendered) -> Non
     assert not [rule for rule in rules_of(objects, "kumulus-operator") if "kumulus-zones-0" in str(rule)]
 
 
+def test_agents_open_the_bucket_of_images_with_a_mounted_secret(helm: Helm, rendered: Rendered) -> None:
+    """With a bucket the agents have its address and, as files, its keys; without one nothing; half of it is refused."""
+    options = ("endpoint=https://s3.test", "bucket=images", "secretName=images-s3", "pathStyle=false")
+    objects = rendered("--set=images.store=s3", *(f"--set=images.s3.{option}" for option in options))
+    spec = pods(objects)["kumulus-agent"]
+    (container,) = spec["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (variables["KUMULUS_S3_BUCKET"], variables["KUMULUS_S3_PATH_STYLE"]) == ("images", "false")
+    (volume,) = [item for item in spec["volumes"] if item["name"] == "s3-keys"]
+    assert volume["secret"] == {"secretName": "images-s3", "defaultMode": 0o400}
+    (mount,) = [item for item in container["volumeMounts"] if item["name"] == "s3-keys"]
+    assert (mount["mountPath"], mount["readOnly"]) == (str(AgentSettings.model_fields["s3_keys"].default), True)
+    (operator,) = pods(objects)["kumulus-operator"]["containers"]
+    assert {"name": "KUMULUS_IMAGE_STORE", "value": "s3"} in operator["env"]
+    (plain,) = pods(rendered())["kumulus-agent"]["containers"]
+    assert not [entry for entry in plain["env"] if "S3" in entry["name"]]
+    for half in ("--set=images.store=s3", "--set=images.s3.bucket=images"):
+        assert helm("template", "kumulus", str(CHART), half).returncode != 0
+
+
 def test_agents_have_no_verb_on_secrets(rendered: Rendered) -> None:
     """No rule bound to the agents names secrets or everything, and none lets them widen their own rights."""
     rules = rules_of(rendered(), "kumulus-agent")
@@ -116,12 +138,19 @@ def test_agents_have_no_verb_on_secrets(rendered: Rendered) -> None:
 
 
 def test_operator_reads_secrets_of_projects_only(rendered: Rendered) -> None:
-    """No role that the release binds lets the operator at Secrets; the one it binds in projects never writes them."""
+    """It reads them by no role but the one that it binds in projects, and there writes what a policy lets it: keys."""
     objects = rendered()
     core = [rule for rule in rules_of(objects, "kumulus-operator") if {"", "*"} & set(rule["apiGroups"])]
     assert not [rule for rule in core if {"secrets", "*"} & set(rule["resources"])]
     (role,) = of_kind(objects, "ClusterRole", "kumulus-boot-data")
-    assert {verb for rule in role["rules"] for verb in rule["verbs"]} <= {"get", "list", "watch"}
+    read, written = role["rules"]
+    assert set(read["verbs"]) <= {"get", "list", "watch"}
+    assert (written["resources"], set(written["verbs"])) == (["secrets"], {"create", "delete"})
+    (policy,) = of_kind(objects, "ValidatingAdmissionPolicy", "kumulus-volume-keys")
+    (binding,) = of_kind(objects, "ValidatingAdmissionPolicyBinding", "kumulus-volume-keys")
+    (matched,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert set(written["verbs"]) <= {operation.lower() for operation in matched["operations"]}
+    assert (policy["spec"]["failurePolicy"], binding["spec"]["validationActions"]) == ("Fail", ["Deny"])
 
 
 def test_every_pod_says_what_it_needs(rendered: Rendered) -> None:

@@ -20,6 +20,7 @@ import pytest
 from kumulus_agent.compute.domain_spec import Disk, DomainSpec, Nic
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.boot_sector import boot_sector
+from kumulus_agent.migration.channels import Sockets
 
 _QEMU_CONF = """\
 user = "root"
@@ -94,6 +95,16 @@ class PrivateLibvirt:
 @pytest.fixture(scope="session")
 def private_libvirt() -> Iterator[PrivateLibvirt]:
     """One libvirtd for the session."""
+    yield from _private_libvirt()
+
+
+@pytest.fixture
+def second_libvirt() -> Iterator[PrivateLibvirt]:
+    """Another one, as of another host."""
+    yield from _private_libvirt()
+
+
+def _private_libvirt() -> Iterator[PrivateLibvirt]:
     if os.geteuid() != 0:
         pytest.skip("needs root: namespaces")
     for tool in ("libvirtd", "virtlogd", "qemu-system-x86_64", "unshare", "nsenter"):
@@ -123,6 +134,17 @@ def private_libvirt() -> Iterator[PrivateLibvirt]:
     finally:
         daemon.stop()
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def sockets(private_libvirt: PrivateLibvirt, second_libvirt: PrivateLibvirt) -> Iterator[Sockets]:
+    """Ways from the one to the other, short enough for a socket's name."""
+    directory = Path(tempfile.mkdtemp(prefix="kumulus-mg-"))
+    found = Sockets(directory)
+    for path, daemon in ((found.local, private_libvirt), (found.control, second_libvirt)):
+        path.symlink_to(daemon.root / "run/libvirt/libvirt-sock")
+    yield found
+    shutil.rmtree(directory)
 
 
 async def until(condition: Callable[[], Awaitable[object]], seconds: float = 15.0) -> None:

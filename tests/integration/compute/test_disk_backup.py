@@ -18,6 +18,7 @@ from kumulus_agent.compute.errors import Retryable
 from kumulus_agent.compute.hypervisor import Hypervisor
 from kumulus_agent.host.boot_sector import GREETING
 from kumulus_agent.storage.disk_copy import copy_disk, empty_copy, missing_room
+from kumulus_agent.storage.inspection import inspect_image
 
 MakeDomain = Callable[..., DomainSpec]
 SIZE = 256 << 20
@@ -91,6 +92,7 @@ async def test_a_running_guests_disk_is_copied(
     assert await hypervisor.get_instance(overlay.instance_id) == before
     assert same(overlay.disks[0].path, part)
     assert "backing file" not in described(part)
+    assert inspect_image(part, "qcow2", SIZE).virtual_size == SIZE
     await boots(hypervisor, overlay, make_domain, part, eventually)
 
 

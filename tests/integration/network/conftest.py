@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -100,8 +101,10 @@ def prefix() -> str:
 async def hosts(prefix: str, tmp_path: Path) -> AsyncIterator[tuple[SimulatedHost, SimulatedHost]]:
     """Two hosts with a cable between them."""
     # dnsmasq reads its files as an unprivileged user.
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
+    temporary = Path(tempfile.gettempdir())
+    for folder in (tmp_path, *tmp_path.parents):
+        if temporary in folder.parents:
+            folder.chmod(0o755)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(_remove_namespaces, prefix)
         names = (f"{prefix}-a", f"{prefix}-b")

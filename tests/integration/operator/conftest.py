@@ -21,7 +21,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A running API server with our kinds."""
     with ControlPlane.temporary(tmp_path_factory.mktemp("plane")) as plane:
         plane.kubectl("apply", "--server-side", "-f", str(CRDS))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=120s")
         plane.kubectl("create", "namespace", "kumulus-system")
         yield plane
 
@@ -39,7 +39,15 @@ async def client(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 def process(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """A running operator with short times, which must end well."""
     log = tmp_path_factory.mktemp("operator") / "operator.log"
-    process = OperatorProcess(plane.kubeconfig, log, claim_quarantine="1", host_silence="5", zone_shards="4", **CLUSTER)
+    process = OperatorProcess(
+        plane.kubeconfig,
+        log,
+        claim_quarantine="1",
+        host_silence="5",
+        image_replica_grace="2",
+        zone_shards="4",
+        **CLUSTER,
+    )
     process.start()
     yield process
     assert process.stop() == 0

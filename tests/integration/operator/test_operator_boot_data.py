@@ -13,12 +13,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from kumulus_api import FINALIZER, LoadBalancer, Server, ServerAction, VPNConnection
+from kumulus_api import FINALIZER, Image, LoadBalancer, Server, ServerAction, Volume, VPNConnection
 from kumulus_api.testing import make_assigned
 from kumulus_lab.control_plane import ControlPlane
 from kumulus_operator.bootdata.server import AUDIENCE, application
 from kumulus_runtime.api_client import KubeClient
 from kumulus_runtime.certificates.issuing import issue_apart, server_context
+from kumulus_runtime.conditions import set_condition
 from kumulus_runtime.errors import AlreadyExists
 from kumulus_runtime.resources import NAMESPACE, NODE, SECRET, SERVICEACCOUNT
 
@@ -194,3 +195,51 @@ async def test_a_vpn_key_is_given_to_the_hosts_of_its_router(client: KubeClient,
     status, given = await service.ask(service.token("b2"), path)
     assert (status, "Secret office was not found" in str(given["error"])) == (404, True)
     await client.delete(VPNConnection, "office", "demo")
+
+
+async def test_a_volume_key_is_given_to_the_hosts_of_its_volume(client: KubeClient, service: Service) -> None:
+    """The volume's host gets the key; no other host gets it, nor learns of it."""
+    content = b"thirty-two bytes, or some more of them"
+    await client.create(SECRET, secret("volume-key-1", "key", content + b"\n"))
+    body = make_assigned(Volume, "sealed", "b1")
+    how = {"cipher": "aes-xts-plain64", "keySize": 512, "secret": {"name": "volume-key-1"}, "made": True}
+    body["spec"]["assignment"]["encryption"] = how
+    await client.create(Volume, body)
+    path = "volume-keys/demo/sealed"
+    status, given = await service.ask(service.token("b1"), path)
+    assert (status, base64.b64decode(str(given["key"]))) == (200, content)
+    assert (await service.ask(service.token("b2"), path))[0] == 403
+    assert (await service.ask(service.token("b1", "other"), path))[0] == 401
+    assert (await service.ask("", path))[0] == 401
+    assert (await service.ask(service.token("b1"), "volume-keys/demo/absent"))[0] == 403
+    await client.delete(SECRET, "volume-key-1", "demo")
+    status, given = await service.ask(service.token("b1"), path)
+    assert (status, "Secret volume-key-1 was not found" in str(given["error"])) == (404, True)
+    await client.patch_merge(Volume, "sealed", {"metadata": {"finalizers": []}}, "demo")
+    await client.delete(Volume, "sealed", "demo")
+
+
+async def test_the_keys_of_a_source_are_given_to_who_imports(client: KubeClient, service: Service) -> None:
+    """The host that imports an image gets the keys of its bucket, until it has; no other host, and never without."""
+    pair = secret("disks", "AWS_ACCESS_KEY_ID", b"access")
+    pair["data"] |= secret("disks", "AWS_SECRET_ACCESS_KEY", b"not told\n")["data"]
+    await client.create(SECRET, pair)
+    where = {"endpoint": "https://s3.test", "bucket": "disks", "key": "a.qcow2", "secret": {"name": "disks"}}
+    spec = {"source": {"s3": where}, "format": "qcow2"}
+    metadata = {"name": "of-a-bucket", "namespace": "demo"}
+    await client.create(Image, {"metadata": metadata, "spec": spec})
+    path = "image-keys/demo/of-a-bucket"
+    assert (await service.ask(service.token("b1"), path))[0] == 403, "nobody imports it yet"
+    await client.apply_status(Image, {"metadata": metadata, "status": {"importHost": "b1"}}, manager="test")
+    given = {"accessKeyID": "access", "secretAccessKey": "not told"}
+    assert await service.ask(service.token("b1"), path) == (200, given)
+    assert (await service.ask(service.token("b2"), path))[0] == 403
+    assert (await service.ask(service.token("b1", "other"), path))[0] == 401
+    assert (await service.ask(service.token("b1"), "image-keys/demo/absent"))[0] == 403
+    await client.delete(SECRET, "disks", "demo")
+    status, answer = await service.ask(service.token("b1"), path)
+    assert (status, "not told" in str(answer)) == (404, False)
+    ready = {"importHost": "b1", "conditions": set_condition([], "Ready", True, "Imported", "", 1)}
+    await client.apply_status(Image, {"metadata": metadata, "status": ready}, manager="test")
+    assert (await service.ask(service.token("b1"), path))[0] == 403, "it is imported"
+    await client.delete(Image, "of-a-bucket", "demo")

@@ -87,7 +87,11 @@ async def test_a_placed_server_is_given_and_gives_back(site: Site, plane: Contro
     await unplugged(site, "web")
     await site.until(Server, "web", lambda b: (names(b, "ports"), names(b, "volumes")) == (["a"], []))
     await site.condition(Volume, "data", "Ready", "True", "Available")
-    assert (await site.get(Volume, "data"))["spec"]["assignment"] == {"volumeID": place["volumeID"], "host": "v1"}
+    assert (await site.get(Volume, "data"))["spec"]["assignment"] == {
+        "volumeID": place["volumeID"],
+        "host": "v1",
+        "size": place["size"],
+    }
     await site.gone(Port, "web-b")
 
 
@@ -156,3 +160,25 @@ async def test_what_a_killed_operator_has_left_is_released(site: Site, operator:
     await site.condition(Volume, "data", "Ready", "True", "Available")
     await site.gone(Port, "web-b")
     assert names(await site.get(Server, "web"), "ports") == ["a"]
+
+
+async def test_each_owner_attaches_and_detaches_its_own(site: Site) -> None:
+    """A driver that applies its own entry of `spec.volumes` has it attached and detached, and leaves others' alone."""
+    await site.host("v9", memory="16Gi")
+    await site.basics()
+    for name in ("data", "claimed"):
+        await volume(site, name)
+    await site.server("web", networks=ONE, volumes=DATA)
+    await site.assigned(Server, "web")
+    await site.report("web", "v9")
+    mine: Object = {"metadata": {"name": "web", "namespace": site.name}, "spec": {}}
+    claimed = [{"name": "claimed", "volume": {"name": "claimed"}}]
+    await site.client.apply(Server, mine | {"spec": {"volumes": claimed}}, manager="csi", force=False)
+    await site.until(Server, "web", lambda b: sorted(names(b, "volumes")) == ["claimed", "data"])
+    await site.client.apply(Server, mine, manager="csi", force=False)
+    body = await site.get(Server, "web")
+    assert [item["name"] for item in body["spec"]["volumes"]] == ["data"]
+    await unplugged(site, "web")
+    await site.until(Server, "web", lambda b: names(b, "volumes") == ["data"])
+    await site.until(Volume, "claimed", lambda b: "attachedTo" not in b["spec"]["assignment"])
+    assert (await site.get(Volume, "data"))["spec"]["assignment"]["attachedTo"] == "web"

@@ -180,16 +180,18 @@ async def test_a_project_shows_what_it_uses(site: Site, plane: ControlPlane) -> 
     """Used and limit stand in the Project's status, written at most once a second for a burst of servers."""
     await site.host("u1", memory="64Gi", vcpus=32)
     await site.basics(quota={"servers": 30, "memory": "40Gi"})
-    # Its group `default` is there from the beginning.
+    # Its group `default` and an image of 1 KiB are there from the beginning.
     others = {
         "volumes": "0/-",
         "gigabytes": "0/-",
         "snapshots": "0/-",
+        "images": "1/-",
+        "imageGigabytes": "1/-",
         "securityGroups": "1/-",
         "securityGroupRules": "4/-",
     }
     others |= {"routers": "0/-", "floatingIPs": "0/-", "loadBalancers": "0/-", "dnsZones": "0/-"}
-    others |= {"firewallGroups": "0/-", "vpnConnections": "0/-"}
+    others |= {"firewallGroups": "0/-", "vpnConnections": "0/-", "backups": "0/-", "backupGigabytes": "0/-"}
     empty = others | {"servers": "0/30", "vcpus": "0/-", "memory": "0/40Gi", "ports": "0/-"}
     await site.until(Project, site.name, lambda body: body["status"].get("quota") == empty)
     audit, started = AuditLog(plane.audit_log), asyncio.get_running_loop().time()

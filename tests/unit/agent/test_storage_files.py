@@ -1,4 +1,4 @@
-"""Inspection, root disks, volumes and seeds."""
+"""Inspection, root disks and seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kumulus_agent.host.boot_sector import GREETING, SECTOR_BYTES, boot_sector
 from kumulus_agent.host.inventory import missing_packages
 from kumulus_agent.storage.config_drive import config_drive_files
 from kumulus_agent.storage.direct_io import cache_mode
-from kumulus_agent.storage.errors import CorruptImage, DiskTooSmall, FormatMismatch, Terminal, TooLarge, UnsafeImage
+from kumulus_agent.storage.errors import CorruptImage, DiskTooSmall, FormatMismatch, TooLarge, UnsafeImage
 from kumulus_agent.storage.image_cache import CachedImage
 from kumulus_agent.storage.inspect_apart import inspect_apart
 from kumulus_agent.storage.inspection import inspect_image
@@ -41,7 +41,6 @@ from kumulus_agent.storage.seed import (
     seed_files,
     seed_iso,
 )
-from kumulus_agent.storage.volume import delete_volume, ensure_volume, volume_path, volume_size, volume_used
 
 LIMIT = 1 << 30
 
@@ -162,39 +161,6 @@ async def test_a_root_disk_holds_its_image(tmp_path: Path) -> None:
     image = CachedImage(tmp_path / "base", "sha256:x", "raw", 2, 2 << 20)
     with pytest.raises(DiskTooSmall, match="2097152"):
         await ensure_root_disk(tmp_path / "root", image, 1 << 20)
-
-
-async def test_volumes_are_sparse_and_only_grow(tmp_path: Path) -> None:
-    """A volume has its size at once, occupies nothing, keeps its data when grown and never shrinks."""
-    path = await ensure_volume(tmp_path, "v1", 1 << 30)
-    assert await volume_size(tmp_path, "v1") == 1 << 30
-    assert (await volume_used(tmp_path, "v1") or 0) < 1 << 20
-    with path.open("r+b") as file:
-        file.write(b"data")
-    await ensure_volume(tmp_path, "v1", 2 << 30)
-    await ensure_volume(tmp_path, "v1", 1 << 20)
-    assert await volume_size(tmp_path, "v1") == 2 << 30
-    with path.open("rb") as file:
-        assert file.read(4) == b"data"
-    await delete_volume(tmp_path, "v1")
-    await delete_volume(tmp_path, "v1")
-    assert await volume_size(tmp_path, "v1") is None
-
-
-@pytest.mark.parametrize("volume_id", ["", "..", "../x", "a/b", ".hidden", "a\0b"])
-def test_volume_ids_cannot_leave_their_directory(tmp_path: Path, volume_id: str) -> None:
-    """An id that is not a plain name is refused."""
-    with pytest.raises(Terminal):
-        volume_path(tmp_path, volume_id)
-
-
-async def test_a_known_volume_is_never_made_blank(tmp_path: Path) -> None:
-    """A volume that was here and whose file is gone is refused: a blank disk would pass for the user's data."""
-    with pytest.raises(Terminal, match="data of volume v1 is gone"):
-        await ensure_volume(tmp_path, "v1", 1 << 20, known=True)
-    assert await volume_size(tmp_path, "v1") is None
-    path = await ensure_volume(tmp_path, "v1", 1 << 20)
-    assert await ensure_volume(tmp_path, "v1", 1 << 20, known=True) == path
 
 
 def test_the_seed_is_read_back(tmp_path: Path) -> None:

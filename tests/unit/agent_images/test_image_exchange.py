@@ -4,139 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kumulus_agent.images import exchange
-from kumulus_agent.images.exchange import ImageExchange
-from kumulus_agent.images.held import HeldImages
-from kumulus_agent.migration.certificate_request import make_request
 from kumulus_agent.migration.credentials import Contexts
-from kumulus_agent.migration.host_port import HostPort
 from kumulus_agent.storage.errors import HolderAway
 from kumulus_agent.storage.held_address import also_on
-from kumulus_agent.storage.image_cache import CachedImage, ImageCache
-from kumulus_agent.storage.qemu_img import qemu_img
-from kumulus_api import FINALIZER, Host, Image, Server
-from kumulus_operator.migration.authority import make_authority, sign
+from kumulus_agent.storage.image_cache import ImageCache
+from kumulus_api import Image, Server
+from kumulus_lab.testing.image_hosts import ADDRESS, KEY, LIMIT, OWNER, Pair
 from kumulus_runtime.errors import ApiError
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
-AUTHORITY = make_authority(datetime.now(UTC))
-ADDRESS = "kumulus-image:///demo/golden"
-OWNER = "demo/golden"
-LIMIT = 1 << 30
-
-
-class HostCredentials:
-    """A host's certificate, made out at once."""
-
-    def __init__(self, folder: Path, node: str) -> None:
-        made = make_request(node)
-        certificate = sign({**AUTHORITY, "request": made["request"], "node": node}, datetime.now(UTC))
-        self.file = folder / f"{node}.pem"
-        self.file.write_text(made["key"] + certificate)
-
-    async def contexts(self) -> Contexts:
-        """Give both contexts."""
-        out = []
-        for protocol in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-            context = ssl.SSLContext(protocol)
-            context.verify_mode = ssl.CERT_REQUIRED
-            context.load_verify_locations(cadata=AUTHORITY["authority"])
-            context.load_cert_chain(self.file)
-            out.append(context)
-        return Contexts(*out)
-
-
-@dataclass
-class Api:
-    """The objects that both agents read."""
-
-    objects: dict[tuple[type, str], dict[str, Any]] = field(default_factory=dict)
-    servers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    coming: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    released: list[str] = field(default_factory=list)
-
-    async def get(self, kind: type, name: str, namespace: str = "") -> dict[str, Any] | None:
-        """Give an object."""
-        return self.objects.get((kind, name))
-
-    async def list(self, kind: type, field_selector: str = "", **_: Any) -> tuple[list[dict[str, Any]], str]:
-        """Give the servers of a host, or what migrates to it."""
-        field, _, host = field_selector.partition("=")
-        if kind is Server:
-            return self.servers.get(host, []), "1"
-        return (self.coming.get(host, []) if field == "status.target" else []), "1"
-
-    async def remove_finalizer(self, kind: type, name: str, *_: Any, **__: Any) -> bool:
-        """Note it."""
-        self.released.append(name)
-        return True
-
-
-@dataclass
-class Side:
-    """One host."""
-
-    cache: ImageCache
-    port: HostPort
-    exchange: ImageExchange
-
-
-class Pair:
-    """Two hosts: h1 holds, h2 fetches."""
-
-    def __init__(self, folder: Path) -> None:
-        self.api = Api()
-        self.folder = folder
-        self.used: set[str] = set()
-        self.h1, self.h2 = self.side("h1"), self.side("h2")
-
-    def side(self, name: str, number: int = 0) -> Side:
-        """Make a host."""
-        port = HostPort("127.0.0.1", number, HostCredentials(self.folder, name))  # type: ignore[arg-type]
-        found = ImageExchange(self.api, name, port)  # type: ignore[arg-type]
-        cache = ImageCache(self.folder / name, LIMIT, in_use=lambda: self.used, from_host=found.fetch)
-        found.serve(cache)
-        return Side(cache, port, found)
-
-    async def hold(self) -> CachedImage:
-        """Have h1 hold an image, and both the API and h2's servers say so."""
-        part = self.folder / "part"
-        (self.folder / "raw").write_bytes(bytes(range(256)) * (1 << 14))
-        await qemu_img("convert", "-f", "raw", "-O", "qcow2", str(self.folder / "raw"), str(part))
-        image = await self.h1.cache.adopt(part, ADDRESS, OWNER, LIMIT)
-        await self.h1.port.need("test")
-        self.h2.port.port = self.h1.port._listener.port
-        self.api.objects[Host, "h1"] = {"status": {"tunnelAddress": "127.0.0.1"}}
-        self.say(image)
-        self.api.servers["h2"] = [{"spec": {"assignment": {"image": {"digest": image.digest}}}}]
-        return image
-
-    def say(self, image: CachedImage, **metadata: Any) -> None:
-        """Have the API tell of the image."""
-        body = {"metadata": {"uid": "1", "finalizers": [FINALIZER], **metadata}}
-        self.api.objects[Image, "golden"] = body | {"status": {"importHost": "h1", "digest": image.digest}}
-
-    async def fetch(self, digest: str, address: str = ADDRESS) -> CachedImage:
-        """Have h2 need it."""
-        return await self.h2.cache.ensure(address, digest, "qcow2", LIMIT)
 
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
     made = Pair(tmp_path)
     yield made
-    for side in (made.h1, made.h2):
-        await side.port.close()
-        await side.cache.close()
+    await made.close()
 
 
 async def test_a_host_gets_the_image_of_its_server(pair: Pair) -> None:
@@ -217,16 +107,12 @@ async def test_a_deleted_image_goes_from_both_hosts(pair: Pair) -> None:
     """The holder removes its bytes and then the finalizer, the other host its copy; both close their ports."""
     image = await pair.hold()
     await pair.fetch(image.digest)
-    held = {
-        name: HeldImages(pair.api, name, side.cache, side.port, lambda _key: False)  # type: ignore[arg-type]
-        for name, side in (("h1", pair.h1), ("h2", pair.h2))
-    }
     pair.say(image, deletionTimestamp="2026-01-01T00:00:00Z")
     pair.api.servers["h2"] = []
-    for images in held.values():
-        await images.reconcile(("demo", "golden"))
+    for side in (pair.h1, pair.h2):
+        await side.held.reconcile(KEY)
     assert pair.api.released == ["golden"]
-    for name in held:
+    for name in ("h1", "h2"):
         assert not [path for path in (pair.folder / name).rglob("*") if path.is_file()]
 
 
@@ -237,38 +123,38 @@ async def test_a_guest_that_migrates_to_here_keeps_what_it_lies_on(pair: Pair) -
     pair.api.objects[Server, "b"] = pair.api.servers["h2"].pop()
     action = {"metadata": {"namespace": "demo"}, "spec": {"server": {"name": "b"}}, "status": {"phase": "Running"}}
     pair.api.coming["h2"] = [action]
-    held = HeldImages(pair.api, "h2", pair.h2.cache, pair.h2.port, lambda _key: False)  # type: ignore[arg-type]
+    held = pair.h2.held
     del pair.api.objects[Image, "golden"]
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert await pair.h2.cache.path_of(image.digest) is not None
     action["status"] = {"phase": "Failed"}
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert await pair.h2.cache.path_of(image.digest) is None
 
 
 async def test_what_a_disk_lies_on_outlives_its_image(pair: Pair) -> None:
     """Bytes below a guest's disk stay until the disk is gone; another host that gets the server has them from there."""
     image = await pair.hold()
-    held = HeldImages(pair.api, "h1", pair.h1.cache, pair.h1.port, lambda _key: False)  # type: ignore[arg-type]
+    held = pair.h1.held
     pair.used = {image.digest}
     pair.say(image, deletionTimestamp="2026-01-01T00:00:00Z")
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert pair.api.released == ["golden"]
     del pair.api.objects[Image, "golden"]
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert (await pair.fetch(image.digest, also_on(ADDRESS, "h1"))).digest == image.digest
     pair.used = set()
     held.disks_changed()
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert not image.path.exists()
 
 
 async def test_that_an_image_is_absent_proves_nothing(pair: Pair) -> None:
     """The only copy stays when its object is not found: only a live deletion removes it."""
     image = await pair.hold()
-    held = HeldImages(pair.api, "h1", pair.h1.cache, pair.h1.port, lambda _key: False)  # type: ignore[arg-type]
+    held = pair.h1.held
     del pair.api.objects[Image, "golden"]
-    await held.reconcile(("demo", "golden"))
+    await held.reconcile(KEY)
     assert image.path.exists()
 
 

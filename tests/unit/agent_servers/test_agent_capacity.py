@@ -38,3 +38,18 @@ def test_an_instance_starts_only_beside_what_leaves_it_room() -> None:
     assert refusal(wanted, [other], Capacity(1024 * MIB, 20 * MIB)) == ""
     assert refusal(wanted, [other], Capacity(1023 * MIB, 20 * MIB)).startswith("512 MiB of memory are asked for, 511")
     assert refusal(wanted, [other], Capacity(1024 * MIB, 19 * MIB)).startswith("10 MiB of disk are asked for, 9")
+
+
+def test_volumes_that_count_by_their_class_are_left_to_the_operator() -> None:
+    """The host's ratio says nothing of them; of a volume that has no such mark all counts."""
+    body = make_assigned(Server, "web", "h1")
+    volume = {"name": "a", "volume": "a", "volumeID": "00000000-0000-4000-8000-000000000003", "size": "90Mi"}
+    attached = [{"name": "a", "volume": {"name": "a"}}]
+    body["spec"] |= {"volumes": attached}
+    for more, fits in (({}, False), ({"volumeClass": "thin"}, True)):
+        body["spec"]["assignment"]["volumes"] = [volume | more]
+        found = read_desired(body)
+        assert found is not None
+        assert len(found.volumes) == 1
+        wanted = replace(found, memory=MIB, root_disk=10 * MIB)
+        assert (refusal(wanted, [], Capacity(MIB, 50 * MIB)) == "") is fits

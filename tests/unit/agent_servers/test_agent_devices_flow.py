@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kumulus_agent.compute.devices import volume_of
 from kumulus_agent.compute.domain_spec import Disk, Nic
 from kumulus_agent.compute.errors import Retryable
 from kumulus_agent.compute.plugged import Devices
@@ -54,7 +55,7 @@ class Host:
             self.devices = replace(self.devices, macs=self.devices.macs | {device.mac})
         else:
             assert Path(device.path).exists()  # noqa: ASYNC240 - a test
-            self.devices = replace(self.devices, volumes=self.devices.volumes | {Path(device.path).stem})
+            self.devices = replace(self.devices, volumes=self.devices.volumes | {volume_of(device.path)})
 
     async def detach(self, _instance_id: str, macs: frozenset[str], volumes: frozenset[str]) -> Devices:
         """Ask the guest."""

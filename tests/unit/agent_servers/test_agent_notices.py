@@ -58,3 +58,13 @@ def test_a_removal_is_one_event() -> None:
     """A deletion is told once it has left nothing."""
     removal = Plan((Step(Action.REMOVE, "the Server is being deleted"), Step(Action.RELEASE, "nothing is left")))
     assert [notice.reason for notice in notices(removal, Power.RUNNING, "Running")] == ["Removed"]
+
+
+def test_a_full_disk_is_told_and_its_end() -> None:
+    """A guest that stands still for a full disk is a warning, once; that it goes on is told too."""
+    full = Plan((), ReadyReason.HOST_DISK_FULL, ObservedPowerState.PAUSED, "no room")
+    (notice,) = notices(full, Power.PAUSED, "Running")
+    assert (notice.reason, notice.warning, notice.again) == ("HostDiskFull", True, False)
+    assert notices(full, Power.PAUSED, "HostDiskFull") == ()
+    on = Plan((Step(Action.RESUME, "room"),), ReadyReason.RUNNING, ObservedPowerState.RUNNING)
+    assert [notice.reason for notice in notices(on, Power.PAUSED, "HostDiskFull")] == ["Resumed"]

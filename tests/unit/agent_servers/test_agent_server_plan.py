@@ -8,6 +8,7 @@ import pytest
 from kumulus_agent.servers.desired import Desired, DesiredPort, NetworkKey
 from kumulus_agent.servers.plan import plan
 from kumulus_agent.servers.terms import CRASH_PAUSE, Action, Claim, Observed, Plan, Power
+from kumulus_api.server import PowerState
 from kumulus_api.server_status import ObservedPowerState, ReadyReason
 
 INSTANCE = "22222222-2222-4222-8222-222222222222"
@@ -240,3 +241,31 @@ def test_destruction_needs_proof() -> None:
         observed = make_observed(power, epoch=epoch, off_by_guest=off)
         for claim in (Claim.OURS, Claim.ABSENT, Claim.ELSEWHERE):
             assert not plan(make_desired(running=running), observed, claim).actions & {Action.REMOVE, Action.RELEASE}
+
+
+FULL = {"halted": False, "full": ("/state/instances/i/root.qcow2",)}
+
+
+def test_a_guest_of_a_full_disk_waits_and_says_so() -> None:
+    """A guest that its host's disk has no room for is left as it is, the reason is told, and the disk looked at."""
+    made = plan(make_desired(), make_observed(Power.PAUSED, **FULL), Claim.OURS)
+    assert actions(made) == []
+    assert (made.ready, made.power) == (ReadyReason.HOST_DISK_FULL, ObservedPowerState.PAUSED)
+    assert "/state/instances/i/root.qcow2" in made.message
+    assert made.look_again is not None
+
+
+def test_a_guest_of_a_full_disk_goes_on_by_itself() -> None:
+    """With room on the disk it goes on, if it shall run."""
+    made = plan(make_desired(), make_observed(Power.PAUSED, room=True, **FULL), Claim.OURS)
+    assert actions(made) == [Action.RESUME]
+    assert made.ready is ReadyReason.RUNNING
+
+
+def test_only_a_full_disk_lets_a_guest_go_on_by_itself() -> None:
+    """What QEMU has paused for another error stays so, and so does what shall be paused, whatever room there is."""
+    broken = plan(make_desired(), make_observed(Power.PAUSED, halted=False), Claim.OURS)
+    assert (actions(broken), broken.ready) == ([], ReadyReason.PAUSED)
+    paused = make_desired(running=False, rest=PowerState.PAUSED)
+    made = plan(paused, make_observed(Power.PAUSED, room=True, **FULL), Claim.OURS)
+    assert (actions(made), made.ready) == ([], ReadyReason.PAUSED)

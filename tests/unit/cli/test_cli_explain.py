@@ -66,6 +66,7 @@ def make_answers() -> dict[str, Any]:
         "hostaggregates.kumulus.dev": {"items": []},
         "servers.kumulus.dev": {"items": [waiting, make_server("old", "h1")]},
         "volumes.kumulus.dev": {"items": []},
+        "volumeclasses.kumulus.dev": {"items": []},
         "networks.kumulus.dev": {"items": []},
         "leases.coordination.k8s.io": {"items": leases},
         "deployments.apps kumulus-operator": deployment,

@@ -38,6 +38,16 @@ SIZE = Resources(vcpus=4, memory="1Gi", root_disk="1Gi")
             {},
             {"vifOutbound": {"average": 10, "peak": 20, "burst": 30}},
         ),
+        (
+            {"quota:disk_total_bytes_sec": "10", "quota:disk_total_bytes_sec_max": "20"},
+            {},
+            {"rootDiskLimits": {"totalBytes": 10, "totalBytesBurst": 20}},
+        ),
+        (
+            {"quota:disk_read_iops_sec": "10", "quota:disk_read_iops_sec_max": "9", "quota:disk_write_iops_sec": "5"},
+            {},
+            {"rootDiskLimits": {"readIops": 10, "writeIops": 5}},
+        ),
         ({}, {"hw_boot_menu": "true"}, {"bootMenu": True}),
         ({"hw:boot_menu": "True"}, {"hw_boot_menu": "False"}, None),
         ({"hw:cpu_policy": "dedicated"}, {}, {"dedicated": True}),

@@ -9,7 +9,7 @@ import pytest
 
 from kumulus_api import FINALIZER, Image, Server, ServerAction
 from kumulus_api.testing import INSTANCE_ID, make_assigned, make_object
-from kumulus_operator.images.held import held_status, image_body, lost_status, made_by, never_comes
+from kumulus_operator.images.held import found_status, held_status, image_body, lost_status, made_by, never_comes
 from kumulus_operator.servers.plan import assigned_image
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,6 +55,12 @@ def test_its_host_is_told_once() -> None:
     assert status is not None
     assert status["importHost"] == "h1"
     assert held_status(make_image("Copying"), NOW) is None
+    assert held_status(make_image("Copied", ready=True), NOW, {"h2"}) is None
+    assert held_status(make_image("HostLost"), NOW, {"h2"}) is None
+    other = held_status(make_image("Copying"), NOW, {"h2", "h3"})
+    assert other is not None
+    assert other["importHost"] == "h2"
+    assert held_status(make_image("Copying", importHost="h3"), NOW, {"h2", "h3"}) is None
     assert held_status(Image.model_validate(make_object(Image)), NOW) is None
 
 
@@ -90,3 +96,23 @@ def test_hosts_ask_for_it_by_its_name() -> None:
     given = assigned_image(make_image("Copied", ready=True, digest=digest, size=1, virtualSize=2))
     assert given["url"] == "kumulus-image:///demo/golden"
     assert given["digest"] == digest
+
+
+def test_a_stored_image_is_asked_for_by_its_name() -> None:
+    """Hosts read the source of an image that a store has no more, and use the file that it has made of it."""
+    told = {"digest": "sha256:" + "1" * 64, "virtualSize": 2}
+    body = make_object(Image, "web", source={"url": "http://images.test/web"}) | {"status": told}
+    assert assigned_image(Image.model_validate(body))["url"] == "http://images.test/web"
+    body["spec"]["assignment"] = {"store": "Hosts", "hosts": ["h1"]}
+    body["status"]["stored"] = {"digest": "sha256:" + "2" * 64, "size": 1, "format": "qcow2"}
+    given = assigned_image(Image.model_validate(body | {"spec": body["spec"] | {"format": "vmdk"}}))
+    assert (given["url"], given["digest"]) == ("kumulus-image:///demo/web", "sha256:" + "2" * 64)
+    assert given["format"] == "qcow2"
+
+
+def test_a_lost_image_that_is_found_is_ready_again() -> None:
+    """A host that comes back with the bytes of an image that was given up makes it Ready; others are left alone."""
+    status = found_status(make_image("HostLost"), NOW)
+    assert status is not None
+    assert (status["conditions"][0]["status"], status["conditions"][0]["reason"]) == ("True", "Copied")
+    assert found_status(make_image("Copied", ready=True), NOW) is None

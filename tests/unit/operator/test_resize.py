@@ -90,6 +90,18 @@ def test_a_disk_does_not_shrink() -> None:
     assert "permanent" in caught.value.refusal.message
 
 
+def test_a_server_keeps_the_memory_that_its_image_needs() -> None:
+    """A flavor with less than the image's minMemory at the time of placing is refused with a reason, as in Nova."""
+    image = {"name": "tiny", "namespace": "demo", "url": "https://images.test/tiny", "format": "qcow2"}
+    image |= {"digest": "sha256:" + "0" * 64, "virtualSize": 1, "minMemory": "96Mi"}
+    server = make_server("small", assigned={"image": image})
+    with pytest.raises(Refused) as caught:
+        change_of(server, make_flavor("small", 1, "64Mi", "1Gi"))
+    assert caught.value.refusal.reason == ScheduledReason.MEMORY_TOO_SMALL
+    assert "needs 96Mi" in caught.value.refusal.message
+    assert change_of(server, make_flavor("small", 2, "96Mi", "1Gi")) is not None
+
+
 def test_a_flavor_that_is_not_there_is_waited_for() -> None:
     """The server stays as it is, and is looked at again when the flavor is made."""
     with pytest.raises(Refused) as caught:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from kumulus_operator.servers.userdata_watch import UserDataWatch
+from kumulus_operator.servers.userdata_watch import UserDataWatch, has_unwatched
 from kumulus_operator.waiting import CAPACITY, Need
 
 
@@ -53,3 +53,11 @@ async def test_a_namespace_is_watched_while_servers_wait_there() -> None:
     stop.set()
     await asyncio.wait_for(running, 1)
     assert source.open == []
+
+
+def test_what_was_read_before_it_was_awaited_is_read_again() -> None:
+    """A Secret that comes between a look and the waiting for it is found; what was awaited costs no second look."""
+    need = ("Secret", "demo", "key")
+    assert has_unwatched({need, CAPACITY}, {CAPACITY})
+    assert not has_unwatched({need, CAPACITY}, {need})
+    assert not has_unwatched({CAPACITY, ("Volume", "demo", "v")}, ())

@@ -1,0 +1,1 @@
+"""Backups of volumes in a bucket: made, read back, restored and removed here."""

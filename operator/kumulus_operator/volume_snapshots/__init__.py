@@ -1,0 +1,1 @@
+"""Snapshots of volumes: quota, the host that takes them, deletion."""

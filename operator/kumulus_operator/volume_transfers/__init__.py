@@ -1,0 +1,1 @@
+"""Volumes that one project gives to another."""
