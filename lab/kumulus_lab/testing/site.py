@@ -232,8 +232,9 @@ class Site:
                 await self.client.delete(Port, port["port"], self.name)
 
     async def report(self, name: str, host: str, *, wired: bool = True) -> None:
-        """Write what an agent writes of a server that runs, and of its ports."""
+        """Write what an agent writes of a server that runs, and of its ports, after the operator's last word of it."""
         assigned = await self.assigned(Server, name)
+        await self.condition(Server, name, "Scheduled", "True")
         now = set_condition([], "Ready", True, "Running", "", 1)
         body = {"metadata": {"name": name, "namespace": self.name}}
         status: Object = {"powerState": "Running", "conditions": now}
