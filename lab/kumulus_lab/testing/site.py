@@ -232,9 +232,12 @@ class Site:
                 await self.client.delete(Port, port["port"], self.name)
 
     async def report(self, name: str, host: str, *, wired: bool = True) -> None:
-        """Write what an agent writes of a server that runs, and of its ports, after the operator's last word of it."""
+        """Write what an agent writes of a server that runs, and of its ports.
+
+        That a server waited for something is taken back in its status just after it was assigned; that comes first.
+        """
         assigned = await self.assigned(Server, name)
-        await self.condition(Server, name, "Scheduled", "True")
+        await self.until(Server, name, lambda body: not _is(body, "Scheduled", "False"))
         now = set_condition([], "Ready", True, "Running", "", 1)
         body = {"metadata": {"name": name, "namespace": self.name}}
         status: Object = {"powerState": "Running", "conditions": now}

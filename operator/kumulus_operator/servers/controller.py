@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from kumulus_operator.servers.userdata import check_user_data
 from kumulus_operator.servers.userdata_watch import has_unwatched
 from kumulus_operator.servers.volumes import bind_volumes, give_volumes
 from kumulus_operator.views import Key
-from kumulus_runtime.errors import Conflict, Invalid
+from kumulus_runtime.errors import Conflict, Invalid, NotFound
 
 _LOG = structlog.stdlib.get_logger(__name__)
 
@@ -216,7 +217,8 @@ class ServerController:
                 "metadata": {"resourceVersion": body["metadata"]["resourceVersion"]},
                 "spec": {"revoked": [*revoked, entry]},
             }
-            self._cloud.take(Host, await client.patch_merge(Host, assigned.host, patch))
+            with suppress(NotFound):  # it went just now, as one that was not there above
+                self._cloud.take(Host, await client.patch_merge(Host, assigned.host, patch))
 
     async def _write_status(self, server: Server, status: dict[str, Any] | None) -> None:
         if status is not None:

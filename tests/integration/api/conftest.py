@@ -102,6 +102,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cl
         ):
             body = json.dumps(make_object(kind))
             wait_until(partial(_accepted, plane, body), what=f"the mutating policy for {kind.__name__}", limit=60)
+        _await_validating_policies(plane)
         users = directory / "users"
         users.mkdir()
         yield Cluster(plane, users)
@@ -110,6 +111,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, helm: Path) -> Iterator[Cl
 def _accepted(plane: ControlPlane, body: str) -> bool:
     """Whether the API server would take the object: for some seconds after a kind's birth it cannot mutate it."""
     return plane.kubectl("create", "--dry-run=server", "-f", "-", stdin=body, check=False).returncode == 0
+
+
+def _await_validating_policies(plane: ControlPlane) -> None:
+    """Wait until the API server obeys every validating policy that there is: until it obeys one that was made last."""
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}
+    policy = {
+        "matchConstraints": {"resourceRules": [rule]},
+        "matchConditions": [{"name": "last", "expression": "object.metadata.name == 'last-policy'"}],
+        "validations": [{"expression": "false"}],
+    }
+    binding = {"policyName": "last-policy", "validationActions": ["Deny"]}
+    for kind, spec in (("ValidatingAdmissionPolicy", policy), ("ValidatingAdmissionPolicyBinding", binding)):
+        metadata = {"name": "last-policy"}
+        body = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": metadata, "spec": spec}
+        plane.kubectl("create", "-f", "-", stdin=json.dumps(body))
+    body = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "last-policy"}})
+    wait_until(lambda: not _accepted(plane, body), what="the validating policies", limit=60)
+    for kind in ("validatingadmissionpolicybinding", "validatingadmissionpolicy"):
+        plane.kubectl("delete", kind, "last-policy")
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ async def let_go(site: Site, server: str) -> None:
 
 
 async def both(site: Site, near: str, far: str, **quota: Any) -> Object:
-    """Have a volume that server `a` on one host and server `b` on another have; give its assignment."""
+    """Have a volume that server `a` on one host and server `b` on another have, and know; give its assignment."""
     for host in (near, far):
         await site.host(host, memory="16Gi")
     await site.basics(quota={"volumes": 1, "gigabytes": 2} | quota)
@@ -67,7 +67,10 @@ async def both(site: Site, near: str, far: str, **quota: Any) -> Object:
     await held_by(site, "a")
     await told(site, usedBytes=4096, sizeBytes=GIB)
     await site.server("b", volumes=DATA, placement={"host": far})
-    return await held_by(site, "a", "b")
+    given = await held_by(site, "a", "b")
+    for server in "ab":
+        await site.until(Server, server, lambda body: bool((body["spec"].get("assignment") or {}).get("volumes")))
+    return given
 
 
 @pytest.mark.usefixtures("several")

@@ -40,7 +40,8 @@ async def test_a_server_is_placed_with_four_writes(site: Site, plane: ControlPla
     assigned = await site.assigned(Server, "web")
     elapsed = time.monotonic() - started
     await asyncio.sleep(0.5)
-    writes = Counter((write.verb, write.resource) for write in of_servers(audit.writes(), network["status"]["vni"]))
+    found = of_servers(audit.writes(site.name, ""), network["status"]["vni"])
+    writes = Counter((write.verb, write.resource) for write in found)
     assert writes == {
         ("create", "servers"): 1,
         ("create", "addressclaims"): 1,
