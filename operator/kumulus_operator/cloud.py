@@ -36,8 +36,8 @@ from kumulus_operator.placement.facts import HostFacts
 from kumulus_operator.placement.inventory import host_facts
 from kumulus_operator.refusal import Refusal
 from kumulus_operator.routers.index import Edges
+from kumulus_operator.secret_watch import SecretWatch
 from kumulus_operator.seen import Seen
-from kumulus_operator.servers.userdata_watch import UserDataWatch
 from kumulus_operator.settings import OperatorSettings
 from kumulus_operator.views import Key, KindT
 from kumulus_operator.volume_backups.book import BackupBook
@@ -144,9 +144,11 @@ class Cloud(Seen):
             self.volume_transfer_waiters,
             self.volume_backup_waiters,
         ) = (Waiters() for _ in range(4))
-        self.user_data = UserDataWatch(client, self.wake)
-        self.certificates, self.vpn_keys, self.volume_keys = (UserDataWatch(client, self.wake) for _ in range(3))
-        """Of load balancers and VPN connections, as long as they are there; of volumes that wait for a key."""
+        self.user_data = SecretWatch(client, self.queues.servers.add)
+        self.volume_keys = SecretWatch(client, self.queues.volumes.add)
+        self.certificates = SecretWatch(client, self.queues.load_balancers.add)
+        """As long as the load balancers are there; and the keys of VPN connections, too."""
+        self.vpn_keys = SecretWatch(client, self.queues.vpn_connections.add)
         self.users_of_network: dict[Key, set[Key]] = defaultdict(set)
         """Servers that have a port on a network."""
         self.users_of_group: dict[Key, set[Key]] = defaultdict(set)

@@ -25,7 +25,6 @@ from kumulus_operator.servers.plan import assignment, running_already, scheduled
 from kumulus_operator.servers.ports_kept import keep_ports
 from kumulus_operator.servers.resolve import Interface, Resolved, interests, resolve, wish_of
 from kumulus_operator.servers.userdata import check_user_data
-from kumulus_operator.servers.userdata_watch import has_unwatched
 from kumulus_operator.servers.volumes import bind_volumes, give_volumes
 from kumulus_operator.views import Key
 from kumulus_runtime.errors import Conflict, Invalid, NotFound
@@ -72,18 +71,14 @@ class ServerController:
 
     async def _place_or_wait(self, server: Server) -> None:
         cloud = self._cloud
-        # Registered before looking, so that a change in between is not missed; what it waits for already stays so,
-        # as what is read from the API server, like a volume's key, is not among what its spec names.
-        awaited = interests(server) | cloud.server_waiters.needs_of(server.key)
-        cloud.server_waiters.wait(server.key, awaited)
+        # Registered before looking, so that a change in between is not missed.
+        cloud.server_waiters.wait(server.key, interests(server))
         try:
             placed = await self._place(server)
         except Refused as refused:
             cloud.ledger.withdraw(server.key)
             PLACEMENTS.labels(outcome=refused.refusal.reason).inc()
             await self._wait(server, refused.refusal)
-            if has_unwatched(refused.refusal.needs, awaited):
-                cloud.queues.servers.add(server.key)
         except BaseException:
             cloud.ledger.withdraw(server.key)
             raise

@@ -10,7 +10,6 @@ from kumulus_api import FINALIZER, Server, Volume
 from kumulus_api.volume import VolumeAssignment
 from kumulus_operator.cloud import Cloud
 from kumulus_operator.refusal import Refusal, Refused
-from kumulus_operator.servers.userdata_watch import has_unwatched
 from kumulus_operator.views import Key
 from kumulus_operator.volume_transfers.giving import give, take_back, taken_place
 from kumulus_operator.volumes.binding import (
@@ -48,14 +47,10 @@ class VolumeController:
     async def reconcile(self, key: Key) -> float | None:
         """Bring one volume to its desired state."""
         cloud = self._cloud
-        awaited = cloud.volume_waiters.needs_of(key)
         try:
             return await self._bring(key)
         finally:
-            needs = cloud.volume_waiters.needs_of(key)
-            cloud.volume_keys.follow(key, needs)
-            if has_unwatched(needs, awaited):
-                cloud.queues.volumes.add(key)
+            cloud.volume_keys.follow(key, cloud.volume_waiters.needs_of(key))
 
     async def _bring(self, key: Key) -> float | None:
         cloud = self._cloud
