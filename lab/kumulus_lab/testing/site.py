@@ -205,8 +205,15 @@ class Site:
         return str((await self.condition(Server, name, "Scheduled", "False", reason))["message"])
 
     async def assigned(self, kind: type[Kind], name: str) -> Object:
-        """Wait until an object has its assignment, and give that."""
-        body = await self.until(kind, name, lambda body: bool(body["spec"].get("assignment")))
+        """Wait until an object has its assignment, and give that.
+
+        A server that waited says in its status just after it was assigned that it waits no more; that belongs to it.
+        """
+
+        def holds(body: Object) -> bool:
+            return bool(body["spec"].get("assignment")) and not _is(body, "Scheduled", "False")
+
+        body = await self.until(kind, name, holds)
         assignment: Object = body["spec"]["assignment"]
         return assignment
 
@@ -232,12 +239,8 @@ class Site:
                 await self.client.delete(Port, port["port"], self.name)
 
     async def report(self, name: str, host: str, *, wired: bool = True) -> None:
-        """Write what an agent writes of a server that runs, and of its ports.
-
-        That a server waited for something is taken back in its status just after it was assigned; that comes first.
-        """
+        """Write what an agent writes of a server that runs, and of its ports."""
         assigned = await self.assigned(Server, name)
-        await self.until(Server, name, lambda body: not _is(body, "Scheduled", "False"))
         now = set_condition([], "Ready", True, "Running", "", 1)
         body = {"metadata": {"name": name, "namespace": self.name}}
         status: Object = {"powerState": "Running", "conditions": now}
