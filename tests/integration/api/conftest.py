@@ -55,14 +55,16 @@ class Cluster:
         """
         if user == "admin":
             return self.plane.kubeconfig
-        path = self.directory / f"{user.replace('/', '_')[:200]}.conf"
+        # KUBECONFIG is a list of paths with colons between them.
+        path = self.directory / f"{user.replace('/', '_').replace(':', '_')[:200]}.conf"
         if path.exists():
             return path
         account, _, node = user.partition("@")
         if account in ("operator", "agent", "console"):
             return self.plane.token_kubeconfig(path, NAMESPACE, f"kumulus-{account}", node=node)
         name, *groups = user.split("/")
-        return self.plane.authority().ensure_kubeconfig(Identity(name, name, tuple(groups)), self.plane.url)
+        # The same name with other groups is another user.
+        return self.plane.authority().ensure_kubeconfig(Identity(path.stem, name, tuple(groups)), self.plane.url)
 
 
 @pytest.fixture(scope="session")
