@@ -6,7 +6,9 @@ import asyncio
 import signal
 
 import kopf
+import structlog
 
+_log = structlog.stdlib.get_logger(__name__)
 _WATCHER = "watcher for "
 """How kopf names the task of a watch; behind it stand plural, version and group, then the namespace."""
 
@@ -49,6 +51,11 @@ async def watch(registry: kopf.OperatorRegistry, stop: asyncio.Event, *, ends_wi
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await watching
+    except Exception:
+        # Told to end while it begins, kopf closes its session under requests of its own.
+        if not stop.is_set():
+            raise
+        _log.debug("kopf ended with a failure", exc_info=True)
     finally:
         waiting.cancel()
         watching.cancel()

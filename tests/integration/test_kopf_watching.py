@@ -7,7 +7,7 @@ import kopf
 import pytest
 
 from kumulus_lab.control_plane import ControlPlane
-from kumulus_runtime import kopf_login, kopf_settings
+from kumulus_runtime import kopf_login, kopf_settings, kopf_watching
 from kumulus_runtime.api_client import CONFIGMAP, KubeClient
 from kumulus_runtime.store import Store
 
@@ -55,3 +55,15 @@ async def test_kopf_feeds_the_store_and_writes_nothing(control_plane):
         await shown(names[0], present=False)
         stop.set()
         await asyncio.wait_for(operator, 20)
+
+
+async def test_it_may_be_ended_while_it_begins(control_plane):
+    """A process that is told to end while kopf looks at the API server for the first time ends without a failure."""
+    for step in range(20):
+        registry, stop = kopf.OperatorRegistry(), asyncio.Event()
+        kopf_login.register(registry)
+        kopf.on.startup(registry=registry)(lambda settings, **_: kopf_settings.configure(settings))
+        kopf.on.event("", "v1", "configmaps", registry=registry)(lambda **_: None)
+        watching = asyncio.create_task(kopf_watching.watch(registry, stop, ends_with_stop=True))
+        asyncio.get_running_loop().call_later(step * 0.01, stop.set)
+        await asyncio.wait_for(watching, 20)
