@@ -37,6 +37,7 @@ WANTED = (
 FOR_TESTS = (
     "chromium",  # looks at servers' screens
     "iperf3",  # measures what goes through the rules of ports
+    "iputils-ping",  # sends packets of many fragments
     "isc-dhcp-client",  # asks by DHCPv6 as a guest does
     "strace",  # sees what qemu-img opens
 )

@@ -88,8 +88,7 @@ async def test_a_server_beyond_capacity_waits_for_room(site: Site) -> None:
     await site.host("h2")
     await site.basics()
     await asyncio.gather(*(site.server(f"s{number}") for number in range(3)))
-    name, condition = await _waiting(site, 3)
-    assert condition["reason"] == "NoValidHost"
+    name, condition = await _waiting(site, 3, "NoValidHost")
     assert "no valid host out of 1: 1 without enough memory" in condition["message"]
     placed = next(f"s{number}" for number in range(3) if f"s{number}" != name)
     await site.delete_server(placed)
@@ -98,17 +97,20 @@ async def test_a_server_beyond_capacity_waits_for_room(site: Site) -> None:
     assert condition["reason"] == "Assigned"
 
 
-async def _waiting(site: Site, count: int) -> tuple[str, dict[str, Any]]:
-    """Give the one of the servers that waits when all others are placed."""
-    decided = await asyncio.gather(
-        *(
-            site.until(Server, f"s{number}", lambda body: "assignment" in body["spec"] or "status" in body)
-            for number in range(count)
-        )
-    )
+async def _waiting(site: Site, count: int, reason: str) -> tuple[str, dict[str, Any]]:
+    """Give the one of the servers that waits for a reason when all others are placed.
+
+    Until the operator has seen that the image is imported they all wait for that.
+    """
+
+    def decided(body: dict[str, Any]) -> bool:
+        condition = condition_of(body, "Scheduled")
+        return "assignment" in body["spec"] or (condition is not None and condition["reason"] == reason)
+
+    bodies = await asyncio.gather(*(site.until(Server, f"s{number}", decided) for number in range(count)))
     ((name, condition),) = [
         (body["metadata"]["name"], condition_of(body, "Scheduled") or {})
-        for body in decided
+        for body in bodies
         if "assignment" not in body["spec"]
     ]
     return name, condition
@@ -135,12 +137,8 @@ async def test_a_silent_host_is_said_once(site: Site, plane: ControlPlane) -> No
     await site.basics()
     await site.server("web")
 
-    def placed(body: dict[str, Any]) -> bool:
-        told = body.get("status", {}).get("conditions", [])
-        return "assignment" in body["spec"] and all(item["status"] == "True" for item in told)
-
     # The operator may have heard of the server before the host: then it takes back, by a write, that there is none.
-    await site.until(Server, "web", placed)
+    await site.assigned(Server, "web")
     audit = AuditLog(plane.audit_log)
     site.silence("h4")
     condition = await site.condition(Server, "web", "Ready", "Unknown")
