@@ -39,6 +39,7 @@ FOR_TESTS = (
     "iperf3",  # measures what goes through the rules of ports
     "iputils-ping",  # sends packets of many fragments
     "isc-dhcp-client",  # asks by DHCPv6 as a guest does
+    "openssl",  # makes certificates for load balancers
     "strace",  # sees what qemu-img opens
 )
 # A service started by the installation would be a second libvirtd beside those of the hosts.
